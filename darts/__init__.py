@@ -1,0 +1,1 @@
+"""Differentiable neural architecture search: search a cell, retrain it, compare it with random sampling."""

@@ -1,0 +1,109 @@
+"""Architecture gradients: how the loss on validation images depends on alpha, the weights' reaction included.
+
+Both losses of a bilevel step are functions of (weights, alpha), and a hypergradient is a function of the two losses.
+Nothing is changed in place: neither weights, nor momentum, nor batch-norm statistics, nor the generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from darts.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors = Sequence["Tensor"]
+Loss = Callable[[Tensors, Tensors], "Tensor"]  # (weights, alpha) -> scalar
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bilevel step: the two losses, where they are evaluated, and the weight step that would follow."""
+
+    train_loss: Loss
+    valid_loss: Loss
+    weights: Tensors
+    alpha: Tensors
+    momentum_buffers: Sequence[Tensor | None]  # one a weight; None before the first step
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+
+
+@dataclass
+class Hypergradient:
+    """A way to compute the architecture gradient."""
+
+    def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
+        """The gradient for each tensor of alpha, and the validation loss that it belongs to."""
+        raise NotImplementedError
+
+
+@dataclass
+class FirstOrder(Hypergradient):
+    """The weights are taken as they are: the gradient of L_val(w, alpha) (Liu et al. 2019, section 2.3, xi = 0)."""
+
+    def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
+        loss = problem.valid_loss(problem.weights, problem.alpha)
+        return gradients(loss, problem.alpha), loss.detach()
+
+
+@dataclass
+class FiniteDifference(Hypergradient):
+    """Second order: through one unrolled weight step, its Hessian product by central differences (equations 7, 8)."""
+
+    scale: float  # epsilon = scale / ||dL_val / dw'||; 0.01 in the paper
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale < 1, "method.hypergradient.scale", self.scale, "above 0 and below 1")
+
+    def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
+        unrolled = [w.detach().requires_grad_() for w in unrolled_weights(problem)]  # w'
+        loss = problem.valid_loss(unrolled, problem.alpha)
+        both = gradients(loss, [*problem.alpha, *unrolled])
+        direct, direction = both[: len(problem.alpha)], both[len(problem.alpha) :]
+        epsilon = self.scale / _norm(direction)
+        plus = self._gradient_at(problem, direction, epsilon)
+        minus = self._gradient_at(problem, direction, -epsilon)
+        # equation 7 with the product of equation 8: the difference is divided by (2 * epsilon) as a whole
+        implicit = [(p - m) / (2 * epsilon) for p, m in zip(plus, minus, strict=True)]
+        return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], loss.detach()
+
+    def _gradient_at(self, problem: Problem, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
+        """The gradient in alpha of L_train at w + epsilon * direction; w is the original weights, not w'."""
+        moved = [w.detach() + epsilon * d for w, d in zip(problem.weights, direction, strict=True)]
+        return gradients(problem.train_loss(moved, problem.alpha), problem.alpha)
+
+
+def unrolled_weights(problem: Problem, differentiable: bool = False) -> list[Tensor]:
+    """w' = w - lr (momentum * buffer + dL_train/dw + decay * w): the weight step that SGD is about to take.
+
+    With `differentiable` the result keeps its dependence on alpha, for exact differentiation through the step.
+    """
+    loss = problem.train_loss(problem.weights, problem.alpha)
+    slopes = gradients(loss, problem.weights, differentiable)
+    unrolled = []
+    for weight, slope, buffer in zip(problem.weights, slopes, problem.momentum_buffers, strict=True):
+        step = slope + problem.weight_decay * weight
+        if buffer is not None:
+            step = step + problem.momentum * buffer
+        unrolled.append(weight - problem.learning_rate * step)
+    return unrolled
+
+
+def gradients(loss: Tensor, tensors: Tensors, differentiable: bool = False) -> list[Tensor]:
+    """Gradients of a scalar; zeros for a tensor that it does not depend on."""
+    import torch
+
+    return list(torch.autograd.grad(loss, list(tensors), create_graph=differentiable, materialize_grads=True))
+
+
+def _norm(tensors: Tensors) -> Tensor:
+    """The norm of all entries together, kept off zero so that a vanished gradient gives no NaN."""
+    import torch
+
+    parts = torch._foreach_norm(list(tensors))
+    return torch.stack(parts).norm().clamp_min(torch.finfo(tensors[0].dtype).tiny)

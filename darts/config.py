@@ -1,0 +1,243 @@
+"""The typed settings of the four commands, their schemas for Hydra, and checks that need two settings at once.
+
+A part of a method (a relaxation, say) is its own schema: registered here, composed by Hydra from its YAML file, and
+returned by `typed` as an instance of the very class that does the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from darts.bilevel import FiniteDifference, FirstOrder, Hypergradient
+from darts.discretisation import Discretisation, StrongestEdges
+from darts.errors import UserError, require
+from darts.relaxation import Relaxation, Softmax
+from darts.settings import (
+    ArchitectureOptimiser,
+    BundledDataset,
+    CheckpointSettings,
+    Dataset,
+    ImageFolderDataset,
+    NetworkSettings,
+    SearchLoop,
+    TorchvisionDataset,
+    TrainLoop,
+    WeightOptimiser,
+)
+from darts.spaces import SearchSpace
+
+CONF = str(Path(__file__).parent.parent / "conf")
+T = TypeVar("T")
+
+
+@dataclass
+class Method:
+    """A differentiable search method is the names of its parts."""
+
+    name: str
+    relaxation: Relaxation
+    hypergradient: Hypergradient
+    discretisation: Discretisation
+
+
+@dataclass
+class CommonSettings:
+    """What every command is told."""
+
+    seed: int
+    device: str  # auto, cpu, cuda, cuda:1, mps
+    runs: str  # the folder of all runs; `latest` looks there
+    space: SearchSpace
+    network: NetworkSettings
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
+
+
+@dataclass
+class SearchSettings(CommonSettings):
+    """The settings of train_search.py."""
+
+    deterministic: bool  # refuse operations whose result may vary from run to run (on GPUs; the CPU always repeats)
+    dataset: Dataset
+    method: Method
+    search: SearchLoop
+    weight_optimiser: WeightOptimiser
+    architecture_optimiser: ArchitectureOptimiser
+    checkpoint: CheckpointSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.dataset.image_size, self.network)
+        if isinstance(self.method.hypergradient, FiniteDifference):
+            allowed = "false with a second-order method, whose unrolled step has none"
+            require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
+
+
+@dataclass
+class FinalSettings(CommonSettings):
+    """The settings of train_final.py."""
+
+    deterministic: bool
+    dataset: Dataset
+    genotype: str  # latest, random, a published name, or a path
+    weights: str | None  # evaluate this file instead of training
+    train: TrainLoop
+    weight_optimiser: WeightOptimiser
+    checkpoint: CheckpointSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.dataset.image_size, self.network)
+
+
+@dataclass
+class RandomBaseline:
+    """The random-sampling baseline of a comparison."""
+
+    samples: int  # cells drawn uniformly, each with its own seed
+
+    def __post_init__(self) -> None:
+        require(2 <= self.samples <= 10_000, "random.samples", self.samples, "from 2 (a spread needs two) to 10000")
+
+
+@dataclass
+class CompareSettings(CommonSettings):
+    """The settings of `python -m darts.compare`: the retraining protocol, and what goes through it."""
+
+    deterministic: bool
+    dataset: Dataset
+    searched: list[str]  # genotypes of independent searches: latest, published names, paths
+    random: RandomBaseline
+    train: TrainLoop
+    weight_optimiser: WeightOptimiser
+    checkpoint: CheckpointSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.dataset.image_size, self.network)
+        require(bool(self.searched), "searched", self.searched, "a list of at least one genotype")
+        allowed = f"at most random.samples long ({self.random.samples})"
+        require(len(self.searched) <= self.random.samples, "searched", self.searched, allowed)
+        allowed = "different cells: searches whose cells are to be compared"
+        require(len(set(self.searched)) == len(self.searched), "searched", self.searched, allowed)
+
+
+@dataclass
+class InputSettings:
+    """The images that a network is described for."""
+
+    channels: int
+    size: int
+    classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "size", "classes"):
+            require(getattr(self, name) >= 1, f"input.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass
+class DescribeSettings(CommonSettings):
+    """The settings of `python -m darts.describe`."""
+
+    genotype: str
+    input: InputSettings
+    json: bool  # print one JSON object and nothing else
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.input.size, self.network)
+
+
+def check_size(image_size: int, network: NetworkSettings) -> None:
+    """Images must be large enough for the stem and the two reduction cells."""
+    least = 2 ** (network.stem_reductions + 2)
+    allowed = f"at least {least}: the network halves it {network.stem_reductions + 2} times"
+    require(image_size >= least, "dataset.image_size", image_size, allowed)
+
+
+def register() -> None:
+    """Tell Hydra the schemas; the YAML files under conf/ name them in their defaults lists."""
+    store = ConfigStore.instance()
+    commands = {"search": SearchSettings, "final": FinalSettings, "compare": CompareSettings}
+    for name, node in (commands | {"describe": DescribeSettings}).items():
+        store.store(name=f"{name}_schema", node=node)
+    parts = {
+        "bundled": BundledDataset,
+        "torchvision": TorchvisionDataset,
+        "image_folder": ImageFolderDataset,
+        "search_space": SearchSpace,
+        "method": Method,
+        "softmax": Softmax,
+        "first_order": FirstOrder,
+        "finite_difference": FiniteDifference,
+        "strongest_edges": StrongestEdges,
+    }
+    for name, part in parts.items():
+        store.store(group="schema", name=name, node=part)
+
+
+def typed(config: DictConfig, kind: type[T]) -> T:
+    """The composed configuration as an object of its settings class, every range checked; `UserError` otherwise."""
+    try:
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "a setting"
+        reason = " ".join(str(error).split(" full_key:")[0].split())
+        raise UserError(f"{key}: {reason.split(' object_type=')[0]}") from None
+    assert isinstance(settings, kind)
+    return settings
+
+
+# What may differ between two runs that are still the same experiment.
+_CIRCUMSTANCES = ("device", "runs", "root", "download", "device_megabytes", "workers", "cache", "checkpoint", "weights")
+
+
+def plain(settings: Any) -> Any:
+    """Settings as dictionaries, lists and plain values; a part carries the name of its class."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        values = {field.name: plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+        is_part = type(settings).__base__ is not object
+        return {"part": type(settings).__name__, **values} if is_part else values
+    if isinstance(settings, Enum):
+        return settings.value
+    if isinstance(settings, list | tuple):
+        return [plain(value) for value in settings]
+    return settings
+
+
+def identity(settings: Any) -> dict[str, Any]:
+    """The settings that decide the result, flat: dotted key -> value."""
+    return dict(_flat(plain(settings), ""))
+
+
+def _flat(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if key not in _CIRCUMSTANCES:
+            pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for a flat set of settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def refuse_other_settings(stored: dict[str, Any], present: dict[str, Any], folder: Path) -> None:
+    """Raise `UserError` naming the settings that differ between a run's folder and the present command."""
+    differing = sorted(key for key in stored.keys() | present.keys() if stored.get(key) != present.get(key))
+    if differing:
+        named = ", ".join(f"{key} was {stored.get(key)!r} and is now {present.get(key)!r}" for key in differing[:5])
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise UserError(f"{folder} holds a run of other settings: {named}{more}; give another hydra.run.dir")

@@ -1,0 +1,188 @@
+"""The disjoint halves of a search, and batches in an order that is a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts.augmentation import augmentation_draws, crop_and_flip, cut_out, normalise
+from darts.datasets import ImageSet, channel_statistics, open_test, open_training
+from darts.errors import require
+from darts.seeding import derive, generator
+from darts.settings import Augmentation, Dataset
+from darts.spaces import InputShape
+
+
+class Batch(NamedTuple):
+    """Normalised images (batch, C, H, W), channels last in memory, and labels (batch,), on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What happens to raw pixels on the device."""
+
+    augmentation: Augmentation
+    mean: list[float]
+    std: list[float]
+    device: torch.device
+
+    def plain(self, pixels: Tensor, labels: Tensor) -> Batch:
+        """Normalised, for evaluation."""
+        images = normalise(pixels.to(self.device), self.mean, self.std)
+        return Batch(images.contiguous(memory_format=torch.channels_last), labels.to(self.device))
+
+    def augmented(self, pixels: Tensor, labels: Tensor, draws: Tensor) -> Batch:
+        """Cropped, flipped, normalised, cut out; `draws`: (batch, DRAWS)."""
+        draws = draws.to(self.device)
+        batch = self.plain(crop_and_flip(pixels.to(self.device), self.augmentation, draws), labels)
+        return Batch(cut_out(batch.images, self.augmentation, draws), batch.labels)
+
+
+class Batches:
+    """Some images of a set, in batches. Nothing in here changes: a position is (epoch, step), kept by the caller."""
+
+    def __init__(self, images: ImageSet, indices: Tensor, batch_size: int, preparation: Preparation, seed: int):
+        self.images = images
+        self.indices = indices
+        self.batch_size = batch_size
+        self.preparation = preparation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches that show every image once; the last may be smaller."""
+        return len(self._chunks(self.indices))
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every image once, not augmented, for evaluation."""
+        for raw in self.images.batches(self._chunks(self.indices)):
+            yield self.preparation.plain(raw.images, raw.labels)
+
+    def shuffled(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[Batch]:
+        """Batches `start` to `steps` (default: one pass) of an epoch; another pass in another order follows a pass."""
+        steps = len(self) if steps is None else steps
+        for first in range(0, steps, len(self)):
+            begin, end = max(start - first, 0), min(steps - first, len(self))
+            if begin < end:
+                yield from self._one_pass(epoch, first // len(self), begin, end)
+
+    def _one_pass(self, epoch: int, number: int, begin: int, end: int) -> Iterator[Batch]:
+        order = torch.randperm(len(self.indices), generator=generator(self.seed, "order", epoch, number))
+        draws = augmentation_draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
+        chunks = self._chunks(self.indices[order])[begin:end]
+        for chunk, raw in zip(chunks, self.images.batches(chunks), strict=True):
+            yield self.preparation.augmented(raw.images, raw.labels, draws[chunk])
+
+    def _chunks(self, indices: Tensor) -> list[Tensor]:
+        """Batches of indices; a last single image joins the batch before it, since batch norm needs two."""
+        chunks = list(indices.split(self.batch_size))
+        if len(chunks) > 1 and len(chunks[-1]) == 1:
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        return chunks
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which training images train the weights and which the architecture: disjoint, the same share of every class."""
+
+    weights: Tensor
+    architecture: Tensor
+
+    def to_json(self) -> str:
+        """The indices into the training set, for the record."""
+        return json.dumps({"weights": self.weights.tolist(), "architecture": self.architecture.tolist()}) + "\n"
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that stand for the split."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What a search sees: two halves of the training set."""
+
+    shape: InputShape
+    weights: Batches
+    architecture: Batches
+    split: Split
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What retraining sees: the whole training set."""
+
+    shape: InputShape
+    train: Batches
+    preparation: Preparation
+
+
+def stratified(labels: Tensor, share: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split positions so that each class gives `share` of its own to the first part, within one; both are sorted.
+
+    The first part has round(share * images) positions. Both parts get at least one image of each class that has two.
+    """
+    first, taken, seen = [], 0, 0
+    second = []
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero().flatten()
+        own = own[torch.randperm(len(own), generator=draws)]
+        seen += len(own)
+        count = round(share * seen) - taken
+        count = min(max(count, 1), max(len(own) - 1, 1))
+        taken += count
+        first.append(own[:count])
+        second.append(own[count:])
+    return torch.cat(first).sort().values, torch.cat(second).sort().values
+
+
+def search_data(settings: Dataset, share: float, batch_size: int, seed: int, device: torch.device) -> SearchData:
+    """Open the training images and split them into the weights' and the architecture's half."""
+    images, used, preparation, shape = _training_images(settings, 0, seed, device)
+    first, second = stratified(images.labels.cpu()[used], share, generator(seed, "halves"))
+    split = Split(used[first], used[second])
+    halves = [
+        Batches(images, indices, _fitting(batch_size, indices, "search"), preparation, derive(seed, half))
+        for half, indices in (("weights", split.weights), ("architecture", split.architecture))
+    ]
+    return SearchData(shape, halves[0], halves[1], split)
+
+
+def train_data(settings: Dataset, cutout: int, batch_size: int, seed: int, device: torch.device) -> TrainData:
+    """Open the training images for retraining; the test images stay closed."""
+    images, used, preparation, shape = _training_images(settings, cutout, seed, device)
+    train = Batches(images, used, _fitting(batch_size, used, "train"), preparation, derive(seed, "train"))
+    return TrainData(shape, train, preparation)
+
+
+def test_batches(settings: Dataset, batch_size: int, preparation: Preparation) -> Batches:
+    """Open the test images, for the final evaluation alone."""
+    images = open_test(settings).to(preparation.device)
+    return Batches(images, torch.arange(len(images.labels)), batch_size, preparation, seed=0)
+
+
+def _fitting(batch_size: int, indices: Tensor, loop: str) -> int:
+    allowed = f"at most {len(indices)}, the images there are for it"
+    require(batch_size <= len(indices), f"{loop}.batch_size", batch_size, allowed)
+    return batch_size
+
+
+def _training_images(
+    settings: Dataset, cutout: int, seed: int, device: torch.device
+) -> tuple[ImageSet, Tensor, Preparation, InputShape]:
+    images = open_training(settings)
+    mean, std = channel_statistics(settings, images)
+    used = torch.arange(len(images.labels))
+    if settings.fraction < 1:
+        used, _ = stratified(images.labels, settings.fraction, generator(seed, "fraction"))
+    augmentation = Augmentation(settings.crop_padding, settings.flip, cutout)
+    preparation = Preparation(augmentation, mean, std, device)
+    shape = InputShape(images.channels, settings.image_size, len(images.classes))
+    return images.to(device), used, preparation, shape

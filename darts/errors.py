@@ -1,0 +1,47 @@
+"""One exception for mistakes of the user, and the door that prints it as one line and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake that the person who typed the command can mend; its text names setting, value and what is allowed."""
+
+
+def require(holds: bool, setting: str, value: object, allowed: str) -> None:
+    """Raise `UserError` naming the setting, its value and what is allowed, unless `holds`."""
+    if not holds:
+        raise UserError(f"{setting} is {value!r}; it must be {allowed}")
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
+    """An error for a name that is not in a list: the name, the nearest right one, and all there are."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name)[:80], names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    shown = str(name) if len(str(name)) <= 80 else str(name)[:77] + "..."
+    return UserError(f"{what} {shown!r} is unknown; {hint}there are: {', '.join(names)}")
+
+
+def door(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+
+    @functools.wraps(main)
+    def guarded(*args: Any) -> Any:
+        try:
+            return main(*args)
+        except UserError as error:
+            logging.getLogger("darts").debug("stopped by a mistake of the user", exc_info=True)
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command with the same hydra.run.dir goes on from here", file=sys.stderr)
+            sys.exit(130)
+
+    return guarded

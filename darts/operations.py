@@ -1,0 +1,144 @@
+"""Candidate operations, one constructor signature, and one table from name to constructor.
+
+Every operation maps (batch, C, H, W) to (batch, C, ceil(H / stride), ceil(W / stride)), odd sizes included. Layers
+follow the code of Liu et al. 2019 (arXiv 1806.09055, section 3.1.1), so that parameter counts agree to the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts.errors import unknown
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How to build an operation: `build(channels, stride, affine)`; `affine` is false in the supernet."""
+
+    build: Callable[[int, int, bool], nn.Module]
+    normalised_in_search: bool = False  # a batch norm without parameters follows it in the supernet
+
+
+class Zero(nn.Module):
+    """The candidate `none`: no connection."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class FactorisedReduction(nn.Module):
+    """Halves the resolution by two 1x1 convolutions, the second on the input shifted by one pixel."""
+
+    def __init__(self, input_channels: int, channels: int, affine: bool) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(input_channels, channels // 2, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(input_channels, channels - channels // 2, 1, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]  # the padding is read only where a size is odd
+        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+
+
+def relu_conv_norm(input_channels: int, channels: int, affine: bool) -> nn.Module:
+    """ReLU, 1x1 convolution, batch norm: brings a cell's input to the cell's width."""
+    return nn.Sequential(
+        nn.ReLU(), nn.Conv2d(input_channels, channels, 1, bias=False), nn.BatchNorm2d(channels, affine=affine)
+    )
+
+
+def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
+    padding = dilation * (kernel - 1) // 2
+    return [
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    ]
+
+
+def separable(kernel: int) -> Candidate:
+    """Depthwise-separable convolution, applied twice; the stride is on the first."""
+
+    def build(channels: int, stride: int, affine: bool) -> nn.Module:
+        first = _depthwise_pointwise(channels, kernel, stride, 1, affine)
+        return nn.Sequential(*first, *_depthwise_pointwise(channels, kernel, 1, 1, affine))
+
+    return Candidate(build)
+
+
+def dilated(kernel: int) -> Candidate:
+    """Depthwise-separable convolution of dilation 2, applied once."""
+    return Candidate(lambda channels, stride, affine: nn.Sequential(
+        *_depthwise_pointwise(channels, kernel, stride, 2, affine)))  # fmt: skip
+
+
+def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorisedReduction(channels, channels, affine)
+
+
+def _conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
+        nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+OPERATIONS: dict[str, Candidate] = {
+    "none": Candidate(lambda channels, stride, affine: Zero(stride)),
+    "max_pool_3x3": Candidate(lambda channels, stride, affine: nn.MaxPool2d(3, stride, 1), normalised_in_search=True),
+    "avg_pool_3x3": Candidate(
+        lambda channels, stride, affine: nn.AvgPool2d(3, stride, 1, count_include_pad=False), normalised_in_search=True
+    ),
+    "skip_connect": Candidate(_skip),
+    "sep_conv_3x3": separable(3),
+    "sep_conv_5x5": separable(5),
+    "sep_conv_7x7": separable(7),
+    "dil_conv_3x3": dilated(3),
+    "dil_conv_5x5": dilated(5),
+    "conv_7x1_1x7": Candidate(_conv_7x1_1x7),
+}
+
+
+def candidate(name: str, place: str = "operation") -> Candidate:
+    """The table's entry; raises `UserError` with the nearest right name for another."""
+    if name not in OPERATIONS:
+        raise unknown(place, name, OPERATIONS)
+    return OPERATIONS[name]
+
+
+def search_operation(name: str, channels: int, stride: int) -> nn.Module:
+    """A candidate as it stands in the supernet: batch norms without parameters, one after each pooling."""
+    entry = candidate(name, "space.candidates: operation")
+    operation = entry.build(channels, stride, False)
+    if entry.normalised_in_search:
+        return nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
+    return operation
+
+
+def stem(image_channels: int, channels: int, reductions: int) -> nn.Module:
+    """A 3x3 convolution to `channels` channels and batch norm; each of `reductions` halves the resolution.
+
+    0 is the published CIFAR stem; 1 gives the first convolution stride 2; each more adds ReLU and another of stride 2,
+    for larger images.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_channels, channels, 3, stride=2 if reductions else 1, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+    for _ in range(reductions - 1):
+        again = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        layers += [nn.ReLU(), again, nn.BatchNorm2d(channels)]
+    return nn.Sequential(*layers)

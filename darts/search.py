@@ -1,0 +1,299 @@
+"""The bilevel search, from typed settings to genotype.json (Liu et al. 2019, algorithm 1)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from darts import plotting
+from darts.bilevel import Loss, Problem
+from darts.checkpoint import Checkpoints, write_bytes
+from darts.config import SearchSettings, digest, identity, refuse_other_settings
+from darts.data import Batch, SearchData, search_data
+from darts.diagnostics import search_figures
+from darts.errors import UserError
+from darts.genotype import Genotype, from_json, to_json
+from darts.record import environment, write_json
+from darts.seeding import ambient, generator
+from darts.spaces import CELL_TYPES, plan_cells
+from darts.supernet import Supernet
+from darts.tracking import Tracker
+from darts.training import (
+    RunningMeans,
+    architecture_optimiser,
+    choose_device,
+    correct,
+    cosine_learning_rate,
+    descend,
+    evaluate,
+    frozen_statistics,
+    set_learning_rate,
+    stop_unless_finite,
+    weight_optimiser,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class SearchState:
+    """Everything a search works on; what changes is in `to_plain`, and a checkpoint holds exactly that."""
+
+    settings: SearchSettings
+    data: SearchData
+    supernet: Supernet
+    alpha: dict[str, nn.Parameter]  # cell type -> (edges, candidates)
+    weight_optimiser: torch.optim.Optimizer
+    architecture_optimiser: torch.optim.Optimizer
+    checkpoints: Checkpoints
+    tracker: Tracker
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    means: RunningMeans = field(default_factory=RunningMeans)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values from which the search goes on bit for bit."""
+        return {
+            "settings": identity(self.settings),
+            "supernet": self.supernet.state_dict(),
+            "alpha": {kind: matrix.detach() for kind, matrix in self.alpha.items()},
+            "weight_optimiser": self.weight_optimiser.state_dict(),
+            "architecture_optimiser": self.architecture_optimiser.state_dict(),
+            "position": {"epoch": self.epoch, "step": self.step},
+            "means": self.means.state(),
+            "history": self.tracker.history,
+            "timing": self.tracker.timing,
+            "seconds": self.tracker.seconds() if self.step else 0.0,
+        }
+
+    def restore(self, plain: dict[str, Any]) -> None:
+        """Go on from what `to_plain` gave."""
+        self.supernet.load_state_dict(plain["supernet"])
+        with torch.no_grad():
+            for kind, matrix in self.alpha.items():
+                matrix.copy_(plain["alpha"][kind])
+        self.weight_optimiser.load_state_dict(plain["weight_optimiser"])
+        self.architecture_optimiser.load_state_dict(plain["architecture_optimiser"])
+        self.epoch, self.step = plain["position"]["epoch"], plain["position"]["step"]
+        self.means = RunningMeans(plain["means"])
+        self.tracker.restore(plain["history"], plain["timing"], plain["seconds"])
+
+    def mixture(self) -> dict[str, Tensor]:
+        """The present mixture weights, without a gradient."""
+        with torch.no_grad():
+            return self.settings.method.relaxation.mixture(self.alpha)
+
+    def genotype(self) -> Genotype:
+        """The present genotype."""
+        method = self.settings.method
+        scores = {kind: method.relaxation.scores(matrix.detach()) for kind, matrix in self.alpha.items()}
+        return method.discretisation.genotype(scores, self.settings.space)
+
+
+def run(settings: SearchSettings, folder: Path) -> Genotype:
+    """Search a cell; the same folder again goes on where it was stopped, and answers at once where it had ended."""
+    if (folder / "genotype.json").exists():
+        return finished(settings, folder)
+    state = start_or_resume(settings, folder)
+    with state.tracker.redirected():
+        for epoch in range(state.epoch, settings.search.epochs):
+            search_epoch(state)
+            record_epoch(state)
+            state.epoch, state.step, state.means = epoch + 1, 0, RunningMeans()
+            state.checkpoints.save(state.to_plain())
+    return finish(state, folder)
+
+
+def search_epoch(state: SearchState) -> None:
+    """Alternate one architecture step and one weight step over the two halves of the training images."""
+    settings, data = state.settings, state.data
+    steps = len(data.weights)
+    pairs = zip(
+        data.weights.shuffled(state.epoch, state.step),
+        data.architecture.shuffled(state.epoch, state.step, steps),
+        strict=True,
+    )
+    saved = time.monotonic()
+    for train_batch, valid_batch in state.tracker.steps(pairs, state.epoch, state.step, steps):
+        progress = (state.epoch + state.step / steps) / settings.search.epochs
+        learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.search.epochs)
+        set_learning_rate(state.weight_optimiser, learning_rate)
+        architecture_step(state, train_batch, valid_batch)
+        weight_step(state, train_batch)
+        state.step += 1
+        if time.monotonic() - saved > 60 * settings.checkpoint.minutes and state.step < steps:
+            state.checkpoints.save(state.to_plain())
+            saved = time.monotonic()
+
+
+def architecture_step(state: SearchState, train_batch: Batch, valid_batch: Batch) -> None:
+    """Move alpha down the hypergradient; weights, momentum and running statistics stay as they are."""
+    group = state.weight_optimiser.param_groups[0]
+    weights, alpha = list(state.supernet.parameters()), list(state.alpha.values())
+    problem = Problem(
+        train_loss=loss_on(state, train_batch),
+        valid_loss=loss_on(state, valid_batch),
+        weights=weights,
+        alpha=alpha,
+        momentum_buffers=[state.weight_optimiser.state[weight].get("momentum_buffer") for weight in weights],
+        learning_rate=group["lr"],
+        momentum=group["momentum"],
+        weight_decay=group["weight_decay"],
+    )
+    with frozen_statistics(state.supernet):
+        slopes, loss = state.settings.method.hypergradient(problem)
+    for matrix, slope in zip(alpha, slopes, strict=True):
+        matrix.grad = slope
+    state.architecture_optimiser.step()
+    state.means.add("architecture/loss", loss * len(valid_batch.labels), len(valid_batch.labels))
+
+
+def weight_step(state: SearchState, batch: Batch) -> None:
+    """Move the weights down the training loss under the present mixture."""
+    logits = state.supernet(batch.images, state.mixture())
+    loss = F.cross_entropy(logits, batch.labels)
+    weights = list(state.supernet.parameters())
+    descend(state.weight_optimiser, loss, weights, state.settings.weight_optimiser.clip)
+    state.means.add("train/loss", loss.detach() * len(batch.labels), len(batch.labels))
+    state.means.add("train/accuracy", correct(logits, batch.labels), len(batch.labels))
+
+
+def loss_on(state: SearchState, batch: Batch) -> Loss:
+    """The loss of a batch as a function of weights and alpha."""
+    names = [name for name, _ in state.supernet.named_parameters()]
+
+    def loss(weights: Any, alpha: Any) -> Tensor:
+        mixture = state.settings.method.relaxation.mixture(dict(zip(state.alpha, alpha, strict=True)))
+        weights_by_name = dict(zip(names, weights, strict=True))
+        return F.cross_entropy(functional_call(state.supernet, weights_by_name, (batch.images, mixture)), batch.labels)
+
+    return loss
+
+
+def record_epoch(state: SearchState) -> None:
+    """Evaluate the supernet on the architecture's half and write the epoch down."""
+    mixture, genotype = state.mixture(), state.genotype()
+    valid = evaluate(lambda images: state.supernet(images, mixture), state.supernet, state.data.architecture.in_order())
+    learning_rate = float(state.weight_optimiser.param_groups[0]["lr"])
+    figures = state.means.means() | {f"valid/{name}": value for name, value in valid.items()}
+    stop_unless_finite(figures, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
+    figures |= search_figures(mixture, genotype)
+    figures |= {
+        "learning_rate/weights": learning_rate,
+        "learning_rate/architecture": state.architecture_optimiser.param_groups[0]["lr"],
+    }
+    table = {kind: matrix.tolist() for kind, matrix in mixture.items()}
+    cells = {kind: [list(edge) for edges in cell.nodes for edge in edges] for kind, cell in genotype.cells.items()}
+    state.tracker.record(state.epoch, figures, len(state.data.weights), {"mixture": table, "cells": cells})
+    state.tracker.scalars(state.epoch, dict(alpha_figures(state)))
+    for kind, cell in genotype.cells.items():
+        state.tracker.picture(state.epoch, f"cell/{kind}", plotting.draw_cell(cell, f"{kind} cell"))
+
+
+def alpha_figures(state: SearchState) -> Iterator[tuple[str, float]]:
+    """Every entry of alpha under the name of its edge and candidate."""
+    space = state.settings.space
+    for kind, matrix in state.alpha.items():
+        for (source, node), row in zip(space.edges(), matrix.tolist(), strict=True):
+            for name, value in zip(space.candidates, row, strict=True):
+                yield f"alpha_{kind}/{source}_to_{node + 2}/{name}", value
+
+
+def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
+    """Build everything a search needs, in the open, and take up the folder's checkpoint if it has one."""
+    checkpoints = Checkpoints(folder)
+    plain = checkpoints.load()
+    if plain is not None:
+        refuse_other_settings(plain["settings"], identity(settings), folder)
+    device = choose_device(settings.device)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    loop, space, network = settings.search, settings.space, settings.network
+    data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
+    plans = plan_cells(network.cells, network.channels, space.multipliers())
+    with ambient(settings.seed, "weights"):
+        supernet = Supernet(plans, space, data.shape, network.stem_reductions)
+    supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    draws = generator(settings.seed, "alpha")
+    shape = len(space.edges()), len(space.candidates)
+    alpha = {
+        kind: nn.Parameter((loop.initial_alpha * torch.randn(shape, generator=draws)).to(device)) for kind in CELL_TYPES
+    }
+    write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
+    write_bytes(folder / "split.json", data.split.to_json().encode())
+    state = SearchState(
+        settings,
+        data,
+        supernet,
+        alpha,
+        weight_optimiser(supernet.parameters(), settings.weight_optimiser),
+        architecture_optimiser(alpha.values(), settings.architecture_optimiser),
+        checkpoints,
+        Tracker(folder, loop.epochs, device),
+    )
+    if plain is None:
+        weights, architecture = len(data.split.weights), len(data.split.architecture)
+        log.info("search on %s: %d images for the weights, %d for the architecture", device, weights, architecture)
+    else:
+        state.restore(plain)
+        log.info("going on at epoch %d, step %d", state.epoch + 1, state.step + 1)
+    return state
+
+
+def finish(state: SearchState, folder: Path) -> Genotype:
+    """Discretise, draw, and write genotype.json last: where it stands the search has ended."""
+    settings, tracker = state.settings, state.tracker
+    found = state.genotype()
+    last = tracker.history[-1]
+    provenance = {
+        "method": settings.method.name,
+        "dataset": settings.dataset.name,
+        "seed": settings.seed,
+        "epochs": settings.search.epochs,
+        "settings": digest(identity(settings)),
+        "split": state.data.split.digest(),
+        "supernet_valid_accuracy": last["valid/accuracy"],
+    }
+    genotype = Genotype(found.space, found.cells, provenance)
+    plotting.save_cells(genotype, folder / "cells")
+    plotting.save_figure(plotting.draw_curves(tracker.history), folder / "cells" / "curves")
+    for kind in state.alpha:
+        mixtures = plotting.draw_mixtures(tracker.history, kind, settings.space)
+        plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
+    device = next(state.supernet.parameters()).device
+    cost = {"seconds": round(tracker.total_seconds(), 3), "epochs": len(tracker.history)}
+    record = {"settings": identity(settings), "environment": environment(device), "cost": cost}
+    write_json(folder / "run.json", record)
+    write_bytes(folder / "genotype.json", to_json(genotype).encode())
+    tracker.close()
+    return genotype
+
+
+def finished(settings: SearchSettings, folder: Path) -> Genotype:
+    """The genotype of a folder whose search has ended, unless it was one of other settings."""
+    genotype = from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
+    plain = Checkpoints(folder).load()
+    if plain is None:
+        raise UserError(f"{folder} holds a genotype.json but no checkpoint of its search; give another hydra.run.dir")
+    refuse_other_settings(plain["settings"], identity(settings), folder)
+    log.info("this search has ended before; nothing is changed")
+    return genotype
+
+
+def announce(genotype: Genotype, folder: Path) -> None:
+    """Say what was found, where it lies and what to type next."""
+    accuracy = 100 * genotype.provenance["supernet_valid_accuracy"]
+    log.info("")
+    for kind, cell in genotype.cells.items():
+        log.info("%-9s cell: %s", kind, "; ".join(", ".join(f"{op} {source}" for op, source in node) for node in cell.nodes))
+    log.info("supernet accuracy %.1f%% on the architecture's half: no forecast of the cell's own accuracy", accuracy)
+    log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
+    log.info("next:   python train_final.py genotype=%s", folder)

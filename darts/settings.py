@@ -1,0 +1,194 @@
+"""The plain settings of the commands: what each is called, its unit, and the range it must lie in.
+
+No field has a default here: every constant stands in conf/, once. The parts of a method (relaxation, hypergradient,
+discretisation) declare their own settings beside what they do. Nothing here imports PyTorch, so that a wrong setting
+is answered at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from darts.errors import require
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which random changes a training image undergoes (Liu et al. 2019: crop of 4 and flip; retraining: cutout 16)."""
+
+    crop_padding: int  # pixels of zero padding on each side before a crop of the original size; 0: no crop
+    flip: bool  # mirror left and right every other time
+    cutout: int  # side in pixels of a square set to the mean (DeVries and Taylor 2017); 0: none
+
+
+@dataclass
+class Dataset:
+    """What every data set has; the classes below say where its images come from."""
+
+    name: str
+    root: str  # the folder its files lie in
+    fraction: float  # share of the training images that is used, the same of every class
+    image_size: int  # pixels; square
+    mean: list[float] | None  # by channel, of the range 0 to 1; null: measured on the training images
+    std: list[float] | None
+    crop_padding: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        require(0 < self.fraction <= 1, "dataset.fraction", self.fraction, "above 0 and at most 1")
+        require(1 <= self.image_size <= 4096, "dataset.image_size", self.image_size, "from 1 to 4096")
+        require(self.crop_padding >= 0, "dataset.crop_padding", self.crop_padding, "at least 0")
+        require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given together with dataset.mean")
+        for setting, values in (("dataset.mean", self.mean), ("dataset.std", self.std)):
+            finite = values is None or all(math.isfinite(value) for value in values)
+            require(finite, setting, values, "finite")
+        require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "above 0")
+
+
+@dataclass
+class BundledDataset(Dataset):
+    """The set that ships with this package; smaller images than `image_size` are padded with zeros."""
+
+
+class TorchvisionName(Enum):
+    """The sets read through torchvision."""
+
+    FASHION_MNIST = "fashion_mnist"
+    CIFAR10 = "cifar10"
+    CIFAR100 = "cifar100"
+    SVHN = "svhn"
+
+
+@dataclass
+class TorchvisionDataset(Dataset):
+    """A set that torchvision knows; smaller images than `image_size` are padded with zeros."""
+
+    source: TorchvisionName
+    download: bool  # fetch it into `root` if it is not there
+
+
+@dataclass
+class ImageFolderDataset(Dataset):
+    """One's own pictures: root/train/CLASS/*.png and root/test/CLASS/*.png, or root/CLASS/*.png alone."""
+
+    channels: int | None  # 1 grey, 3 colour; null: as the first training image
+    test_fraction: float  # where root has no test folder: share of each class set aside for the test, the same always
+    device_megabytes: int  # a set whose pixels take more than this is streamed from disk instead
+    workers: int  # processes that read a streamed set
+    cache: str  # folder for measured channel statistics
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.channels in (None, 1, 3), "dataset.channels", self.channels, "1, 3 or null")
+        require(0 < self.test_fraction < 1, "dataset.test_fraction", self.test_fraction, "above 0 and below 1")
+        require(self.device_megabytes >= 0, "dataset.device_megabytes", self.device_megabytes, "at least 0")
+        require(0 <= self.workers <= 256, "dataset.workers", self.workers, "from 0 to 256")
+
+
+@dataclass
+class NetworkSettings:
+    """Size of a supernet or network (Liu et al. 2019: search 16 channels, 8 cells; retraining 36 and 20)."""
+
+    channels: int  # of the first cells; reduction cells double it
+    cells: int
+    stem_reductions: int  # how often the stem halves the resolution; 0 is the published CIFAR stem
+
+    def __post_init__(self) -> None:
+        require(self.channels >= 2, "network.channels", self.channels, "at least 2")
+        require(3 <= self.cells <= 1000, "network.cells", self.cells, "from 3 (both cell types occur) to 1000")
+        require(0 <= self.stem_reductions <= 6, "network.stem_reductions", self.stem_reductions, "from 0 to 6")
+
+
+class CosineUnit(Enum):
+    """When a cosine schedule moves."""
+
+    EPOCH = "epoch"
+    STEP = "step"
+
+
+@dataclass
+class WeightOptimiser:
+    """Stochastic gradient descent with a cosine schedule, for the weights of a supernet or network."""
+
+    learning_rate: float
+    final_learning_rate: float
+    cosine_unit: CosineUnit  # the published settings change the learning rate once an epoch
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    clip: float  # largest norm of the whole gradient
+
+    def __post_init__(self) -> None:
+        place = "weight_optimiser"
+        require(0 < self.learning_rate < math.inf, f"{place}.learning_rate", self.learning_rate, "above 0, finite")
+        within = 0 <= self.final_learning_rate <= self.learning_rate
+        require(within, f"{place}.final_learning_rate", self.final_learning_rate, "from 0 to the learning rate")
+        require(0 <= self.momentum < 1, f"{place}.momentum", self.momentum, "at least 0 and below 1")
+        allowed = "false where momentum is 0"
+        require(not self.nesterov or self.momentum > 0, f"{place}.nesterov", self.nesterov, allowed)
+        require(0 <= self.weight_decay < math.inf, f"{place}.weight_decay", self.weight_decay, "at least 0, finite")
+        require(self.clip > 0, f"{place}.clip", self.clip, "above 0 (.inf: no clipping)")
+
+
+@dataclass
+class ArchitectureOptimiser:
+    """Adam for the architecture parameters (Liu et al. 2019, section 3.1.1)."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        place = "architecture_optimiser"
+        require(0 < self.learning_rate < math.inf, f"{place}.learning_rate", self.learning_rate, "above 0, finite")
+        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            require(0 <= value < 1, f"{place}.{name}", value, "at least 0 and below 1")
+        require(0 <= self.weight_decay < math.inf, f"{place}.weight_decay", self.weight_decay, "at least 0, finite")
+
+
+@dataclass
+class SearchLoop:
+    """How long a search runs and on what."""
+
+    epochs: int
+    batch_size: int
+    weight_share: float  # share of the training images that trains the weights; the rest trains the architecture
+    initial_alpha: float  # standard deviation of the architecture parameters at the start
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "search.epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 2, "search.batch_size", self.batch_size, "at least 2 (batch norm)")
+        require(0 < self.weight_share < 1, "search.weight_share", self.weight_share, "above 0 and below 1")
+        require(0 <= self.initial_alpha < math.inf, "search.initial_alpha", self.initial_alpha, "at least 0, finite")
+
+
+@dataclass
+class TrainLoop:
+    """How a network is retrained."""
+
+    epochs: int
+    batch_size: int
+    cutout: int  # side in pixels; 0: none
+    drop_path: float  # probability in the last epoch; it grows linearly from 0
+    auxiliary_weight: float  # of the auxiliary head's loss; 0: no head is trained
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2 (batch norm)")
+        require(self.cutout >= 0, "train.cutout", self.cutout, "at least 0")
+        require(0 <= self.drop_path < 1, "train.drop_path", self.drop_path, "at least 0 and below 1")
+        finite = 0 <= self.auxiliary_weight < math.inf
+        require(finite, "train.auxiliary_weight", self.auxiliary_weight, "at least 0, finite")
+
+
+@dataclass
+class CheckpointSettings:
+    """When a run is saved besides the end of every epoch."""
+
+    minutes: float  # at most this long between two saves within an epoch
+
+    def __post_init__(self) -> None:
+        require(self.minutes > 0, "checkpoint.minutes", self.minutes, "above 0 (.inf: at the ends of epochs alone)")
