@@ -91,16 +91,16 @@ class Network(nn.Module):
         self.cells = nn.ModuleList(DiscreteCell(plan, genotype.cells[plan.kind]) for plan in plans)
         self.classifier = nn.Linear(output_channels(plans[-1], multipliers), shape.classes)
         self.auxiliary_after = 2 * len(plans) // 3
-        self.auxiliary = AuxiliaryHead(output_channels(plans[self.auxiliary_after], multipliers), shape.classes)
+        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(output_channels(plans[self.auxiliary_after], multipliers), shape.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
         return self.classifier(self._run_cells(images, None)[0].mean((2, 3)))
 
-    def training_logits(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits of the classifier and of the auxiliary head; `path_scales`: (paths, batch), None drops nothing."""
+    def training_logits(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits of the classifier and of the auxiliary head, if any; `path_scales`: (paths, batch), None: no drop."""
         last, middle = self._run_cells(images, path_scales)
-        return self.classifier(last.mean((2, 3))), self.auxiliary(middle)
+        return self.classifier(last.mean((2, 3))), None if self.auxiliary is None else self.auxiliary(middle)
 
     def paths(self) -> int:
         """How many edges the network has: the rows of `path_scales`."""

@@ -1,0 +1,286 @@
+"""A genotype trained from scratch on the whole training set, tested once at the end: result.json and weights.pt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from darts import plotting
+from darts.checkpoint import Checkpoints, DamagedFileError, read_state, write_state
+from darts.config import FinalSettings, digest, identity, refuse_other_settings
+from darts.cost import count_macs, count_parameters, count_parameters_without_auxiliary
+from darts.data import Batch, Preparation, TrainData, test_batches, train_data
+from darts.errors import UserError
+from darts.genotype import Genotype, from_json, to_json
+from darts.network import Network, build_network, drop_path_scales
+from darts.record import environment, write_json
+from darts.seeding import ambient, generator
+from darts.settings import Augmentation, Dataset
+from darts.spaces import InputShape
+from darts.tracking import Tracker
+from darts.training import (
+    RunningMeans,
+    choose_device,
+    correct,
+    cosine_learning_rate,
+    descend,
+    evaluate,
+    set_learning_rate,
+    stop_unless_finite,
+    weight_optimiser,
+)
+
+log = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+EVALUATION_BATCH = 500
+
+
+@dataclass
+class TrainState:
+    """Everything retraining works on; what changes is in `to_plain`, and a checkpoint holds exactly that."""
+
+    settings: FinalSettings
+    genotype: Genotype
+    data: TrainData
+    network: Network
+    optimiser: torch.optim.Optimizer
+    checkpoints: Checkpoints
+    tracker: Tracker
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    means: RunningMeans = field(default_factory=RunningMeans)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values from which training goes on bit for bit."""
+        return {
+            "settings": protocol(self.settings, self.genotype),
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "position": {"epoch": self.epoch, "step": self.step},
+            "means": self.means.state(),
+            "history": self.tracker.history,
+            "timing": self.tracker.timing,
+            "seconds": self.tracker.seconds() if self.step else 0.0,
+        }
+
+    def restore(self, plain: dict[str, Any]) -> None:
+        """Go on from what `to_plain` gave."""
+        self.network.load_state_dict(plain["network"])
+        self.optimiser.load_state_dict(plain["optimiser"])
+        self.epoch, self.step = plain["position"]["epoch"], plain["position"]["step"]
+        self.means = RunningMeans(plain["means"])
+        self.tracker.restore(plain["history"], plain["timing"], plain["seconds"])
+
+
+def protocol(settings: FinalSettings, genotype: Genotype) -> dict[str, Any]:
+    """The settings that decide the result, flat; the cell itself in place of how it was named."""
+    return {**identity(settings), "genotype": genotype.digest()}
+
+
+def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
+    """Train and test a genotype's network; the same folder again goes on, or answers at once where it had ended."""
+    if (folder / "result.json").exists():
+        return finished(settings, genotype, folder)
+    state = start_or_resume(settings, genotype, folder)
+    with state.tracker.redirected():
+        for epoch in range(state.epoch, settings.train.epochs):
+            train_epoch(state)
+            record_epoch(state)
+            state.epoch, state.step, state.means = epoch + 1, 0, RunningMeans()
+            state.checkpoints.save(state.to_plain())
+    return finish(state, folder)
+
+
+def train_epoch(state: TrainState) -> None:
+    """One pass over the training images."""
+    settings, steps = state.settings, len(state.data.train)
+    batches = state.data.train.shuffled(state.epoch, state.step)
+    saved = time.monotonic()
+    for batch in state.tracker.steps(batches, state.epoch, state.step, steps):
+        progress = (state.epoch + state.step / steps) / settings.train.epochs
+        learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.train.epochs)
+        set_learning_rate(state.optimiser, learning_rate)
+        train_step(state, batch)
+        state.step += 1
+        if time.monotonic() - saved > 60 * settings.checkpoint.minutes and state.step < steps:
+            state.checkpoints.save(state.to_plain())
+            saved = time.monotonic()
+
+
+def train_step(state: TrainState, batch: Batch) -> None:
+    """Move the weights down the loss of the classifier plus that of the auxiliary head."""
+    train = state.settings.train
+    scales = None
+    if train.drop_path > 0:
+        probability = train.drop_path * state.epoch / train.epochs  # linear, moved once an epoch, as published
+        draws = generator(state.settings.seed, "drop path", state.epoch, state.step)
+        scales = drop_path_scales(state.network.paths(), len(batch.labels), probability, draws).to(batch.labels.device)
+    logits, auxiliary_logits = state.network.training_logits(batch.images, scales)
+    loss = F.cross_entropy(logits, batch.labels)
+    total = loss
+    if auxiliary_logits is not None:
+        total = loss + train.auxiliary_weight * F.cross_entropy(auxiliary_logits, batch.labels)
+    parameters = list(state.network.parameters())
+    descend(state.optimiser, total, parameters, state.settings.weight_optimiser.clip)
+    state.means.add("train/loss", loss.detach() * len(batch.labels), len(batch.labels))
+    state.means.add("train/accuracy", correct(logits, batch.labels), len(batch.labels))
+
+
+def record_epoch(state: TrainState) -> None:
+    """Write the epoch down. There is no validation: all images train, and the test waits for the end."""
+    figures = state.means.means()
+    learning_rate = float(state.optimiser.param_groups[0]["lr"])
+    stop_unless_finite(figures, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
+    figures["learning_rate/weights"] = learning_rate
+    state.tracker.record(state.epoch, figures, len(state.data.train))
+
+
+def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -> TrainState:
+    """Build everything retraining needs, in the open, and take up the folder's checkpoint if it has one."""
+    checkpoints = Checkpoints(folder)
+    plain = checkpoints.load()
+    if plain is not None:
+        refuse_other_settings(plain["settings"], protocol(settings, genotype), folder)
+    device = choose_device(settings.device)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    train = settings.train
+    data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
+    with ambient(settings.seed, "weights"):
+        network = _network(settings, genotype, data.shape)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    record = {"settings": protocol(settings, genotype), "environment": environment(device)}
+    write_json(folder / "run.json", record)
+    optimiser = weight_optimiser(network.parameters(), settings.weight_optimiser)
+    tracker = Tracker(folder, train.epochs, device)
+    state = TrainState(settings, genotype, data, network, optimiser, checkpoints, tracker)
+    if plain is None:
+        size = count_parameters_without_auxiliary(network)
+        log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
+    else:
+        state.restore(plain)
+        log.info("going on at epoch %d, step %d", state.epoch + 1, state.step + 1)
+    return state
+
+
+def finish(state: TrainState, folder: Path) -> Result:
+    """Test, and write weights.pt and then result.json: where it stands the run has ended."""
+    settings, preparation = state.settings, state.data.preparation
+    tested = evaluate(state.network, state.network, _test(settings.dataset, preparation).in_order())
+    write_state(folder / "weights.pt", self_description(state))
+    plotting.save_figure(plotting.draw_curves(state.tracker.history), folder / "curves")
+    plotting.save_cells(state.genotype, folder / "cells")
+    shape = state.data.shape
+    image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
+    flat = protocol(settings, state.genotype)
+    result = {
+        "test_accuracy": tested["accuracy"],
+        "test_loss": tested["loss"],
+        "parameters": count_parameters_without_auxiliary(state.network),
+        "parameters_with_auxiliary": count_parameters(state.network),
+        "macs": count_macs(state.network, image),
+        "seconds": round(state.tracker.total_seconds(), 3),
+        "epochs": settings.train.epochs,
+        "seed": settings.seed,
+        "genotype": json.loads(to_json(state.genotype)),
+        "config": flat,
+        "protocol": digest({key: value for key, value in flat.items() if key not in ("seed", "genotype")}),
+        "environment": environment(preparation.device),
+    }
+    write_json(folder / "result.json", result)
+    state.tracker.close()
+    return result
+
+
+def finished(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
+    """The result of a folder whose run has ended, unless it was one of other settings."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        stored = result["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'result.json'} is damaged; remove it to train again") from None
+    refuse_other_settings(stored, protocol(settings, genotype), folder)
+    log.info("this network has been trained before; nothing is changed")
+    return result
+
+
+def self_description(state: TrainState) -> dict[str, Any]:
+    """All that is needed to use the network elsewhere: genotype, sizes, weights, channel statistics."""
+    settings, shape, preparation = state.settings, state.data.shape, state.data.preparation
+    return {
+        "genotype": to_json(state.genotype),
+        "network": {
+            "channels": settings.network.channels,
+            "cells": settings.network.cells,
+            "stem_reductions": settings.network.stem_reductions,
+            "auxiliary": settings.train.auxiliary_weight > 0,
+        },
+        "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
+        "dataset": settings.dataset.name,
+        "mean": preparation.mean,
+        "std": preparation.std,
+        "settings": protocol(settings, state.genotype),
+        "weights": {name: value.contiguous() for name, value in state.network.state_dict().items()},
+    }
+
+
+def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
+    """The trained network of a weights.pt in evaluation mode, and what else the file says; `UserError` for others."""
+    try:
+        described = read_state(path)
+        size, shape = described["network"], InputShape(**described["input"])
+        genotype = from_json(described["genotype"], origin=str(path))
+        network = build_network(genotype, size["cells"], size["channels"], size["stem_reductions"], shape)
+        if not size["auxiliary"]:
+            network.auxiliary = None
+        network.load_state_dict(described["weights"])
+    except DamagedFileError as error:
+        raise UserError(f"weights: {error}") from None
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"weights: {path} does not describe a network ({type(error).__name__})") from None
+    return network.eval(), described
+
+
+def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
+    """Test a saved network on the test images of `dataset`, prepared as the file says."""
+    network, described = load_network(path)
+    if described["dataset"] != settings.dataset.name:
+        raise UserError(
+            f"weights: {path} was trained on {described['dataset']!r}, but dataset is {settings.dataset.name!r}; "
+            f"add dataset={described['dataset']}"
+        )
+    if described["input"]["size"] != settings.dataset.image_size:
+        size = described["input"]["size"]
+        raise UserError(f"dataset.image_size is {settings.dataset.image_size}; {path} was trained at {size}")
+    device = choose_device(settings.device)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
+    return evaluate(network, network, _test(settings.dataset, preparation).in_order())
+
+
+def announce(result: Result, folder: Path) -> None:
+    """Say how good the network is, where it lies and what to type next."""
+    log.info("")
+    log.info("test accuracy %.2f%%, %s parameters, %.1f M multiply-adds, %.0f s",
+             100 * result["test_accuracy"], f"{result['parameters']:,}", result["macs"] / 1e6, result["seconds"])  # fmt: skip
+    log.info("result: %s, weights in %s", folder / "result.json", folder / "weights.pt")
+    log.info("next:   python -m darts.compare    (is it any better than a random cell?)")
+
+
+def _network(settings: FinalSettings, genotype: Genotype, shape: InputShape) -> Network:
+    size = settings.network
+    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
+    if settings.train.auxiliary_weight == 0:
+        network.auxiliary = None
+    return network
+
+
+def _test(dataset: Dataset, preparation: Preparation) -> Any:
+    return test_batches(dataset, EVALUATION_BATCH, preparation)
