@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: its folder could not be written: {error.strerror or error}") from None
+    try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: could not be written to the disk: {error.strerror or error}") from None
@@ -59,7 +63,7 @@ def read_state(path: Path) -> State:
         raise DamagedFileError(f"{path}: not a file of this program, or damaged (its checksum does not fit)")
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a stranger's file with a right checksum
+    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, LookupError, TypeError, EOFError) as error:
         raise DamagedFileError(f"{path}: refused ({type(error).__name__})") from None
 
 
@@ -75,8 +79,8 @@ class Checkpoints:
         fresh = self.last.with_name("fresh.pt")
         write_state(fresh, state)
         if self.last.exists():
-            os.replace(self.last, self.previous)
-        os.replace(fresh, self.last)
+            self.last.replace(self.previous)
+        fresh.replace(self.last)
 
     def load(self) -> State | None:
         """The newest whole state; None where there is none; `UserError` where all there are are damaged."""

@@ -49,6 +49,9 @@ class Cell:
         if not set(self.concat) <= set(range(2, len(self.nodes) + 2)):
             raise UserError(f"the output joins nodes {list(self.concat)}; nodes go from 2 to {len(self.nodes) + 1}")
 
+    def __str__(self) -> str:
+        return "; ".join(", ".join(f"{operation} {source}" for operation, source in edges) for edges in self.nodes)
+
     def operations(self) -> list[str]:
         """The operation of every edge, node after node."""
         return [edge.operation for edges in self.nodes for edge in edges]
@@ -183,7 +186,7 @@ def _cell(plain: Any, kind: str) -> Cell:
         for edge in edges:
             pair = isinstance(edge, list) and len(edge) == 2 and isinstance(edge[0], str)
             if not pair or type(edge[1]) is not int:
-                raise UserError(f"{place}, node {index}: an edge is [operation, input], not {str(edge)[:60]}")
+                raise UserError(f"{place}, node {index}: an edge is [operation, input], not {_shown(edge)}")
         nodes.append(tuple(Edge(*edge) for edge in edges))
     concat = plain["concat"]
     if not isinstance(concat, list) or any(type(node) is not int for node in concat):
@@ -204,9 +207,15 @@ def _exact_keys(value: Any, keys: tuple[str, ...], place: str) -> None:
             raise UserError(f"{place}: key {key[:80]!r} is unknown; there are: {', '.join(keys)}")
 
 
+def _shown(value: object) -> str:
+    """A value as part of a line: escaped, not too long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _typed(value: Any, kind: type, place: str) -> None:
     if not isinstance(value, kind):
-        raise UserError(f"{place}: must be a {kind.__name__}, not {str(value)[:60]}")
+        raise UserError(f"{place}: must be a {kind.__name__}, not {_shown(value)}")
 
 
 def _notation_arguments(call: ast.expr) -> dict[str, ast.expr]:
@@ -226,7 +235,7 @@ def _pairs(expression: ast.expr) -> tuple[tuple[Edge, ...], ...]:
     for pair in pairs:
         whole = isinstance(pair, list | tuple) and len(pair) == 2
         if not whole or not isinstance(pair[0], str) or type(pair[1]) is not int:
-            raise UserError(f"an edge is ('operation', input), not {str(pair)[:60]}")
+            raise UserError(f"an edge is ('operation', input), not {_shown(pair)}")
     edges = [Edge(*pair) for pair in pairs]
     return tuple((edges[i], edges[i + 1]) for i in range(0, len(edges), 2))
 

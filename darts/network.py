@@ -34,6 +34,10 @@ class DiscreteCell(nn.Module):
             for edge in edges
         )
 
+    def paths(self) -> int:
+        """How many edges the cell has."""
+        return len(self.operations)
+
     def forward(self, older: Tensor, newer: Tensor, path_scales: Tensor | None) -> Tensor:
         """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
         states = [self.prepare_older(older), self.prepare_newer(newer)]
@@ -91,7 +95,8 @@ class Network(nn.Module):
         self.cells = nn.ModuleList(DiscreteCell(plan, genotype.cells[plan.kind]) for plan in plans)
         self.classifier = nn.Linear(output_channels(plans[-1], multipliers), shape.classes)
         self.auxiliary_after = 2 * len(plans) // 3
-        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(output_channels(plans[self.auxiliary_after], multipliers), shape.classes)
+        middle = output_channels(plans[self.auxiliary_after], multipliers)
+        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
@@ -104,13 +109,13 @@ class Network(nn.Module):
 
     def paths(self) -> int:
         """How many edges the network has: the rows of `path_scales`."""
-        return sum(len(cell.operations) for cell in self.cells)  # type: ignore[arg-type]
+        return sum(cell.paths() for cell in self.cells)  # type: ignore[operator]
 
     def _run_cells(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor]:
         older = newer = middle = self.stem(images)
         first = 0
         for index, cell in enumerate(self.cells):
-            last = first + len(cell.operations)  # type: ignore[arg-type]
+            last = first + cell.paths()  # type: ignore[operator]
             scales = None if path_scales is None else path_scales[first:last]
             older, newer = newer, cell(older, newer, scales)
             middle = newer if index == self.auxiliary_after else middle

@@ -268,8 +268,8 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
 def announce(result: Result, folder: Path) -> None:
     """Say how good the network is, where it lies and what to type next."""
     log.info("")
-    log.info("test accuracy %.2f%%, %s parameters, %.1f M multiply-adds, %.0f s",
-             100 * result["test_accuracy"], f"{result['parameters']:,}", result["macs"] / 1e6, result["seconds"])  # fmt: skip
+    size = f"{result['parameters']:,} parameters, {result['macs'] / 1e6:.1f} M multiply-adds"
+    log.info("test accuracy %.2f%%, %s, %.0f s", 100 * result["test_accuracy"], size, result["seconds"])
     log.info("result: %s, weights in %s", folder / "result.json", folder / "weights.pt")
     log.info("next:   python -m darts.compare    (is it any better than a random cell?)")
 

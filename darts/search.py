@@ -293,7 +293,7 @@ def announce(genotype: Genotype, folder: Path) -> None:
     accuracy = 100 * genotype.provenance["supernet_valid_accuracy"]
     log.info("")
     for kind, cell in genotype.cells.items():
-        log.info("%-9s cell: %s", kind, "; ".join(", ".join(f"{op} {source}" for op, source in node) for node in cell.nodes))
+        log.info("%-9s cell: %s", kind, cell)
     log.info("supernet accuracy %.1f%% on the architecture's half: no forecast of the cell's own accuracy", accuracy)
     log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
     log.info("next:   python train_final.py genotype=%s", folder)

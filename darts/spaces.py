@@ -49,8 +49,8 @@ class SearchSpace:
     def __post_init__(self) -> None:
         require(self.nodes >= 1, "space.nodes", self.nodes, "at least 1")
         require(1 <= self.edges_kept <= 2, "space.edges_kept", self.edges_kept, "1 or 2 (the first node has 2 inputs)")
-        unique = len(set(self.candidates)) == len(self.candidates)
-        require(unique and bool(self.selectable()), "space.candidates", self.candidates, "different names, not all none")
+        usable = len(set(self.candidates)) == len(self.candidates) and bool(self.selectable())
+        require(usable, "space.candidates", self.candidates, "different names, not all none")
 
     def edges(self) -> list[tuple[int, int]]:
         """All edges as (input, node) in the order of the architecture parameters' rows."""
@@ -95,7 +95,8 @@ class SearchSpace:
                 f"add space={genotype.space}"
             )
         if set(genotype.cells) != set(CELL_TYPES):
-            raise UserError(f"{origin}: its cells are {', '.join(genotype.cells)}; space {self.name!r} has {CELL_TYPES}")
+            allowed = " and ".join(CELL_TYPES)
+            raise UserError(f"{origin}: its cells are {', '.join(genotype.cells)}; space {self.name!r} has {allowed}")
 
 
 def plan_cells(cells: int, channels: int, multipliers: Mapping[str, int]) -> list[CellPlan]:

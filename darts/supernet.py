@@ -26,7 +26,7 @@ class MixedOperation(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """`x`: (batch, C, H, W); `weights`: (candidates,)."""
-        return sum(w * operation(x) for w, operation in zip(weights, self.operations, strict=True))  # type: ignore[return-value]
+        return sum(w * operation(x) for w, operation in zip(weights, self.operations, strict=True))
 
 
 class SearchCell(nn.Module):
@@ -52,7 +52,7 @@ class SearchCell(nn.Module):
         states = [self.prepare_older(older), self.prepare_newer(newer)]
         for node in range(self.space.nodes):
             incoming = zip(states, self.space.incoming(node), strict=True)
-            states.append(sum(self.edges[edge](state, weights[edge]) for state, edge in incoming))  # type: ignore[arg-type]
+            states.append(sum(self.edges[edge](state, weights[edge]) for state, edge in incoming))
         return torch.cat(states[2:], dim=1)
 
 

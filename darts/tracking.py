@@ -40,7 +40,7 @@ class Tracker:
         self.device = device
         self.history: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
-        self.writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(folder))
         self.epoch_start = time.perf_counter()
         self.seconds_before = 0.0  # spent on this epoch before an interruption
 

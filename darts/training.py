@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +16,7 @@ from darts.settings import ArchitectureOptimiser, CosineUnit, WeightOptimiser
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` (CUDA, then Apple's MPS, then the CPU), `cpu`, `cuda`, `cuda:1`, `mps`; `UserError` where it is missing."""
+    """`auto` (CUDA, then Apple's MPS, then the CPU), `cpu`, `cuda`, `cuda:1`, `mps`; `UserError` if it is missing."""
     available = ["cpu"]
     if torch.cuda.is_available():
         available += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
@@ -63,7 +63,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor], clip: float) -> None:
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> None:
     """One step down the gradient of a loss, whose norm over all parameters is clipped first."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

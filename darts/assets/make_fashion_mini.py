@@ -32,10 +32,12 @@ def subset(folder: pathlib.Path, prefix: str, per_class: int) -> tuple[np.ndarra
 
 
 def main(folder: pathlib.Path) -> None:
+    """Read the originals in `folder` and write fashion_mini.npz beside this file."""
     arrays = {}
     for split, (prefix, per_class) in SPLITS.items():
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = subset(folder, prefix, per_class)
-    np.savez_compressed(pathlib.Path(__file__).with_name("fashion_mini.npz"), **arrays)
+    with open(pathlib.Path(__file__).with_name("fashion_mini.npz"), "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""What the tests share: a tiny space, supernet and batch, composed settings, and the commands as processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from darts import config
+from darts.spaces import InputShape, SearchSpace, plan_cells
+from darts.supernet import Supernet
+
+ROOT = Path(__file__).parent.parent
+CANDIDATES = [
+    "none", "max_pool_3x3", "avg_pool_3x3", "skip_connect",
+    "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
+]  # fmt: skip
+
+# The smallest whole runs: 100 images, a network of three cells of two channels.
+TINY = ["dataset.fraction=0.01", "network.channels=2", "network.cells=3", "network.stem_reductions=2", "device=cpu"]
+TINY_SEARCH = [*TINY, "search.epochs=3", "search.batch_size=16", "space.nodes=2"]
+TINY_TRAIN = [*TINY, "train.epochs=2", "train.batch_size=32"]
+
+SCHEMAS = {
+    "search": config.SearchSettings,
+    "final": config.FinalSettings,
+    "compare": config.CompareSettings,
+    "describe": config.DescribeSettings,
+}
+
+torch.set_num_threads(1)
+config.register()
+
+
+def composed(command: str, *overrides: str):
+    """The typed settings of a command, as its own entry point composes them."""
+    with initialize_config_dir(config.CONF, version_base="1.3"):
+        return config.typed(compose(command, list(overrides)), SCHEMAS[command])
+
+
+def run_command(command: list[str], folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run `python` with the given arguments in a folder, as a user would."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def darts_space() -> SearchSpace:
+    return SearchSpace("darts", 4, 2, list(CANDIDATES))
+
+
+@pytest.fixture
+def tiny_space() -> SearchSpace:
+    return SearchSpace("darts", 2, 2, ["none", "skip_connect", "avg_pool_3x3", "sep_conv_3x3"])
+
+
+@pytest.fixture
+def tiny_supernet(tiny_space: SearchSpace) -> Supernet:
+    torch.manual_seed(0)
+    plans = plan_cells(3, 4, tiny_space.multipliers())
+    return Supernet(plans, tiny_space, InputShape(3, 8, 5), 0).double()
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return images, torch.randint(0, 5, (8,), generator=generator)

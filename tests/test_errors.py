@@ -1,0 +1,237 @@
+"""Every wrong setting is caught at the door: one line that names setting, value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from darts import config
+from darts.errors import UserError
+from tests.conftest import ROOT, SCHEMAS, composed, run_command
+
+SEARCH, FINAL, COMPARE = "search", "final", "compare"
+
+
+@pytest.mark.parametrize(
+    "command, overrides, message",
+    [
+        (SEARCH, "seed=-1", r"seed is -1; it must be from 0 to 4294967295"),
+        (SEARCH, "search.epochs=0", r"search\.epochs is 0; it must be at least 1"),
+        (SEARCH, "search.batch_size=1", r"search\.batch_size is 1; it must be at least 2"),
+        (SEARCH, "search.weight_share=1.0", r"search\.weight_share is 1\.0; it must be above 0 and below 1"),
+        (SEARCH, "search.initial_alpha=-1", r"search\.initial_alpha"),
+        (SEARCH, "dataset.fraction=1.5", r"dataset\.fraction is 1\.5; it must be above 0 and at most 1"),
+        (SEARCH, "dataset.fraction=0", r"dataset\.fraction"),
+        (SEARCH, "dataset.fraction=.nan", r"dataset\.fraction is nan"),
+        (SEARCH, "dataset.std=[0]", r"dataset\.std"),
+        (SEARCH, "dataset.mean=null", r"dataset\.std"),
+        (SEARCH, "dataset.image_size=8", r"dataset\.image_size is 8; it must be at least 16"),
+        (SEARCH, "dataset=image_folder", r"dataset\.root: .*missing"),
+        (SEARCH, "network.cells=2", r"network\.cells is 2; it must be from 3"),
+        (SEARCH, "network.channels=0", r"network\.channels"),
+        (SEARCH, "network.stem_reductions=-1", r"network\.stem_reductions"),
+        (SEARCH, "space.nodes=0", r"space\.nodes"),
+        (SEARCH, "space.edges_kept=3", r"space\.edges_kept is 3; it must be 1 or 2"),
+        (SEARCH, "space.candidates=[none]", r"space\.candidates"),
+        (SEARCH, "space.candidates=[skip_connect,skip_connect]", r"space\.candidates"),
+        (SEARCH, "weight_optimiser.learning_rate=0", r"weight_optimiser\.learning_rate"),
+        (SEARCH, "weight_optimiser.final_learning_rate=1", r"weight_optimiser\.final_learning_rate"),
+        (SEARCH, "weight_optimiser.momentum=1", r"weight_optimiser\.momentum"),
+        (SEARCH, "weight_optimiser.clip=0", r"weight_optimiser\.clip"),
+        (SEARCH, "weight_optimiser.weight_decay=-1", r"weight_optimiser\.weight_decay"),
+        (SEARCH, "architecture_optimiser.beta2=1", r"architecture_optimiser\.beta2"),
+        (SEARCH, "architecture_optimiser.learning_rate=.inf", r"architecture_optimiser\.learning_rate"),
+        (SEARCH, "checkpoint.minutes=0", r"checkpoint\.minutes"),
+        (SEARCH, "method=darts_second_order method.hypergradient.scale=0", r"method\.hypergradient\.scale"),
+        (SEARCH, "method=darts_second_order weight_optimiser.nesterov=true", r"weight_optimiser\.nesterov"),
+        (FINAL, "train.epochs=0", r"train\.epochs"),
+        (FINAL, "train.drop_path=1", r"train\.drop_path"),
+        (FINAL, "train.cutout=-1", r"train\.cutout"),
+        (FINAL, "train.auxiliary_weight=-1", r"train\.auxiliary_weight"),
+        (COMPARE, "random.samples=1", r"random\.samples is 1; it must be from 2"),
+        (COMPARE, "searched=[]", r"searched is \[\]"),
+        (COMPARE, "searched=[darts_v1,darts_v1]", r"searched"),
+        (COMPARE, "random.samples=2 searched=[darts_v1,darts_v2,snas]", r"searched .*at most random\.samples"),
+        ("describe", "input.classes=0", r"input\.classes"),
+    ],
+)
+def test_values_out_of_range(command, overrides, message):
+    with pytest.raises(UserError, match=message) as error:
+        composed(command, *overrides.split())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    ["serch.epochs=3", "search.epoch=3", "+search.foo=1", "+foo=1", "search.epochs=three", "method=drats",
+     "dataset=mnist", "experiment=none", "space=darts2", "seed=null", "dataset.flip=maybe",
+     "weight_optimiser.cosine_unit=minute", "method/relaxation=hardmax"],
+)  # fmt: skip
+def test_what_hydra_refuses_while_composing(overrides):
+    with pytest.raises((HydraException, OmegaConfBaseException)):
+        composed(SEARCH, overrides)
+
+
+@pytest.mark.parametrize(
+    "script, arguments, code, parts",
+    [
+        ("train_search.py", "search.epochs=0", 2, ["error: search.epochs is 0; it must be at least 1"]),
+        ("train_search.py", "search.epoch=3", 1, ["epoch", "SearchLoop"]),
+        ("train_search.py", "+search.foo=1", 1, ["foo"]),
+        ("train_search.py", "method=drats", 1, ["method/drats", "darts_second_order"]),
+        ("train_search.py", "device=cuda:7", 2, ["error: device is 'cuda:7'; this machine has: auto, cpu"]),
+        ("train_search.py", "device=gpu", 2, ["error: device is 'gpu'"]),
+        ("train_search.py", "dataset=image_folder", 2, ["error: dataset.root", "missing"]),
+        (
+            "train_search.py",
+            "dataset=image_folder dataset.root=nowhere",
+            2,
+            ["error: dataset.root 'nowhere' is no folder"],
+        ),
+        ("train_search.py", "search.batch_size=9999", 2, ["error: search.batch_size is 9999"]),
+        ("train_search.py", "space.candidates=[none,sep_conv_9x9]", 2, ["sep_conv_9x9", "did you mean"]),
+        ("train_final.py", "", 2, ["error: genotype is 'latest', but there is no finished search in"]),
+        ("train_final.py", "genotype=darts_v3", 2, ["error: genotype 'darts_v3' is unknown; did you mean 'darts_v"]),
+        ("train_final.py", "genotype=broken.json", 2, ["error: broken.json: not a JSON genotype"]),
+        ("train_final.py", "genotype=other.json", 2, ["error: other.json: the genotype is of space 'mine', but"]),
+        ("train_final.py", "weights=broken.json", 2, ["error: weights: broken.json: not a file of this program"]),
+        ("train_final.py", "weights=missing.pt", 2, ["error: weights: missing.pt: No such file"]),
+    ],
+)
+def test_commands_answer_a_mistake_with_a_line_and_a_code(script, arguments, code, parts, tmp_path):
+    (tmp_path / "broken.json").write_text('{"format": ')
+    cell = '{"nodes": [[["skip_connect", 0]]], "concat": [2]}'
+    (tmp_path / "other.json").write_text(
+        f'{{"format": "darts genotype", "version": 1, "space": "mine", "provenance": {{}}, '
+        f'"cells": {{"normal": {cell}, "reduction": {cell}}}}}'
+    )
+    done = run_command([str(ROOT / script), *arguments.split()], tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    for part in parts:
+        assert part in done.stderr
+    if code == 2:
+        assert done.stderr.strip().count("\n") == 0
+
+
+def numeric_keys(command: str) -> list[str]:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(config.CONF, version_base="1.3"):
+        flat = OmegaConf.to_container(compose(command))
+    return [key for key, value in leaves(flat) if isinstance(value, int | float) and not isinstance(value, bool)]
+
+
+def leaves(values: dict, prefix: str = ""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+KEYS = [(command, key) for command in (SEARCH, FINAL, COMPARE) for key in numeric_keys(command)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(KEYS), st.sampled_from(["-1", "0", ".nan", ".inf", "1e30", "''", "null", "[]", "text", "{}"]))
+def test_any_value_of_any_number_is_taken_or_refused_in_a_line(key: tuple[str, str], value: str):
+    command, name = key
+    try:
+        found = composed(command, f"{name}={value}")
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert name.split(".")[-1] in str(error) or "image_size" in str(error) or "learning_rate" in str(error)
+    except (HydraException, OmegaConfBaseException):
+        pass  # Hydra's own refusal
+    else:
+        assert not any(isinstance(v, float) and math.isnan(v) for v in config.identity(found).values())
+
+
+@pytest.mark.parametrize("command", ["search", "final", "compare"])
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml")))
+def test_every_key_of_every_experiment_reaches_the_settings(command, name):
+    """An experiment must not be overwritten by the command's own defaults."""
+    kind = "search" if command == "search" else "final"
+    file = ROOT / "conf" / "experiment" / kind / f"{name}.yaml"
+    stated = dict(leaves(yaml.safe_load(file.read_text()))) if file.exists() else {}
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(config.CONF, version_base="1.3"):
+        found = compose(command, [f"experiment={name}"])
+    for key, value in stated.items():
+        expected = float(value) if isinstance(OmegaConf.select(found, key), float) else value
+        reached = OmegaConf.select(found, key)
+        assert getattr(reached, "name", reached) == expected, key
+
+
+def test_the_command_line_wins_over_an_experiment():
+    found = composed(SEARCH, "experiment=darts_cifar10", "search.epochs=7", "dataset=fashion_mini")
+    assert found.search.epochs == 7 and found.dataset.name == "fashion_mini" and found.network.channels == 16
+
+
+def test_the_published_search_is_the_published_one():
+    found = composed(SEARCH, "experiment=darts_cifar10")
+    assert (found.network.channels, found.network.cells, found.network.stem_reductions) == (16, 8, 0)
+    assert (found.search.epochs, found.search.batch_size, found.search.weight_share) == (50, 64, 0.5)
+    weights, alpha = found.weight_optimiser, found.architecture_optimiser
+    assert (weights.learning_rate, weights.final_learning_rate, weights.momentum) == (0.025, 0.001, 0.9)
+    assert (weights.weight_decay, weights.clip, weights.nesterov, weights.cosine_unit.value) == (
+        3e-4,
+        5,
+        False,
+        "epoch",
+    )
+    assert (alpha.learning_rate, alpha.beta1, alpha.beta2, alpha.weight_decay) == (3e-4, 0.5, 0.999, 1e-3)
+    assert found.dataset.mean == [0.4914, 0.4822, 0.4465] and found.dataset.std == [0.2470, 0.2435, 0.2616]
+    assert (found.dataset.crop_padding, found.dataset.flip, found.search.initial_alpha) == (4, True, 1e-3)
+    assert composed(SEARCH, "method=darts_second_order").method.hypergradient.scale == 0.01
+
+
+def test_the_published_retraining_is_the_published_one():
+    found = composed(FINAL, "experiment=darts_cifar10")
+    assert (found.network.channels, found.network.cells, found.network.stem_reductions) == (36, 20, 0)
+    train, weights = found.train, found.weight_optimiser
+    assert (train.epochs, train.batch_size, train.cutout, train.drop_path, train.auxiliary_weight) == (
+        600,
+        96,
+        16,
+        0.2,
+        0.4,
+    )
+    assert (weights.learning_rate, weights.final_learning_rate, weights.momentum) == (0.025, 0, 0.9)
+    assert (weights.weight_decay, weights.clip, weights.nesterov, weights.cosine_unit.value) == (
+        3e-4,
+        5,
+        False,
+        "epoch",
+    )
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_no_setting_has_a_default_in_python(command):
+    """Constants stand in conf/ alone, so that none stands twice."""
+    import dataclasses
+
+    def check(settings: object) -> None:
+        for field in dataclasses.fields(settings):
+            assert field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING, field.name
+            if dataclasses.is_dataclass(getattr(settings, field.name)):
+                check(getattr(settings, field.name))
+
+    check(composed(command))
+
+
+def test_the_readme_names_every_method_and_data_set():
+    readme = (ROOT / "README.md").read_text()
+    for group in ("method", "dataset"):
+        for file in Path(ROOT / "conf" / group).glob("*.yaml"):
+            assert f"`{file.stem}`" in readme, file.stem

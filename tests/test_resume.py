@@ -1,0 +1,170 @@
+"""One seed, one result: run twice, or killed at any step and started again on its folder."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts import retrain, search
+from darts.checkpoint import Checkpoints
+from darts.errors import UserError
+from darts.published import published
+from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed
+
+STEPS = 3 * 4  # epochs times steps an epoch: 50 images of a half in batches of 16
+RECORDS = ["genotype.json", "history.jsonl", "split.json", "cells/normal.svg", "cells/mixtures_normal.svg"]
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """What a search's settings and seed determine: files, and every tensor of its last checkpoint."""
+    found = {name: (folder / name).read_bytes() for name in RECORDS}
+    state = Checkpoints(folder).load()
+    for circumstance in ("timing", "seconds"):
+        del state[circumstance]
+    return found | dict(bits(state, "state"))
+
+
+def bits(value, name: str):
+    """Every tensor and number below a value, as bytes."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from bits(inner, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from bits(inner, f"{name}[{index}]")
+    elif isinstance(value, torch.Tensor):
+        yield name, value.contiguous().numpy().tobytes()
+    else:
+        yield name, repr(value).encode()
+
+
+def settings(method: str, minutes: str = ".inf", *overrides: str):
+    return composed("search", *TINY_SEARCH, f"method={method}", f"checkpoint.minutes={minutes}", *overrides)
+
+
+@pytest.fixture(scope="module", params=["darts", "darts_second_order"])
+def uninterrupted(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    search.run(settings(request.param), folder)
+    return request.param, everything(folder)
+
+
+def test_one_seed_twice_gives_identical_files(uninterrupted, tmp_path):
+    method, expected = uninterrupted
+    search.run(settings(method), tmp_path)
+    assert everything(tmp_path) == expected
+
+
+class Killed(BaseException):
+    """Nobody catches this: what was not written is lost, as when a process is killed."""
+
+
+def kill_after(monkeypatch, module, step_name: str, steps: int) -> None:
+    """Let a step of a loop end the run before it begins the (`steps` + 1)-th time."""
+    original = getattr(module, step_name)
+    done = 0
+
+    def step(*arguments):
+        nonlocal done
+        if done == steps:
+            raise Killed
+        done += 1
+        return original(*arguments)
+
+    monkeypatch.setattr(module, step_name, step)
+
+
+@pytest.mark.parametrize("minutes", ["1e-9", ".inf"])  # a checkpoint at every step, or at the ends of epochs alone
+@pytest.mark.parametrize("step_name", ["weight_step", "architecture_step"])
+@pytest.mark.parametrize("steps", [0, 1, 3, 4, 6, STEPS - 1])
+def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, steps, step_name, minutes, tmp_path):
+    method, expected = uninterrupted
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, search, step_name, steps)
+        search.run(settings(method, minutes), tmp_path)
+    assert not (tmp_path / "genotype.json").exists()
+    search.run(settings(method, minutes), tmp_path)
+    assert everything(tmp_path) == expected
+
+
+def test_a_search_killed_many_times_resumes_bit_for_bit(uninterrupted, tmp_path):
+    method, expected = uninterrupted
+    for _ in range(STEPS):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            kill_after(patch, search, "weight_step", 1)
+            search.run(settings(method, "1e-9"), tmp_path)
+            raise Killed  # the last part ends by itself
+    search.run(settings(method, "1e-9"), tmp_path)
+    assert everything(tmp_path) == expected
+
+
+def test_a_finished_search_answers_and_changes_nothing(uninterrupted, tmp_path):
+    method, _ = uninterrupted
+    genotype = search.run(settings(method), tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    assert search.run(settings(method), tmp_path) == genotype
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_of_other_settings_is_refused_and_the_setting_named(tmp_path):
+    search.run(settings("darts", ".inf", "search.epochs=1"), tmp_path)
+    message = r"search\.epochs was 1 and is now 3"
+    with pytest.raises(UserError, match=message):
+        search.run(settings("darts"), tmp_path)
+    (tmp_path / "genotype.json").unlink()
+    with pytest.raises(UserError, match=message):
+        search.run(settings("darts"), tmp_path)
+
+
+def test_different_seeds_give_different_searches(tmp_path):
+    for seed in (0, 1):
+        search.run(settings("darts", ".inf", "search.epochs=1", f"seed={seed}"), tmp_path / str(seed))
+    first, second = (Checkpoints(tmp_path / str(seed)).load()["alpha"]["normal"] for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def trained(folder: Path) -> dict[str, bytes]:
+    state = Checkpoints(folder).load()
+    for circumstance in ("timing", "seconds"):
+        del state[circumstance]
+    return {"history": (folder / "history.jsonl").read_bytes()} | dict(bits(state, "state"))
+
+
+def training_settings(minutes: str):
+    drops = ["train.drop_path=0.3", "train.cutout=8", "train.auxiliary_weight=0.4"]
+    return composed("final", *TINY_TRAIN, *drops, f"checkpoint.minutes={minutes}")
+
+
+@pytest.mark.parametrize("minutes", ["1e-9", ".inf"])
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_a_retraining_killed_at_any_step_resumes_bit_for_bit(steps, minutes, tmp_path):
+    genotype = published("darts_v2")
+    expected = retrain.run(training_settings(minutes), genotype, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, retrain, "train_step", steps)
+        retrain.run(training_settings(minutes), genotype, tmp_path / "killed")
+    found = retrain.run(training_settings(minutes), genotype, tmp_path / "killed")
+    assert trained(tmp_path / "killed") == trained(tmp_path / "whole")
+    assert found["test_loss"] == expected["test_loss"]
+
+
+def test_a_process_killed_for_real_resumes_bit_for_bit(tmp_path):
+    search.run(settings("darts", "1e-9", "search.epochs=30"), tmp_path / "whole")
+    command = [sys.executable, str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=30",
+               "checkpoint.minutes=1e-9", f"hydra.run.dir={tmp_path / 'killed'}"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, env={"OMP_NUM_THREADS": "1"})
+    history = tmp_path / "killed" / "history.jsonl"
+    while not (history.exists() and history.read_text().count("\n") >= 3):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "genotype.json").exists()
+    search.run(settings("darts", "1e-9", "search.epochs=30"), tmp_path / "killed")
+    assert everything(tmp_path / "killed") == everything(tmp_path / "whole")
