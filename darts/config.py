@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from darts.bilevel import FiniteDifference, FirstOrder, Hypergradient
 from darts.discretisation import Discretisation, StrongestEdges
-from darts.errors import UserError, require
+from darts.errors import UserError, require, unknown
 from darts.relaxation import Relaxation, Softmax
 from darts.settings import (
     ArchitectureOptimiser,
@@ -189,14 +189,26 @@ def register() -> None:
 
 def typed(config: DictConfig, kind: type[T]) -> T:
     """The composed configuration as an object of its settings class, every range checked; `UserError` otherwise."""
+    _refuse_strays(config, "")
     try:
         settings = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing; give {error.full_key}=VALUE") from None
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "a setting"
-        reason = " ".join(str(error).split(" full_key:")[0].split())
-        raise UserError(f"{key}: {reason.split(' object_type=')[0]}") from None
+        raise UserError(f"{error.full_key}: {' '.join(str(error).splitlines()[0].split())}") from None
     assert isinstance(settings, kind)
     return settings
+
+
+def _refuse_strays(config: DictConfig, prefix: str) -> None:
+    """Hydra's `+key=value` adds keys that no schema knows; refuse them."""
+    known = [field.name for field in dataclasses.fields(OmegaConf.get_type(config))]  # type: ignore[arg-type]
+    for key in config:
+        if key not in known:
+            raise unknown(f"{prefix.rstrip('.')}: setting" if prefix else "setting", key, known)
+        value = config._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_missing():
+            _refuse_strays(value, f"{prefix}{key}.")
 
 
 # What may differ between two runs that are still the same experiment.

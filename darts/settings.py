@@ -129,7 +129,7 @@ class WeightOptimiser:
         allowed = "false where momentum is 0"
         require(not self.nesterov or self.momentum > 0, f"{place}.nesterov", self.nesterov, allowed)
         require(0 <= self.weight_decay < math.inf, f"{place}.weight_decay", self.weight_decay, "at least 0, finite")
-        require(self.clip > 0, f"{place}.clip", self.clip, "above 0 (.inf: no clipping)")
+        require(self.clip > 0, f"{place}.clip", self.clip, "above 0 (inf: no clipping)")
 
 
 @dataclass
@@ -191,4 +191,4 @@ class CheckpointSettings:
     minutes: float  # at most this long between two saves within an epoch
 
     def __post_init__(self) -> None:
-        require(self.minutes > 0, "checkpoint.minutes", self.minutes, "above 0 (.inf: at the ends of epochs alone)")
+        require(self.minutes > 0, "checkpoint.minutes", self.minutes, "above 0 (inf: at the ends of epochs alone)")

@@ -91,11 +91,8 @@ def quadratic_problem(learning_rate: float, momentum: float, decay: float) -> tu
     """L_train = (w - A a)' H (w - A a) / 2, L_val = |w - c|^2 / 2 + a.b; with its hypergradient in closed form."""
     generator = torch.Generator().manual_seed(3)
     size, alphas = 6, 4
-    a_matrix, root = (
-        torch.randn(size, alphas, generator=generator).double(),
-        torch.randn(size, size, generator=generator),
-    )
-    hessian = (root @ root.T).double()
+    a_matrix, root = (torch.randn(size, columns, generator=generator).double() for columns in (alphas, size))
+    hessian = root @ root.T
     w, buffer, c = (torch.randn(size, generator=generator).double() for _ in range(3))
     alpha, b = (torch.randn(alphas, generator=generator).double() for _ in range(2))
     w.requires_grad_()

@@ -44,7 +44,7 @@ def bits(value, name: str):
         yield name, repr(value).encode()
 
 
-def settings(method: str, minutes: str = ".inf", *overrides: str):
+def settings(method: str, minutes: str = "inf", *overrides: str):
     return composed("search", *TINY_SEARCH, f"method={method}", f"checkpoint.minutes={minutes}", *overrides)
 
 
@@ -80,7 +80,7 @@ def kill_after(monkeypatch, module, step_name: str, steps: int) -> None:
     monkeypatch.setattr(module, step_name, step)
 
 
-@pytest.mark.parametrize("minutes", ["1e-9", ".inf"])  # a checkpoint at every step, or at the ends of epochs alone
+@pytest.mark.parametrize("minutes", ["1e-9", "inf"])  # a checkpoint at every step, or at the ends of epochs alone
 @pytest.mark.parametrize("step_name", ["weight_step", "architecture_step"])
 @pytest.mark.parametrize("steps", [0, 1, 3, 4, 6, STEPS - 1])
 def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, steps, step_name, minutes, tmp_path):
@@ -113,7 +113,7 @@ def test_a_finished_search_answers_and_changes_nothing(uninterrupted, tmp_path):
 
 
 def test_a_folder_of_other_settings_is_refused_and_the_setting_named(tmp_path):
-    search.run(settings("darts", ".inf", "search.epochs=1"), tmp_path)
+    search.run(settings("darts", "inf", "search.epochs=1"), tmp_path)
     message = r"search\.epochs was 1 and is now 3"
     with pytest.raises(UserError, match=message):
         search.run(settings("darts"), tmp_path)
@@ -124,7 +124,7 @@ def test_a_folder_of_other_settings_is_refused_and_the_setting_named(tmp_path):
 
 def test_different_seeds_give_different_searches(tmp_path):
     for seed in (0, 1):
-        search.run(settings("darts", ".inf", "search.epochs=1", f"seed={seed}"), tmp_path / str(seed))
+        search.run(settings("darts", "inf", "search.epochs=1", f"seed={seed}"), tmp_path / str(seed))
     first, second = (Checkpoints(tmp_path / str(seed)).load()["alpha"]["normal"] for seed in (0, 1))
     assert not torch.equal(first, second)
 
@@ -141,7 +141,7 @@ def training_settings(minutes: str):
     return composed("final", *TINY_TRAIN, *drops, f"checkpoint.minutes={minutes}")
 
 
-@pytest.mark.parametrize("minutes", ["1e-9", ".inf"])
+@pytest.mark.parametrize("minutes", ["1e-9", "inf"])
 @pytest.mark.parametrize("steps", [1, 4, 7])
 def test_a_retraining_killed_at_any_step_resumes_bit_for_bit(steps, minutes, tmp_path):
     genotype = published("darts_v2")
