@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts.depthwise import DilatedDepthwise
 from darts.errors import unknown
 
 
@@ -57,11 +58,10 @@ def relu_conv_norm(input_channels: int, channels: int, affine: bool) -> nn.Modul
     )
 
 
-def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
-    padding = dilation * (kernel - 1) // 2
+def _separated(depthwise: nn.Module, channels: int, affine: bool) -> list[nn.Module]:
     return [
         nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        depthwise,
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels, affine=affine),
     ]
@@ -70,17 +70,23 @@ def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int,
 def separable(kernel: int) -> Candidate:
     """Depthwise-separable convolution, applied twice; the stride is on the first."""
 
+    def depthwise(channels: int, stride: int) -> nn.Module:
+        return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+
     def build(channels: int, stride: int, affine: bool) -> nn.Module:
-        first = _depthwise_pointwise(channels, kernel, stride, 1, affine)
-        return nn.Sequential(*first, *_depthwise_pointwise(channels, kernel, 1, 1, affine))
+        first = _separated(depthwise(channels, stride), channels, affine)
+        return nn.Sequential(*first, *_separated(depthwise(channels, 1), channels, affine))
 
     return Candidate(build)
 
 
 def dilated(kernel: int) -> Candidate:
     """Depthwise-separable convolution of dilation 2, applied once."""
-    return Candidate(lambda channels, stride, affine: nn.Sequential(
-        *_depthwise_pointwise(channels, kernel, stride, 2, affine)))  # fmt: skip
+
+    def build(channels: int, stride: int, affine: bool) -> nn.Module:
+        return nn.Sequential(*_separated(DilatedDepthwise(channels, kernel, stride), channels, affine))
+
+    return Candidate(build)
 
 
 def _skip(channels: int, stride: int, affine: bool) -> nn.Module:

@@ -23,7 +23,8 @@ CANDIDATES = [
 
 # The smallest whole runs: 100 images, a network of three cells of two channels.
 TINY = ["dataset.fraction=0.01", "network.channels=2", "network.cells=3", "network.stem_reductions=2", "device=cpu"]
-TINY_SEARCH = [*TINY, "search.epochs=3", "search.batch_size=16", "space.nodes=2"]
+TINY_SEARCH = [*TINY, "search.epochs=3", "search.batch_size=16", "space.nodes=2",
+               "space.candidates=[none,max_pool_3x3,skip_connect,sep_conv_3x3]"]  # fmt: skip
 TINY_TRAIN = [*TINY, "train.epochs=2", "train.batch_size=32"]
 
 SCHEMAS = {

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 FLOORS = [
     ["errors", "seeding"],
     ["genotype", "settings"],
-    ["published", "spaces"],
+    ["published", "spaces", "depthwise"],
     ["genotype_sources", "operations", "relaxation", "augmentation", "bilevel", "discretisation", "diagnostics"],
     ["supernet", "network", "cost", "datasets", "config"],
     ["data"],

@@ -1,0 +1,56 @@
+"""The dilated depthwise convolution: the library's function, and gradients that agree with it and with differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from darts import depthwise
+from darts.depthwise import DilatedDepthwise
+
+SIZES = [(6, 6), (5, 7), (2, 2), (1, 1), (9, 4)]
+
+
+@pytest.fixture(params=[2**20, 0], ids=["own weight gradient", "library's weight gradient"], autouse=True)
+def largest_product(request, monkeypatch):
+    monkeypatch.setattr(depthwise, "LARGEST_PRODUCT", request.param)
+
+
+def layer_and_input(kernel: int, stride: int, size: tuple[int, int]) -> tuple[DilatedDepthwise, torch.Tensor]:
+    torch.manual_seed(0)
+    layer = DilatedDepthwise(3, kernel, stride).double()
+    return layer, torch.randn(2, 3, *size).double().requires_grad_()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_function_and_gradients_are_the_librarys(kernel, stride, size):
+    layer, x = layer_and_input(kernel, stride, size)
+    out = layer(x)
+    slope = torch.randn_like(out)
+    found = torch.autograd.grad(out, [x, layer.weight], slope)
+    plain = torch.nn.Conv2d.forward(layer, x)
+    expected = torch.autograd.grad(plain, [x, layer.weight], slope)
+    torch.testing.assert_close(out, plain)
+    for own, library in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, library, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_first_and_second_gradients_are_those_of_differences(stride):
+    layer, x = layer_and_input(3, stride, (4, 5))
+
+    def function(x, weight):
+        return depthwise._FastGradient.apply(x, weight, stride)
+
+    assert torch.autograd.gradcheck(function, (x, layer.weight))
+    assert torch.autograd.gradgradcheck(function, (x, layer.weight))
+
+
+def test_channels_last_inputs_give_the_same():
+    layer, x = layer_and_input(5, 1, (8, 8))
+    last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    gradients = [torch.autograd.grad(layer(image).square().sum(), [image, layer.weight]) for image in (x, last)]
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second)
