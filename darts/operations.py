@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.depthwise import DilatedDepthwise
+from darts.depthwise import Depthwise
 from darts.errors import unknown
 
 
@@ -70,12 +70,9 @@ def _separated(depthwise: nn.Module, channels: int, affine: bool) -> list[nn.Mod
 def separable(kernel: int) -> Candidate:
     """Depthwise-separable convolution, applied twice; the stride is on the first."""
 
-    def depthwise(channels: int, stride: int) -> nn.Module:
-        return nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
-
     def build(channels: int, stride: int, affine: bool) -> nn.Module:
-        first = _separated(depthwise(channels, stride), channels, affine)
-        return nn.Sequential(*first, *_separated(depthwise(channels, 1), channels, affine))
+        first = _separated(Depthwise(channels, kernel, stride, 1), channels, affine)
+        return nn.Sequential(*first, *_separated(Depthwise(channels, kernel, 1, 1), channels, affine))
 
     return Candidate(build)
 
@@ -84,7 +81,7 @@ def dilated(kernel: int) -> Candidate:
     """Depthwise-separable convolution of dilation 2, applied once."""
 
     def build(channels: int, stride: int, affine: bool) -> nn.Module:
-        return nn.Sequential(*_separated(DilatedDepthwise(channels, kernel, stride), channels, affine))
+        return nn.Sequential(*_separated(Depthwise(channels, kernel, stride, 2), channels, affine))
 
     return Candidate(build)
 

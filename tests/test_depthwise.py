@@ -1,4 +1,4 @@
-"""The dilated depthwise convolution: the library's function, and gradients that agree with it and with differences."""
+"""Depthwise convolutions: the library's function, and gradients that agree with it and with differences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from darts import depthwise
-from darts.depthwise import DilatedDepthwise
+from darts.depthwise import Depthwise
 
 SIZES = [(6, 6), (5, 7), (2, 2), (1, 1), (9, 4)]
 
@@ -16,17 +16,18 @@ def largest_product(request, monkeypatch):
     monkeypatch.setattr(depthwise, "LARGEST_PRODUCT", request.param)
 
 
-def layer_and_input(kernel: int, stride: int, size: tuple[int, int]) -> tuple[DilatedDepthwise, torch.Tensor]:
+def layer_and_input(kernel: int, stride: int, dilation: int, size: tuple[int, int]) -> tuple[Depthwise, torch.Tensor]:
     torch.manual_seed(0)
-    layer = DilatedDepthwise(3, kernel, stride).double()
+    layer = Depthwise(3, kernel, stride, dilation).double()
     return layer, torch.randn(2, 3, *size).double().requires_grad_()
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_function_and_gradients_are_the_librarys(kernel, stride, size):
-    layer, x = layer_and_input(kernel, stride, size)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_function_and_gradients_are_the_librarys(kernel, dilation, stride, size):
+    layer, x = layer_and_input(kernel, stride, dilation, size)
     out = layer(x)
     slope = torch.randn_like(out)
     found = torch.autograd.grad(out, [x, layer.weight], slope)
@@ -39,17 +40,17 @@ def test_function_and_gradients_are_the_librarys(kernel, stride, size):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_first_and_second_gradients_are_those_of_differences(stride):
-    layer, x = layer_and_input(3, stride, (4, 5))
+    layer, x = layer_and_input(3, stride, 2, (4, 5))
 
     def function(x, weight):
-        return depthwise._FastGradient.apply(x, weight, stride)
+        return depthwise._FastGradient.apply(x, weight, stride, 2)
 
     assert torch.autograd.gradcheck(function, (x, layer.weight))
     assert torch.autograd.gradgradcheck(function, (x, layer.weight))
 
 
 def test_channels_last_inputs_give_the_same():
-    layer, x = layer_and_input(5, 1, (8, 8))
+    layer, x = layer_and_input(5, 1, 2, (8, 8))
     last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     gradients = [torch.autograd.grad(layer(image).square().sum(), [image, layer.weight]) for image in (x, last)]
     for first, second in zip(*gradients, strict=True):
