@@ -68,7 +68,7 @@ class CommonSettings:
 class SearchSettings(CommonSettings):
     """The settings of train_search.py."""
 
-    deterministic: bool  # refuse operations whose result may vary from run to run (on GPUs; the CPU always repeats)
+    deterministic: bool  # on a GPU, algorithms that repeat to the bit where there are any; the CPU always repeats
     dataset: Dataset
     method: Method
     search: SearchLoop

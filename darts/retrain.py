@@ -32,6 +32,7 @@ from darts.training import (
     cosine_learning_rate,
     descend,
     evaluate,
+    set_determinism,
     set_learning_rate,
     stop_unless_finite,
     weight_optimiser,
@@ -150,7 +151,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     if plain is not None:
         refuse_other_settings(plain["settings"], protocol(settings, genotype), folder)
     device = choose_device(settings.device)
-    torch.use_deterministic_algorithms(settings.deterministic)
+    set_determinism(settings.deterministic)
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     with ambient(settings.seed, "weights"):

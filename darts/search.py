@@ -36,6 +36,7 @@ from darts.training import (
     descend,
     evaluate,
     frozen_statistics,
+    set_determinism,
     set_learning_rate,
     stop_unless_finite,
     weight_optimiser,
@@ -215,7 +216,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     if plain is not None:
         refuse_other_settings(plain["settings"], identity(settings), folder)
     device = choose_device(settings.device)
-    torch.use_deterministic_algorithms(settings.deterministic)
+    set_determinism(settings.deterministic)
     loop, space, network = settings.search, settings.space, settings.network
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
     plans = plan_cells(network.cells, network.channels, space.multipliers())

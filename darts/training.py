@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,6 +28,13 @@ def choose_device(name: str) -> torch.device:
     if name not in available:
         raise UserError(f"device is {name!r}; this machine has: auto, {', '.join(available)}")
     return torch.device(name)
+
+
+def set_determinism(wanted: bool) -> None:
+    """On a GPU use algorithms that repeat to the bit, and warn where there is none; the CPU always repeats."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
 
 
 def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser) -> torch.optim.SGD:

@@ -11,6 +11,7 @@ import pytest
 from darts.compare import protocol, report
 from darts.compare.protocol import RANDOM, SEARCHED, Outcome
 from darts.compare.statistics import paired_permutation_test, relative_improvement, spread
+from darts.errors import UserError
 from tests.conftest import TINY_TRAIN, composed
 
 
@@ -111,6 +112,12 @@ def test_pairs_share_a_seed_and_random_cells_are_all_different():
     assert len({trial.genotype.digest() for trial in drawn}) == 8
     longer = protocol.plan_trials(settings("random.samples=9", "searched=[darts_v1,darts_v2]", "seed=3"))
     assert longer[:16] == trials  # asking for more keeps what there is
+
+
+def test_a_searched_cell_of_another_space_than_the_random_ones_is_refused():
+    with pytest.raises(UserError, match="searched nasnet: the genotype is of space 'nasnet', but space is 'darts'"):
+        protocol.plan_trials(settings("searched=[nasnet]"))
+    assert len(protocol.plan_trials(settings("searched=[nasnet]", "space=nasnet"))) == 4
 
 
 def test_all_trials_share_one_protocol(tmp_path):

@@ -54,6 +54,8 @@ def plan_trials(settings: CompareSettings) -> list[Trial]:
         (reference, find_genotype(reference, settings.space, settings.runs, settings.seed))
         for reference in settings.searched
     ]
+    for reference, genotype in found:
+        settings.space.check(genotype, f"searched {reference}")  # else its random cells would be of another space
     trials = []
     for pair in range(settings.random.samples):
         seed = settings.seed + pair
