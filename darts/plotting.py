@@ -74,6 +74,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
             continue
         source, node = edges[index]
         axes.set_title(f"{_state(source)} to {node}", fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         for column, name in enumerate(space.candidates):
             values = [line["mixture"][kind][index][column] for line in history]
             axes.plot(epochs, values, color=colour(name), marker="." if len(epochs) < 20 else "", label=name)

@@ -65,6 +65,7 @@ class SearchState:
         """Tensors and plain values from which the search goes on bit for bit."""
         return {
             "settings": identity(self.settings),
+            "split": self.data.split.digest(),
             "supernet": self.supernet.state_dict(),
             "alpha": {kind: matrix.detach() for kind, matrix in self.alpha.items()},
             "weight_optimiser": self.weight_optimiser.state_dict(),
@@ -77,7 +78,9 @@ class SearchState:
         }
 
     def restore(self, plain: dict[str, Any]) -> None:
-        """Go on from what `to_plain` gave."""
+        """Go on from what `to_plain` gave; `UserError` where the images on disk are no longer the same."""
+        if plain["split"] != self.data.split.digest():
+            raise UserError("the training images have changed since this search began; give another hydra.run.dir")
         self.supernet.load_state_dict(plain["supernet"])
         with torch.no_grad():
             for kind, matrix in self.alpha.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from darts import retrain, search
 from darts.checkpoint import Checkpoints
@@ -128,6 +129,25 @@ def test_a_folder_of_other_settings_is_refused_and_the_setting_named(tmp_path):
     (tmp_path / "genotype.json").unlink()
     with pytest.raises(UserError, match=message):
         search.run(settings("darts"), tmp_path)
+
+
+def test_a_search_whose_images_have_changed_is_not_continued(tmp_path):
+    def folder_settings(epochs: int):
+        pictures = ["dataset=image_folder", f"dataset.root={tmp_path}", f"dataset.cache={tmp_path / 'cache'}"]
+        return composed("search", *TINY_SEARCH, *pictures, "dataset.fraction=1", "search.batch_size=4",
+                        f"search.epochs={epochs}", "dataset.image_size=16")  # fmt: skip
+
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for index in range(8):
+            Image.new("RGB", (16, 16), (index, 0, 0)).save(tmp_path / "train" / name / f"{index}.png")
+    (tmp_path / "test").mkdir()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, search, "weight_step", 3)
+        search.run(folder_settings(3), tmp_path / "run")
+    (tmp_path / "train" / "a" / "7.png").unlink()
+    with pytest.raises(UserError, match="the training images have changed"):
+        search.run(folder_settings(3), tmp_path / "run")
 
 
 def test_different_seeds_give_different_searches(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from darts import retrain
 from darts.config import CompareSettings, FinalSettings, digest
 from darts.genotype import Genotype
-from darts.genotype_sources import find_genotype, random_genotype
+from darts.genotype_sources import find_genotype, newest_search, random_genotype
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,8 @@ class Outcome:
 
 def plan_trials(settings: CompareSettings) -> list[Trial]:
     """All trials, pair after pair, so that an interrupted comparison has whole pairs."""
-    found = [
-        (reference, find_genotype(reference, settings.space, settings.runs, settings.seed))
-        for reference in settings.searched
-    ]
+    names = [str(newest_search(settings.runs).parent) if name == "latest" else name for name in settings.searched]
+    found = [(name, find_genotype(name, settings.space, settings.runs, settings.seed)) for name in names]
     for reference, genotype in found:
         settings.space.check(genotype, f"searched {reference}")  # else its random cells would be of another space
     trials = []
