@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -36,6 +37,8 @@ SCHEMAS = {
 
 torch.set_num_threads(1)
 config.register()
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine
+hypothesis.settings.load_profile("steady")
 
 
 def composed(command: str, *overrides: str):
