@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from darts.data import Batch, Preparation, TrainData, test_batches, train_data
 from darts.errors import UserError
 from darts.genotype import Genotype, from_json, to_json
 from darts.network import Network, build_network, drop_path_scales
+from darts.progress import RunState
 from darts.record import environment, write_json
 from darts.seeding import ambient, generator
 from darts.settings import Augmentation, Dataset
 from darts.spaces import InputShape
 from darts.tracking import Tracker
 from darts.training import (
-    RunningMeans,
     choose_device,
     correct,
     cosine_learning_rate,
@@ -44,41 +43,28 @@ Result = dict[str, Any]
 EVALUATION_BATCH = 500
 
 
-@dataclass
-class TrainState:
-    """Everything retraining works on; what changes is in `to_plain`, and a checkpoint holds exactly that."""
+@dataclass(kw_only=True)
+class TrainState(RunState):
+    """Everything retraining works on; a checkpoint holds exactly what changes."""
 
     settings: FinalSettings
     genotype: Genotype
     data: TrainData
     network: Network
     optimiser: torch.optim.Optimizer
-    checkpoints: Checkpoints
-    tracker: Tracker
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    means: RunningMeans = field(default_factory=RunningMeans)
 
-    def to_plain(self) -> dict[str, Any]:
-        """Tensors and plain values from which training goes on bit for bit."""
+    def contents(self) -> dict[str, Any]:
+        """Weights and optimiser, and the settings that must be the same when they are taken up."""
         return {
             "settings": protocol(self.settings, self.genotype),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "position": {"epoch": self.epoch, "step": self.step},
-            "means": self.means.state(),
-            "history": self.tracker.history,
-            "timing": self.tracker.timing,
-            "seconds": self.tracker.seconds() if self.step else 0.0,
         }
 
-    def restore(self, plain: dict[str, Any]) -> None:
-        """Go on from what `to_plain` gave."""
-        self.network.load_state_dict(plain["network"])
-        self.optimiser.load_state_dict(plain["optimiser"])
-        self.epoch, self.step = plain["position"]["epoch"], plain["position"]["step"]
-        self.means = RunningMeans(plain["means"])
-        self.tracker.restore(plain["history"], plain["timing"], plain["seconds"])
+    def take(self, contents: dict[str, Any]) -> None:
+        """Go on from what `contents` gave."""
+        self.network.load_state_dict(contents["network"])
+        self.optimiser.load_state_dict(contents["optimiser"])
 
 
 def protocol(settings: FinalSettings, genotype: Genotype) -> dict[str, Any]:
@@ -92,11 +78,9 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
         return finished(settings, genotype, folder)
     state = start_or_resume(settings, genotype, folder)
     with state.tracker.redirected():
-        for epoch in range(state.epoch, settings.train.epochs):
+        for _ in state.epochs(settings.train.epochs):
             train_epoch(state)
             record_epoch(state)
-            state.epoch, state.step, state.means = epoch + 1, 0, RunningMeans()
-            state.checkpoints.save(state.to_plain())
     return finish(state, folder)
 
 
@@ -104,16 +88,11 @@ def train_epoch(state: TrainState) -> None:
     """One pass over the training images."""
     settings, steps = state.settings, len(state.data.train)
     batches = state.data.train.shuffled(state.epoch, state.step)
-    saved = time.monotonic()
-    for batch in state.tracker.steps(batches, state.epoch, state.step, steps):
+    for batch in state.steps(batches, steps):
         progress = (state.epoch + state.step / steps) / settings.train.epochs
         learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.train.epochs)
         set_learning_rate(state.optimiser, learning_rate)
         train_step(state, batch)
-        state.step += 1
-        if time.monotonic() - saved > 60 * settings.checkpoint.minutes and state.step < steps:
-            state.checkpoints.save(state.to_plain())
-            saved = time.monotonic()
 
 
 def train_step(state: TrainState, batch: Batch) -> None:
@@ -159,9 +138,16 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     record = {"settings": protocol(settings, genotype), "environment": environment(device)}
     write_json(folder / "run.json", record)
-    optimiser = weight_optimiser(network.parameters(), settings.weight_optimiser)
-    tracker = Tracker(folder, train.epochs, device)
-    state = TrainState(settings, genotype, data, network, optimiser, checkpoints, tracker)
+    state = TrainState(
+        settings=settings,
+        genotype=genotype,
+        data=data,
+        network=network,
+        optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser),
+        checkpoints=checkpoints,
+        tracker=Tracker(folder, train.epochs, device),
+        minutes=settings.checkpoint.minutes,
+    )
     if plain is None:
         size = count_parameters_without_auxiliary(network)
         log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")

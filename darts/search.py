@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from darts.data import Batch, SearchData, search_data
 from darts.diagnostics import search_figures
 from darts.errors import UserError
 from darts.genotype import Genotype, from_json, to_json
+from darts.progress import RunState
 from darts.record import environment, write_json
 from darts.seeding import ambient, generator
 from darts.spaces import CELL_TYPES, plan_cells
 from darts.supernet import Supernet
 from darts.tracking import Tracker
 from darts.training import (
-    RunningMeans,
     architecture_optimiser,
     choose_device,
     correct,
@@ -45,9 +44,9 @@ from darts.training import (
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class SearchState:
-    """Everything a search works on; what changes is in `to_plain`, and a checkpoint holds exactly that."""
+@dataclass(kw_only=True)
+class SearchState(RunState):
+    """Everything a search works on; a checkpoint holds exactly what changes."""
 
     settings: SearchSettings
     data: SearchData
@@ -55,14 +54,9 @@ class SearchState:
     alpha: dict[str, nn.Parameter]  # cell type -> (edges, candidates)
     weight_optimiser: torch.optim.Optimizer
     architecture_optimiser: torch.optim.Optimizer
-    checkpoints: Checkpoints
-    tracker: Tracker
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    means: RunningMeans = field(default_factory=RunningMeans)
 
-    def to_plain(self) -> dict[str, Any]:
-        """Tensors and plain values from which the search goes on bit for bit."""
+    def contents(self) -> dict[str, Any]:
+        """Weights, alpha and both optimisers, and what must be the same when they are taken up."""
         return {
             "settings": identity(self.settings),
             "split": self.data.split.digest(),
@@ -70,26 +64,18 @@ class SearchState:
             "alpha": {kind: matrix.detach() for kind, matrix in self.alpha.items()},
             "weight_optimiser": self.weight_optimiser.state_dict(),
             "architecture_optimiser": self.architecture_optimiser.state_dict(),
-            "position": {"epoch": self.epoch, "step": self.step},
-            "means": self.means.state(),
-            "history": self.tracker.history,
-            "timing": self.tracker.timing,
-            "seconds": self.tracker.seconds() if self.step else 0.0,
         }
 
-    def restore(self, plain: dict[str, Any]) -> None:
-        """Go on from what `to_plain` gave; `UserError` where the images on disk are no longer the same."""
-        if plain["split"] != self.data.split.digest():
+    def take(self, contents: dict[str, Any]) -> None:
+        """Go on from what `contents` gave; `UserError` where the images on disk are no longer the same."""
+        if contents["split"] != self.data.split.digest():
             raise UserError("the training images have changed since this search began; give another hydra.run.dir")
-        self.supernet.load_state_dict(plain["supernet"])
+        self.supernet.load_state_dict(contents["supernet"])
         with torch.no_grad():
             for kind, matrix in self.alpha.items():
-                matrix.copy_(plain["alpha"][kind])
-        self.weight_optimiser.load_state_dict(plain["weight_optimiser"])
-        self.architecture_optimiser.load_state_dict(plain["architecture_optimiser"])
-        self.epoch, self.step = plain["position"]["epoch"], plain["position"]["step"]
-        self.means = RunningMeans(plain["means"])
-        self.tracker.restore(plain["history"], plain["timing"], plain["seconds"])
+                matrix.copy_(contents["alpha"][kind])
+        self.weight_optimiser.load_state_dict(contents["weight_optimiser"])
+        self.architecture_optimiser.load_state_dict(contents["architecture_optimiser"])
 
     def mixture(self) -> dict[str, Tensor]:
         """The present mixture weights, without a gradient."""
@@ -109,11 +95,9 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
         return finished(settings, folder)
     state = start_or_resume(settings, folder)
     with state.tracker.redirected():
-        for epoch in range(state.epoch, settings.search.epochs):
+        for _ in state.epochs(settings.search.epochs):
             search_epoch(state)
             record_epoch(state)
-            state.epoch, state.step, state.means = epoch + 1, 0, RunningMeans()
-            state.checkpoints.save(state.to_plain())
     return finish(state, folder)
 
 
@@ -126,17 +110,12 @@ def search_epoch(state: SearchState) -> None:
         data.architecture.shuffled(state.epoch, state.step, steps),
         strict=True,
     )
-    saved = time.monotonic()
-    for train_batch, valid_batch in state.tracker.steps(pairs, state.epoch, state.step, steps):
+    for train_batch, valid_batch in state.steps(pairs, steps):
         progress = (state.epoch + state.step / steps) / settings.search.epochs
         learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.search.epochs)
         set_learning_rate(state.weight_optimiser, learning_rate)
         architecture_step(state, train_batch, valid_batch)
         weight_step(state, train_batch)
-        state.step += 1
-        if time.monotonic() - saved > 60 * settings.checkpoint.minutes and state.step < steps:
-            state.checkpoints.save(state.to_plain())
-            saved = time.monotonic()
 
 
 def architecture_step(state: SearchState, train_batch: Batch, valid_batch: Batch) -> None:
@@ -234,14 +213,15 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
     write_bytes(folder / "split.json", data.split.to_json().encode())
     state = SearchState(
-        settings,
-        data,
-        supernet,
-        alpha,
-        weight_optimiser(supernet.parameters(), settings.weight_optimiser),
-        architecture_optimiser(alpha.values(), settings.architecture_optimiser),
-        checkpoints,
-        Tracker(folder, loop.epochs, device),
+        settings=settings,
+        data=data,
+        supernet=supernet,
+        alpha=alpha,
+        weight_optimiser=weight_optimiser(supernet.parameters(), settings.weight_optimiser),
+        architecture_optimiser=architecture_optimiser(alpha.values(), settings.architecture_optimiser),
+        checkpoints=checkpoints,
+        tracker=Tracker(folder, loop.epochs, device),
+        minutes=settings.checkpoint.minutes,
     )
     if plain is None:
         weights, architecture = len(data.split.weights), len(data.split.architecture)

@@ -18,6 +18,7 @@ FLOORS = [
     ["data"],
     ["training", "checkpoint"],
     ["record", "plotting", "tracking"],
+    ["progress"],
     ["search", "retrain"],
     ["compare.statistics", "compare.protocol"],
     ["compare.report"],

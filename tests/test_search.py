@@ -74,7 +74,7 @@ def test_alpha_is_in_the_checkpoint_and_in_one_optimiser_alone(tmp_path):
     assert owned == {id(weight) for weight in state.supernet.parameters()}
     groups = state.architecture_optimiser.param_groups
     assert [id(p) for group in groups for p in group["params"]] == [id(matrix) for matrix in state.alpha.values()]
-    assert all(torch.equal(state.to_plain()["alpha"][kind], matrix) for kind, matrix in state.alpha.items())
+    assert all(torch.equal(state.contents()["alpha"][kind], matrix) for kind, matrix in state.alpha.items())
 
 
 def test_alpha_starts_small_and_different_with_every_seed(tmp_path):
