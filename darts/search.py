@@ -183,12 +183,12 @@ def record_epoch(state: SearchState) -> None:
 
 
 def alpha_figures(state: SearchState) -> Iterator[tuple[str, float]]:
-    """Every entry of alpha under the name of its edge and candidate."""
+    """Every entry of alpha under the name of its edge and candidate; TensorBoard sorts by name: z puts them last."""
     space = state.settings.space
     for kind, matrix in state.alpha.items():
         for (source, node), row in zip(space.edges(), matrix.tolist(), strict=True):
             for name, value in zip(space.candidates, row, strict=True):
-                yield f"alpha_{kind}/{source}_to_{node + 2}/{name}", value
+                yield f"z_alpha_{kind}/{source}_to_{node + 2}/{name}", value
 
 
 def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:

@@ -118,7 +118,7 @@ def test_tensorboard_holds_what_it_should(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     scalars, images = events.Tags()["scalars"], events.Tags()["images"]
     for name in ("train/loss", "valid/accuracy", "entropy/normal", "skips/normal", "learning_rate/weights",
-                 "time/step_ms", "time/memory_mb", "alpha_normal/0_to_2/sep_conv_3x3"):  # fmt: skip
+                 "time/step_ms", "time/memory_mb", "z_alpha_normal/0_to_2/sep_conv_3x3"):  # fmt: skip
         assert name in scalars
     assert {"cell/normal", "cell/reduction"} <= set(images)
 
