@@ -31,8 +31,10 @@ def describe(settings: config.DescribeSettings, genotype: Genotype) -> dict[str,
     device = choose_device(settings.device)
     size, image = settings.network, settings.input
     shape = InputShape(image.channels, image.size, image.classes)
-    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape).to(device)
+    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.zeros(1, image.channels, image.size, image.size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     return {
         "genotype": genotype.digest(),
         "space": genotype.space,
