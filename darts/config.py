@@ -65,40 +65,41 @@ class CommonSettings:
 
 
 @dataclass
-class SearchSettings(CommonSettings):
-    """The settings of train_search.py."""
+class RunSettings(CommonSettings):
+    """What every command is told that trains on images."""
 
     deterministic: bool  # on a GPU, algorithms that repeat to the bit where there are any; the CPU always repeats
     dataset: Dataset
-    method: Method
-    search: SearchLoop
     weight_optimiser: WeightOptimiser
-    architecture_optimiser: ArchitectureOptimiser
     checkpoint: CheckpointSettings
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size(self.dataset.image_size, self.network)
+        check_size("dataset.image_size", self.dataset.image_size, self.network)
+
+
+@dataclass
+class SearchSettings(RunSettings):
+    """The settings of train_search.py."""
+
+    method: Method
+    search: SearchLoop
+    architecture_optimiser: ArchitectureOptimiser
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.method.hypergradient, FiniteDifference):
             allowed = "false with a second-order method, whose unrolled step has none"
             require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
 
 
 @dataclass
-class FinalSettings(CommonSettings):
+class FinalSettings(RunSettings):
     """The settings of train_final.py."""
 
-    deterministic: bool
-    dataset: Dataset
     genotype: str  # latest, random, a published name, or a path
     weights: str | None  # evaluate this file instead of training
     train: TrainLoop
-    weight_optimiser: WeightOptimiser
-    checkpoint: CheckpointSettings
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_size(self.dataset.image_size, self.network)
 
 
 @dataclass
@@ -112,20 +113,15 @@ class RandomBaseline:
 
 
 @dataclass
-class CompareSettings(CommonSettings):
+class CompareSettings(RunSettings):
     """The settings of `python -m darts.compare`: the retraining protocol, and what goes through it."""
 
-    deterministic: bool
-    dataset: Dataset
     searched: list[str]  # genotypes of independent searches: latest, published names, paths
     random: RandomBaseline
     train: TrainLoop
-    weight_optimiser: WeightOptimiser
-    checkpoint: CheckpointSettings
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size(self.dataset.image_size, self.network)
         require(bool(self.searched), "searched", self.searched, "a list of at least one genotype")
         allowed = f"at most random.samples long ({self.random.samples})"
         require(len(self.searched) <= self.random.samples, "searched", self.searched, allowed)
@@ -156,14 +152,14 @@ class DescribeSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size(self.input.size, self.network)
+        check_size("input.size", self.input.size, self.network)
 
 
-def check_size(image_size: int, network: NetworkSettings) -> None:
+def check_size(setting: str, image_size: int, network: NetworkSettings) -> None:
     """Images must be large enough for the stem and the two reduction cells."""
     least = 2 ** (network.stem_reductions + 2)
     allowed = f"at least {least}: the network halves it {network.stem_reductions + 2} times"
-    require(image_size >= least, "dataset.image_size", image_size, allowed)
+    require(image_size >= least, setting, image_size, allowed)
 
 
 def register() -> None:

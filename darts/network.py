@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.genotype import Cell, Genotype
-from darts.operations import FactorisedReduction, candidate, relu_conv_norm, stem
+from darts.operations import candidate, input_preparations, stem
 from darts.spaces import CellPlan, InputShape, output_channels, plan_cells
 
 
@@ -18,14 +18,8 @@ class DiscreteCell(nn.Module):
 
     def __init__(self, plan: CellPlan, cell: Cell) -> None:
         super().__init__()
-        older, newer = plan.input_channels
         self.cell = cell
-        self.prepare_older = (
-            FactorisedReduction(older, plan.channels, affine=True)
-            if plan.after_reduction
-            else relu_conv_norm(older, plan.channels, affine=True)
-        )
-        self.prepare_newer = relu_conv_norm(newer, plan.channels, affine=True)
+        self.prepare_older, self.prepare_newer = input_preparations(plan, affine=True)
         self.operations = nn.ModuleList(
             candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation").build(
                 plan.channels, plan.stride if edge.source < 2 else 1, True

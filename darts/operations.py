@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from darts.depthwise import Depthwise
 from darts.errors import unknown
+from darts.spaces import CellPlan
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ def relu_conv_norm(input_channels: int, channels: int, affine: bool) -> nn.Modul
     return nn.Sequential(
         nn.ReLU(), nn.Conv2d(input_channels, channels, 1, bias=False), nn.BatchNorm2d(channels, affine=affine)
     )
+
+
+def input_preparations(plan: CellPlan, affine: bool) -> tuple[nn.Module, nn.Module]:
+    """What brings a cell's older and newer input to its width, and the older one to its resolution."""
+    older, newer = plan.input_channels
+    first = FactorisedReduction if plan.after_reduction else relu_conv_norm
+    return first(older, plan.channels, affine), relu_conv_norm(newer, plan.channels, affine)
 
 
 def _separated(depthwise: nn.Module, channels: int, affine: bool) -> list[nn.Module]:

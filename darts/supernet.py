@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from darts.operations import FactorisedReduction, relu_conv_norm, search_operation, stem
+from darts.operations import input_preparations, search_operation, stem
 from darts.spaces import CellPlan, InputShape, SearchSpace, output_channels
 
 Mixture = Mapping[str, Tensor]  # cell type -> (edges, candidates)
@@ -34,14 +34,8 @@ class SearchCell(nn.Module):
 
     def __init__(self, plan: CellPlan, space: SearchSpace) -> None:
         super().__init__()
-        older, newer = plan.input_channels
         self.space = space
-        self.prepare_older = (
-            FactorisedReduction(older, plan.channels, affine=False)
-            if plan.after_reduction
-            else relu_conv_norm(older, plan.channels, affine=False)
-        )
-        self.prepare_newer = relu_conv_norm(newer, plan.channels, affine=False)
+        self.prepare_older, self.prepare_newer = input_preparations(plan, affine=False)
         self.edges = nn.ModuleList(
             MixedOperation(space.candidates, plan.channels, plan.stride if source < 2 else 1)
             for source, _ in space.edges()

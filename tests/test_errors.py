@@ -65,6 +65,7 @@ SEARCH, FINAL, COMPARE = "search", "final", "compare"
         (COMPARE, "searched=[darts_v1,darts_v1]", r"searched"),
         (COMPARE, "random.samples=2 searched=[darts_v1,darts_v2,snas]", r"searched .*at most random\.samples"),
         ("describe", "input.classes=0", r"input\.classes"),
+        ("describe", "input.size=2", r"input\.size is 2; it must be at least 4"),
     ],
 )
 def test_values_out_of_range(command, overrides, message):
