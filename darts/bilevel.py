@@ -47,7 +47,8 @@ class FirstOrder(Hypergradient):
     """The weights are taken as they are: the gradient of L_val(w, alpha) (Liu et al. 2019, section 2.3, xi = 0)."""
 
     def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
-        loss = problem.valid_loss(problem.weights, problem.alpha)
+        weights = [weight.detach() for weight in problem.weights]  # so that no layer prepares for their gradients
+        loss = problem.valid_loss(weights, problem.alpha)
         return gradients(loss, problem.alpha), loss.detach()
 
 
@@ -74,7 +75,10 @@ class FiniteDifference(Hypergradient):
 
     def _gradient_at(self, problem: Problem, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
         """The gradient in alpha of L_train at w + epsilon * direction; w is the original weights, not w'."""
-        moved = [w.detach() + epsilon * d for w, d in zip(problem.weights, direction, strict=True)]
+        import torch
+
+        with torch.no_grad():
+            moved = torch._foreach_add(list(problem.weights), torch._foreach_mul(list(direction), epsilon))
         return gradients(problem.train_loss(moved, problem.alpha), problem.alpha)
 
 

@@ -1,0 +1,190 @@
+"""What touches maps of pixels: two functions with gradients of their own.
+
+    Convolved   [1x1 convolution, ReLU], depthwise convolution, moments of the result
+    Summed      the sum of 1x1 convolutions of many maps: a node's share
+
+Batch norm needs the whole batch before it can go on: the functions begin and end there. Gradients are by hand, so that
+each map is read once, and nothing is kept that can be had again cheaply: Convolved keeps its input and its output, not
+the rectified map between. Second derivatives are the plain supernet's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from darts import depthwise
+from darts.fused.folding import Moments
+
+
+class Before(NamedTuple):
+    """The folded 1x1 convolution that, with a ReLU, comes before a depthwise convolution; (K, C, C) and (K, C)."""
+
+    matrices: Tensor
+    constants: Tensor
+
+
+def convolved(
+    image: Tensor, before: Before | None, kernel: Tensor, steps: tuple[int, int], wanted: bool
+) -> tuple[Tensor, Moments | None]:
+    """A depthwise convolution of K stacked edges, and the moments of its result where they are wanted.
+
+    `kernel`: (K, C, 1, k, k); `steps`: stride and dilation. Without `before` the image is what all edges have in
+    common, (batch, C, H, W); with it, it is (batch, K C, H, W) and goes through 1x1 convolution and ReLU first.
+    """
+    edges = len(kernel)
+    stride, dilation = steps
+    if before is None and dilation % stride == 0:  # then only these pixels are seen (depthwise.py)
+        image, steps = image[:, :, ::stride, ::stride], (1, dilation // stride)
+    kernel = depthwise.within_reach(kernel.flatten(0, 1), image, steps[1]).to(image.dtype)
+    before = before or Before(None, None)  # type: ignore[arg-type]
+    result, mean, covariance = _Convolved.apply(edges, steps, wanted, image, kernel, *before)
+    return result, Moments(mean, covariance, result.numel() // result.shape[1]) if wanted else None
+
+
+class Operand(NamedTuple):
+    """A map and the 1x1 convolutions that bring it to each of K edges' sums: (K, C, C'), (K, C)."""
+
+    image: Tensor
+    matrices: Tensor
+    constants: Tensor | None
+
+
+def summed(shared: Sequence[Operand], stacked: Sequence[Operand]) -> Tensor:
+    """For each of K edges the sum of all maps, each through its 1x1 convolution: (batch, K C, H, W).
+
+    A shared map is (batch, C', H, W) and serves all edges; a stacked one (batch, K C', H, W) has a group for each.
+    """
+    operands = [*shared, *stacked]
+    constants = [operand.constants for operand in operands if operand.constants is not None]
+    bias = torch.stack(constants).sum(0) if constants else operands[0].matrices.new_zeros(operands[0].matrices.shape[:2])
+    images = [operand.image for operand in operands]
+    weights = [operand.matrices for operand in stacked]
+    if shared:  # their maps are one, joined along the channels, with one dense matrix
+        weights.insert(0, torch.cat([operand.matrices for operand in shared], dim=2).flatten(0, 1)[None])
+    return _Summed.apply(len(shared), len(images), bias, *images, *weights)
+
+
+def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None) -> Tensor:
+    """Each group of C' channels through its own matrix: image (batch, K C', H, W), (K, C, C'), (K, C)."""
+    groups = len(matrices)
+    matrices = matrices.flatten(0, 1)[:, :, None, None].to(image.dtype)
+    return torch.conv2d(image, matrices, None if constants is None else constants.flatten().to(image.dtype), groups=groups)
+
+
+def moments(image: Tensor) -> Moments:
+    """The moments of one map, by operations that autograd knows."""
+    pixels = _pixels(image, 1)
+    mean = pixels.mean(1)
+    covariance = pixels.transpose(1, 2) @ pixels / pixels.shape[1] - mean[:, :, None] * mean[:, None, :]
+    return Moments(mean, covariance, pixels.shape[1])
+
+
+class _Convolved(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, edges: int, steps: Any, wanted: bool, image: Tensor, kernel: Tensor, matrices: Any, constants: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        mean = covariance = None
+        with torch.autocast(image.device.type, enabled=False):
+            if matrices is None:
+                result = _for_each_edge(image, kernel, steps)
+            else:
+                result = depthwise.convolve(mapped(image, matrices, constants).relu_(), kernel, *steps)
+            if wanted:
+                pixels = _pixels(result, edges)
+                mean = pixels.mean(1)
+                second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
+                covariance = second - mean[:, :, None] * mean[:, None, :]
+        ctx.edges, ctx.steps = edges, steps
+        ctx.save_for_backward(image, kernel, matrices, constants, result, mean)
+        return result, mean, covariance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor, mean_slope: Any, covariance_slope: Any) -> tuple[Any, ...]:
+        image, kernel, matrices, constants, result, mean = ctx.saved_tensors
+        edges, steps, wanted = ctx.edges, ctx.steps, ctx.needs_input_grad[4]
+        if mean is not None:  # the slope of the moments (folding.py)
+            count = result.numel() // result.shape[1]
+            linear = (covariance_slope + covariance_slope.transpose(1, 2)) / count
+            constant = mean_slope / count - (linear @ mean[:, :, None])[:, :, 0]
+            slope = mapped(result, linear, constant).add_(slope)
+        if matrices is None:
+            return None, None, None, *_gradients_for_each_edge(slope, image, kernel, steps, wanted), None, None
+        rectified = mapped(image, matrices, constants).relu_()
+        for_kernel = depthwise.weight_gradient(slope, rectified, kernel, *steps) if wanted else None
+        slope = depthwise.input_gradient(slope, rectified.shape, kernel, *steps)
+        slope = torch.ops.aten.threshold_backward(slope, rectified, 0)
+        pixels = _pixels(slope, edges)
+        for_matrices = pixels.transpose(1, 2) @ _pixels(image, edges)
+        return None, None, None, mapped(slope, matrices.transpose(1, 2)), for_kernel, for_matrices, pixels.sum(1)
+
+
+def _for_each_edge(image: Tensor, kernel: Tensor, steps: tuple[int, int]) -> Tensor:
+    """The convolutions of one image (batch, C, H, W) with each edge's kernel of (K C, 1, k, k), side by side.
+
+    At stride 1 the image is put side by side first, for one convolution; else its copies are larger than the results.
+    """
+    edges = len(kernel) // image.shape[1]
+    if steps[0] == 1:
+        return depthwise.convolve(torch.cat([image] * edges, dim=1), kernel, *steps)
+    return torch.cat([depthwise.convolve(image, one, *steps) for one in kernel.chunk(edges)], dim=1)
+
+
+def _gradients_for_each_edge(
+    slope: Tensor, image: Tensor, kernel: Tensor, steps: tuple[int, int], wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Of the image, and of the kernel if it is wanted."""
+    edges = len(kernel) // image.shape[1]
+    copies, slopes, kernels = [image] * edges, slope.chunk(edges, dim=1), kernel.chunk(edges)
+    if steps[0] == 1:
+        for_copies = depthwise.input_gradient(slope, slope.shape, kernel, *steps).chunk(edges, dim=1)
+        for_kernel = depthwise.weight_gradient(slope, torch.cat(copies, dim=1), kernel, *steps) if wanted else None
+        return sum(for_copies[1:], start=for_copies[0]), for_kernel
+    triples = list(zip(slopes, copies, kernels, strict=True))
+    for_image = sum(depthwise.input_gradient(s, x.shape, k, *steps) for s, x, k in triples)
+    return for_image, torch.cat([depthwise.weight_gradient(*triple, *steps) for triple in triples]) if wanted else None
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shared: int, maps: int, bias: Tensor, *tensors: Tensor) -> Tensor:
+        images, weights = _joined(tensors[:maps], shared), tensors[maps:]
+        ctx.channels, ctx.bias_shape = [image.shape[1] for image in tensors[:shared]], bias.shape
+        ctx.save_for_backward(*images, *weights)
+        with torch.autocast(bias.device.type, enabled=False):
+            total = mapped(images[0], weights[0], bias)
+            for image, weight in zip(images[1:], weights[1:], strict=True):
+                total += mapped(image, weight)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
+        half = len(ctx.saved_tensors) // 2
+        images, weights = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
+        for_images = [mapped(slope, weight.transpose(1, 2)) for weight in weights]
+        for_weights = [
+            _pixels(slope, len(weight)).transpose(1, 2) @ _pixels(image, len(weight))
+            for image, weight in zip(images, weights, strict=True)
+        ]
+        if ctx.channels:
+            parts = for_images[0].split(ctx.channels, dim=1)
+            for_images[:1] = [part.contiguous(memory_format=torch.channels_last) for part in parts]
+        return None, None, _pixels(slope, 1).sum(1).view(ctx.bias_shape), *for_images, *for_weights
+
+
+def _joined(images: Sequence[Tensor], shared: int) -> list[Tensor]:
+    """The first `shared` maps as one, and the others."""
+    return [torch.cat(list(images[:shared]), dim=1), *images[shared:]] if shared else list(images)
+
+
+def _pixels(image: Tensor, groups: int) -> Tensor:
+    """The pixels of each group of channels, (groups, pixels, C), in float32 at least; no copy if channels last."""
+    pixels = image.permute(0, 2, 3, 1).reshape(-1, groups, image.shape[1] // groups).transpose(0, 1)
+    return pixels.to(torch.promote_types(pixels.dtype, torch.float32))

@@ -1,0 +1,219 @@
+"""All candidates on all edges that leave one state, computed together.
+
+What is the same on every edge is computed once (ReLU, pools and their batch norm, the pixels of a skip connection);
+what differs by weights alone is stacked along the channels (depthwise convolutions, 1x1 convolutions); a candidate that
+is neither runs as its plain modules. Weights are the plain supernet's, stacked: every stacked tensor knows the names of
+its rows there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts.depthwise import Depthwise
+from darts.fused.folding import RunningStatistics, fold
+from darts.fused.maps import Before, Operand, convolved, moments, summed
+from darts.operations import FactorisedReduction, Zero
+
+Operations = Sequence[Sequence[nn.Module]]  # the plain supernet's, by edge and column
+
+
+class Row(NamedTuple):
+    """Where a row of a stacked tensor stands in the plain supernet."""
+
+    edge: int  # among the edges of this source
+    column: int
+    name: str  # within the operation
+
+
+class Stacked(nn.Module):
+    """Weights of several plain operations, stacked; `rows` says by tensor name whose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, list[Row]] = {}
+
+    def stack(self, name: str, operations: Operations, rows: list[Row]) -> nn.Parameter:
+        """A parameter with these rows; the caller assigns it to `name`."""
+        self.rows[name] = rows
+        return nn.Parameter(torch.stack([operations[e][c].get_parameter(inner).detach() for e, c, inner in rows]))
+
+    def statistics(self, name: str, operations: Operations, rows: list[Row]) -> RunningStatistics:
+        """The running statistics of these batch norms; the caller assigns them to `name`."""
+        norms = [operations[row.edge][row.column].get_submodule(row.name) for row in rows]
+        stacked = RunningStatistics(len(rows), norms[0].num_features).to(norms[0].running_mean)
+        for buffer, value in stacked.named_buffers():
+            self.rows[f"{name}.{buffer}"] = [row._replace(name=f"{row.name}.{buffer}") for row in rows]
+            value.copy_(torch.stack([norm.get_buffer(buffer) for norm in norms]))
+        return stacked
+
+
+class Convolutions(Stacked):
+    """Candidates of one family, one or two blocks ReLU, depthwise, 1x1, batch norm of one stride and dilation.
+
+    Stacked by edge, then candidate; smaller kernels stand in the middle of the largest. The last 1x1 convolutions of an
+    edge's candidates are folded into one.
+    """
+
+    def __init__(self, columns: list[int], operations: Operations) -> None:
+        super().__init__()
+        self.columns, self.edges = columns, len(operations)
+        first: nn.Sequential = operations[0][columns[0]]  # type: ignore[assignment]
+        self.steps = [(layer.stride[0], layer.dilation[0]) for layer in first if isinstance(layer, Depthwise)]
+        rows = [Row(edge, column, "") for edge in range(self.edges) for column in columns]
+        self.kernels = nn.ParameterDict()
+        self.matrices, self.norms = nn.ParameterDict(), nn.ModuleDict()
+        for block in map(str, range(len(self.steps))):
+            depthwise, pointwise, norm = (str(4 * int(block) + layer) for layer in (1, 2, 3))
+            for column in columns:
+                own = [row._replace(name=f"{depthwise}.weight") for row in rows if row.column == column]
+                self.kernels[f"{block}_{column}"] = self.stack(f"kernels.{block}_{column}", operations, own)
+            pointwise_rows = [row._replace(name=f"{pointwise}.weight") for row in rows]
+            self.matrices[block] = self.stack(f"matrices.{block}", operations, pointwise_rows)
+            norm_rows = [row._replace(name=norm) for row in rows]
+            self.norms[block] = self.statistics(f"norms.{block}", operations, norm_rows)
+
+    def forward(self, rectified: Tensor, mixture: Tensor) -> Operand:
+        """The last depthwise map (batch, K n C, H, W), and the folded map to the edges' sums: (K, C, n C), (K, C).
+
+        `rectified`: the source after ReLU; `mixture`: (K, candidates); n: how many candidates the family has.
+        """
+        image, before = rectified, None
+        scales = mixture[:, self.columns].flatten()
+        for block, steps in enumerate(self.steps):
+            norm = self.norms[str(block)]
+            image, measured = convolved(image, before, self._kernel(block), steps, norm.by_batch)
+            last = block == len(self.steps) - 1
+            matrices = self.matrices[str(block)][:, :, :, 0, 0]
+            before = Before(*fold(matrices, scales if last else None, measured, norm))
+        folded, constants = (tensor.unflatten(0, (self.edges, -1)) for tensor in before)
+        return Operand(image, folded.transpose(1, 2).flatten(2), constants.sum(1))
+
+    def _kernel(self, block: int) -> Tensor:
+        """(K n, C, 1, k, k), k that of the largest kernel."""
+        kernels = [self.kernels[f"{block}_{column}"] for column in self.columns]
+        largest = max(kernel.shape[-1] for kernel in kernels)
+        around = [(largest - kernel.shape[-1]) // 2 for kernel in kernels]
+        return torch.stack([F.pad(k, (a, a, a, a)) for k, a in zip(kernels, around, strict=True)], dim=1).flatten(0, 1)
+
+
+class Pool(Stacked):
+    """One kind of pooling and its batch norm."""
+
+    def __init__(self, column: int, operations: Operations) -> None:
+        super().__init__()
+        self.column = column
+        self.pool = operations[0][column][0]
+        rows = [Row(edge, column, "1") for edge in range(len(operations))]
+        self.norm = self.statistics("norm", operations, rows)
+
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
+        """Its map, and its weight on each edge."""
+        image, scales = self.pool(source), mixture[:, self.column, None]
+        if self.norm.by_batch:
+            mean, variance = self.norm.running_mean.new_zeros(2, image.shape[1])
+            image = F.batch_norm(image, mean, variance, training=True, momentum=1.0, eps=self.norm.eps)
+            pixels = image.numel() // image.shape[1]
+            self.norm.update(mean, variance * ((pixels - 1) / pixels), pixels)
+            return Operand(image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
+        factors = scales * torch.rsqrt(self.norm.running_var + self.norm.eps)
+        return Operand(image, torch.diag_embed(factors), -factors * self.norm.running_mean)
+
+
+class Skip(Stacked):
+    """The skip connection at stride 1: the source itself."""
+
+    def __init__(self, column: int, operations: Operations) -> None:
+        super().__init__()
+        self.column = column
+
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
+        """The source, and its weight on each edge."""
+        return Operand(source, torch.diag_embed(mixture[:, self.column, None].expand(-1, source.shape[1])), None)
+
+
+class Reduction(Stacked):
+    """The skip connection at stride 2: two 1x1 convolutions, of the even pixels and of the odd ones."""
+
+    def __init__(self, column: int, operations: Operations) -> None:
+        super().__init__()
+        edges = range(len(operations))
+        self.column = column
+        self.even = self.stack("even", operations, [Row(edge, column, "even.weight") for edge in edges])
+        self.odd = self.stack("odd", operations, [Row(edge, column, "odd.weight") for edge in edges])
+        self.norm = self.statistics("norm", operations, [Row(edge, column, "norm") for edge in edges])
+
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
+        """Even and odd pixels, and the folded map of each edge."""
+        shifted = F.pad(rectified, (0, 1, 0, 1))[:, :, 1:, 1:]
+        image = torch.cat([rectified[:, :, ::2, ::2], shifted[:, :, ::2, ::2]], dim=1)
+        even, odd = self.even[:, :, :, 0, 0], self.odd[:, :, :, 0, 0]
+        channels = rectified.shape[1]
+        matrices = torch.cat([F.pad(even, (0, channels)), F.pad(odd, (channels, 0))], dim=1)
+        measured = moments(image) if self.norm.by_batch else None
+        return Operand(image, *fold(matrices, mixture[:, self.column], measured, self.norm))
+
+
+class Unfused(Stacked):
+    """A candidate that is none of the above: the plain modules, one an edge."""
+
+    def __init__(self, column: int, operations: Operations) -> None:
+        super().__init__()
+        self.column = column
+        self.operations = nn.ModuleList(edge[column] for edge in operations)
+
+    def forward(self, source: Tensor, mixture: Tensor) -> Tensor:
+        """The weighted outputs side by side."""
+        pairs = zip(mixture[:, self.column], self.operations, strict=True)
+        return torch.cat([weight * operation(source) for weight, operation in pairs], dim=1)
+
+
+class Source(nn.Module):
+    """The mixed operations on all edges out of one state (Liu et al. 2019, equation 2, for K edges at once)."""
+
+    def __init__(self, operations: Operations) -> None:
+        super().__init__()
+        self.shared, self.unfused = nn.ModuleList(), nn.ModuleList()
+        families: dict[Any, list[int]] = {}
+        for column, operation in enumerate(operations[0]):
+            if _is_convolution(operation):
+                key = tuple((layer.stride, layer.dilation) for layer in operation if isinstance(layer, Depthwise))
+                families.setdefault(key, []).append(column)
+            elif isinstance(operation, Zero):
+                continue
+            elif isinstance(operation, nn.Identity):
+                self.shared.append(Skip(column, operations))
+            elif isinstance(operation, FactorisedReduction):
+                self.shared.append(Reduction(column, operations))
+            elif _is_pool(operation):
+                self.shared.append(Pool(column, operations))
+            else:
+                self.unfused.append(Unfused(column, operations))
+        self.families = nn.ModuleList(Convolutions(columns, operations) for columns in families.values())
+
+    def forward(self, source: Tensor, mixture: Tensor) -> Tensor:
+        """`source`: (batch, C, H, W); `mixture`: (K, candidates). The K mixed operations' outputs side by side."""
+        rectified = source.relu()
+        shared = [part(source, rectified, mixture) for part in self.shared]
+        families = [family(rectified, mixture) for family in self.families]
+        outputs = [part(source, mixture) for part in self.unfused]
+        if shared or families:
+            outputs.append(summed(shared, families))
+        return sum(outputs[1:], start=outputs[0])
+
+
+def _is_convolution(operation: nn.Module) -> bool:
+    if not isinstance(operation, nn.Sequential) or len(operation) not in (4, 8):
+        return False
+    kinds = [nn.ReLU, Depthwise, nn.Conv2d, nn.BatchNorm2d] * (len(operation) // 4)
+    return all(type(layer) is kind for layer, kind in zip(operation, kinds, strict=True))
+
+
+def _is_pool(operation: nn.Module) -> bool:
+    pools = nn.MaxPool2d, nn.AvgPool2d
+    return isinstance(operation, nn.Sequential) and len(operation) == 2 and isinstance(operation[0], pools)
