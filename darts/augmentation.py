@@ -52,8 +52,13 @@ def _drawn_interval(draws: Tensor, side: int, length: int) -> Tensor:
     return (positions >= centre - length // 2) & (positions < centre + (length + 1) // 2)
 
 
-def normalise(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """Raw pixels (batch, C, H, W), 0 to 255, to float32 with the given statistics of the channels (range 0 to 1)."""
-    scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=pixels.device)
-    shift = torch.tensor([-m / deviation for m, deviation in zip(mean, std, strict=True)], device=pixels.device)
-    return pixels * scale[:, None, None] + shift[:, None, None]
+def normalisation(mean: list[float], std: list[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (C, 1, 1) each, that bring raw pixels to the given statistics of the channels (range 0 to 1)."""
+    scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=device)
+    shift = torch.tensor([-m / deviation for m, deviation in zip(mean, std, strict=True)], device=device)
+    return scale[:, None, None], shift[:, None, None]
+
+
+def normalise(pixels: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Raw pixels (batch, C, H, W), 0 to 255, to float32; see `normalisation`."""
+    return pixels * scale + shift

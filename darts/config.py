@@ -27,8 +27,11 @@ from darts.settings import (
     BundledDataset,
     CheckpointSettings,
     Dataset,
+    Engine,
     ImageFolderDataset,
+    MemorySettings,
     NetworkSettings,
+    Precision,
     SearchLoop,
     TorchvisionDataset,
     TrainLoop,
@@ -69,6 +72,9 @@ class RunSettings(CommonSettings):
     """What every command is told that trains on images."""
 
     deterministic: bool  # on a GPU, algorithms that repeat to the bit where there are any; the CPU always repeats
+    precision: Precision
+    graphs: bool  # on CUDA, a step as one graph: recorded once, replayed after
+    memory: MemorySettings
     dataset: Dataset
     weight_optimiser: WeightOptimiser
     checkpoint: CheckpointSettings
@@ -83,6 +89,7 @@ class SearchSettings(RunSettings):
     """The settings of train_search.py."""
 
     method: Method
+    engine: Engine
     search: SearchLoop
     architecture_optimiser: ArchitectureOptimiser
 
@@ -208,7 +215,10 @@ def _refuse_strays(config: DictConfig, prefix: str) -> None:
 
 
 # What may differ between two runs that are still the same experiment.
-_CIRCUMSTANCES = ("device", "runs", "root", "download", "device_megabytes", "workers", "cache", "checkpoint", "weights")
+_CIRCUMSTANCES = (
+    *("device", "engine", "graphs", "memory", "runs", "root", "download", "device_megabytes", "workers", "cache"),
+    *("checkpoint", "weights"),
+)
 
 
 def plain(settings: Any) -> Any:

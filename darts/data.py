@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from darts.augmentation import augmentation_draws, crop_and_flip, cut_out, normalise
+from darts.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
 from darts.datasets import ImageSet, channel_statistics, open_test, open_training
 from darts.errors import require
 from darts.seeding import derive, generator
@@ -26,6 +27,14 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+class RawBatch(NamedTuple):
+    """Pixels (batch, C, H, W), 0 to 255, labels (batch,), and the draws of the augmentation (batch, DRAWS)."""
+
+    pixels: Tensor
+    labels: Tensor
+    draws: Tensor
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What happens to raw pixels on the device."""
@@ -37,14 +46,18 @@ class Preparation:
 
     def plain(self, pixels: Tensor, labels: Tensor) -> Batch:
         """Normalised, for evaluation."""
-        images = normalise(pixels.to(self.device), self.mean, self.std)
+        images = normalise(pixels.to(self.device), *self._normalisation)
         return Batch(images.contiguous(memory_format=torch.channels_last), labels.to(self.device))
 
-    def augmented(self, pixels: Tensor, labels: Tensor, draws: Tensor) -> Batch:
-        """Cropped, flipped, normalised, cut out; `draws`: (batch, DRAWS)."""
-        draws = draws.to(self.device)
-        batch = self.plain(crop_and_flip(pixels.to(self.device), self.augmentation, draws), labels)
+    def augmented(self, raw: RawBatch) -> Batch:
+        """Cropped, flipped, normalised, cut out."""
+        draws = raw.draws.to(self.device)
+        batch = self.plain(crop_and_flip(raw.pixels.to(self.device), self.augmentation, draws), raw.labels)
         return Batch(cut_out(batch.images, self.augmentation, draws), batch.labels)
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        return normalisation(self.mean, self.std, self.device)
 
 
 class Batches:
@@ -67,6 +80,11 @@ class Batches:
             yield self.preparation.plain(raw.images, raw.labels)
 
     def shuffled(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[Batch]:
+        """Those of `shuffled_raw`, augmented."""
+        for raw in self.shuffled_raw(epoch, start, steps):
+            yield self.preparation.augmented(raw)
+
+    def shuffled_raw(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[RawBatch]:
         """Batches `start` to `steps` (default: one pass) of an epoch; another pass in another order follows a pass."""
         steps = len(self) if steps is None else steps
         for first in range(0, steps, len(self)):
@@ -74,12 +92,12 @@ class Batches:
             if begin < end:
                 yield from self._one_pass(epoch, first // len(self), begin, end)
 
-    def _one_pass(self, epoch: int, number: int, begin: int, end: int) -> Iterator[Batch]:
+    def _one_pass(self, epoch: int, number: int, begin: int, end: int) -> Iterator[RawBatch]:
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "order", epoch, number))
         draws = augmentation_draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
         chunks = self._chunks(self.indices[order])[begin:end]
         for chunk, raw in zip(chunks, self.images.batches(chunks), strict=True):
-            yield self.preparation.augmented(raw.images, raw.labels, draws[chunk])
+            yield RawBatch(raw.images, raw.labels, draws[chunk])
 
     def _chunks(self, indices: Tensor) -> list[Tensor]:
         """Batches of indices; a last single image joins the batch before it, since batch norm needs two."""

@@ -24,15 +24,15 @@ def describe(settings: config.DescribeSettings, genotype: Genotype) -> dict[str,
     import torch
 
     from darts.cost import count_macs, count_parameters, count_parameters_without_auxiliary, latency_ms
+    from darts.execution import choose_device, placed
     from darts.network import build_network
     from darts.spaces import InputShape
-    from darts.training import choose_device
 
     device = choose_device(settings.device)
     size, image = settings.network, settings.input
     shape = InputShape(image.channels, image.size, image.classes)
     network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed(network, device)
     images = torch.zeros(1, image.channels, image.size, image.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     return {

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.genotype import Cell, Genotype
-from darts.operations import candidate, input_preparations, stem
+from darts.operations import candidate, checkpointed, input_preparations, stem
 from darts.spaces import CellPlan, InputShape, output_channels, plan_cells
 
 
@@ -82,6 +82,8 @@ class AuxiliaryHead(nn.Module):
 class Network(nn.Module):
     """The retrained network: the published skeleton with a found cell in it."""
 
+    checkpoint_cells = False  # True: keep cells' outputs alone, and compute what is within again for the gradient
+
     def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem_reductions: int) -> None:
         super().__init__()
         multipliers = genotype.multipliers()
@@ -111,7 +113,8 @@ class Network(nn.Module):
         for index, cell in enumerate(self.cells):
             last = first + cell.paths()  # type: ignore[operator]
             scales = None if path_scales is None else path_scales[first:last]
-            older, newer = newer, cell(older, newer, scales)
+            again = self.checkpoint_cells and torch.is_grad_enabled()
+            older, newer = newer, checkpointed(cell, older, newer, scales) if again else cell(older, newer, scales)
             middle = newer if index == self.auxiliary_after else middle
             first = last
         return newer, middle

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from darts import plotting
 from darts.checkpoint import Checkpoints, DamagedFileError, read_state, write_state
 from darts.config import FinalSettings, digest, identity, refuse_other_settings
 from darts.cost import count_macs, count_parameters, count_parameters_without_auxiliary
-from darts.data import Batch, Preparation, TrainData, test_batches, train_data
+from darts.data import Preparation, RawBatch, TrainData, test_batches, train_data
 from darts.errors import UserError
+from darts.execution import (
+    Graphed,
+    Sums,
+    autocast,
+    check_execution,
+    choose_device,
+    memory_advice,
+    placed,
+    set_determinism,
+)
 from darts.genotype import Genotype, from_json, to_json
 from darts.network import Network, build_network, drop_path_scales
 from darts.progress import RunState
@@ -26,12 +37,10 @@ from darts.settings import Augmentation, Dataset
 from darts.spaces import InputShape
 from darts.tracking import Tracker
 from darts.training import (
-    choose_device,
     correct,
     cosine_learning_rate,
     descend,
     evaluate,
-    set_determinism,
     set_learning_rate,
     stop_unless_finite,
     weight_optimiser,
@@ -52,6 +61,10 @@ class TrainState(RunState):
     data: TrainData
     network: Network
     optimiser: torch.optim.Optimizer
+    train_step: Graphed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.train_step = Graphed(lambda *raw: train_step(self, RawBatch(*raw[:3]), *raw[3:]), self.settings.graphs)
 
     def contents(self) -> dict[str, Any]:
         """Weights and optimiser, and the settings that must be the same when they are taken up."""
@@ -77,7 +90,9 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
     if (folder / "result.json").exists():
         return finished(settings, genotype, folder)
     state = start_or_resume(settings, genotype, folder)
-    with state.tracker.redirected():
+    sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
+    advice = f"lower {sizes}, or set precision=bf16 or memory.checkpoint_cells=true"
+    with state.tracker.redirected(), memory_advice(advice):
         for _ in state.epochs(settings.train.epochs):
             train_epoch(state)
             record_epoch(state)
@@ -87,31 +102,38 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
 def train_epoch(state: TrainState) -> None:
     """One pass over the training images."""
     settings, steps = state.settings, len(state.data.train)
-    batches = state.data.train.shuffled(state.epoch, state.step)
-    for batch in state.steps(batches, steps):
+    for raw in state.steps(state.data.train.shuffled_raw(state.epoch, state.step), steps):
         progress = (state.epoch + state.step / steps) / settings.train.epochs
         learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.train.epochs)
         set_learning_rate(state.optimiser, learning_rate)
-        train_step(state, batch)
+        for name, total in state.train_step(*raw, *drop_path(state, len(raw.labels))).items():
+            state.means.add(name, total, len(raw.labels))
 
 
-def train_step(state: TrainState, batch: Batch) -> None:
-    """Move the weights down the loss of the classifier plus that of the auxiliary head."""
+def drop_path(state: TrainState, batch: int) -> tuple[Tensor, ...]:
+    """This step's `drop_path_scales`, on the host; nothing where no path is dropped."""
     train = state.settings.train
-    scales = None
-    if train.drop_path > 0:
-        probability = train.drop_path * state.epoch / train.epochs  # linear, moved once an epoch, as published
-        draws = generator(state.settings.seed, "drop path", state.epoch, state.step)
-        scales = drop_path_scales(state.network.paths(), len(batch.labels), probability, draws).to(batch.labels.device)
-    logits, auxiliary_logits = state.network.training_logits(batch.images, scales)
-    loss = F.cross_entropy(logits, batch.labels)
+    if train.drop_path == 0:
+        return ()
+    probability = train.drop_path * state.epoch / train.epochs  # linear, moved once an epoch, as published
+    draws = generator(state.settings.seed, "drop path", state.epoch, state.step)
+    return (drop_path_scales(state.network.paths(), batch, probability, draws),)
+
+
+def train_step(state: TrainState, raw: RawBatch, scales: Tensor | None = None) -> Sums:
+    """Move the weights down the loss of the classifier plus that of the auxiliary head."""
+    train, preparation = state.settings.train, state.data.preparation
+    batch = preparation.augmented(raw)
+    scales = None if scales is None else scales.to(preparation.device)
+    with autocast(preparation.device, state.settings.precision):
+        logits, auxiliary_logits = state.network.training_logits(batch.images, scales)
+    loss = F.cross_entropy(logits.float(), batch.labels)
     total = loss
     if auxiliary_logits is not None:
-        total = loss + train.auxiliary_weight * F.cross_entropy(auxiliary_logits, batch.labels)
+        total = loss + train.auxiliary_weight * F.cross_entropy(auxiliary_logits.float(), batch.labels)
     parameters = list(state.network.parameters())
     descend(state.optimiser, total, parameters, state.settings.weight_optimiser.clip)
-    state.means.add("train/loss", loss.detach() * len(batch.labels), len(batch.labels))
-    state.means.add("train/accuracy", correct(logits, batch.labels), len(batch.labels))
+    return {"train/loss": loss.detach() * len(batch.labels), "train/accuracy": correct(logits, batch.labels)}
 
 
 def record_epoch(state: TrainState) -> None:
@@ -130,12 +152,14 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     if plain is not None:
         refuse_other_settings(plain["settings"], protocol(settings, genotype), folder)
     device = choose_device(settings.device)
+    check_execution(device, settings.precision, settings.graphs)
     set_determinism(settings.deterministic)
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     with ambient(settings.seed, "weights"):
         network = _network(settings, genotype, data.shape)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.checkpoint_cells = settings.memory.checkpoint_cells
+    placed(network, device)
     record = {"settings": protocol(settings, genotype), "environment": environment(device)}
     write_json(folder / "run.json", record)
     state = TrainState(
@@ -143,7 +167,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
         genotype=genotype,
         data=data,
         network=network,
-        optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser),
+        optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser, settings.graphs),
         checkpoints=checkpoints,
         tracker=Tracker(folder, train.epochs, device),
         minutes=settings.checkpoint.minutes,
@@ -247,7 +271,7 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
         size = described["input"]["size"]
         raise UserError(f"dataset.image_size is {settings.dataset.image_size}; {path} was trained at {size}")
     device = choose_device(settings.device)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed(network, device)
     preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
     return evaluate(network, network, _test(settings.dataset, preparation).in_order())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,35 @@ from darts import plotting
 from darts.bilevel import Loss, Problem
 from darts.checkpoint import Checkpoints, write_bytes
 from darts.config import SearchSettings, digest, identity, refuse_other_settings
-from darts.data import Batch, SearchData, search_data
+from darts.data import Batch, RawBatch, SearchData, search_data
 from darts.diagnostics import search_figures
 from darts.errors import UserError
+from darts.execution import (
+    Graphed,
+    Sums,
+    autocast,
+    check_execution,
+    choose_device,
+    memory_advice,
+    placed,
+    set_determinism,
+)
+from darts.fused.supernet import FusedSupernet
 from darts.genotype import Genotype, from_json, to_json
+from darts.operations import frozen_statistics
 from darts.progress import RunState
 from darts.record import environment, write_json
 from darts.seeding import ambient, generator
-from darts.spaces import CELL_TYPES, plan_cells
+from darts.settings import Engine
+from darts.spaces import CELL_TYPES, InputShape, plan_cells
 from darts.supernet import Supernet
 from darts.tracking import Tracker
 from darts.training import (
     architecture_optimiser,
-    choose_device,
     correct,
     cosine_learning_rate,
     descend,
     evaluate,
-    frozen_statistics,
-    set_determinism,
     set_learning_rate,
     stop_unless_finite,
     weight_optimiser,
@@ -54,15 +64,23 @@ class SearchState(RunState):
     alpha: dict[str, nn.Parameter]  # cell type -> (edges, candidates)
     weight_optimiser: torch.optim.Optimizer
     architecture_optimiser: torch.optim.Optimizer
+    device: torch.device
+    search_step: Graphed = field(init=False)
+
+    def __post_init__(self) -> None:
+        def step(*raw: Tensor) -> Sums:
+            return search_step(self, RawBatch(*raw[:3]), RawBatch(*raw[3:]))
+
+        self.search_step = Graphed(step, self.settings.graphs)
 
     def contents(self) -> dict[str, Any]:
         """Weights, alpha and both optimisers, and what must be the same when they are taken up."""
         return {
             "settings": identity(self.settings),
             "split": self.data.split.digest(),
-            "supernet": self.supernet.state_dict(),
+            "supernet": self.supernet.to_plain(self.supernet.state_dict()),
             "alpha": {kind: matrix.detach() for kind, matrix in self.alpha.items()},
-            "weight_optimiser": self.weight_optimiser.state_dict(),
+            "momentum": self.supernet.to_plain(self.momentum()),
             "architecture_optimiser": self.architecture_optimiser.state_dict(),
         }
 
@@ -70,12 +88,22 @@ class SearchState(RunState):
         """Go on from what `contents` gave; `UserError` where the images on disk are no longer the same."""
         if contents["split"] != self.data.split.digest():
             raise UserError("the training images have changed since this search began; give another hydra.run.dir")
-        self.supernet.load_state_dict(contents["supernet"])
+        self.supernet.load_state_dict(self.supernet.from_plain(contents["supernet"]))
         with torch.no_grad():
             for kind, matrix in self.alpha.items():
                 matrix.copy_(contents["alpha"][kind])
-        self.weight_optimiser.load_state_dict(contents["weight_optimiser"])
+        momentum = self.supernet.from_plain(contents["momentum"])
+        for name, weight in self.supernet.named_parameters():
+            if name in momentum:
+                held = torch.empty_like(weight).copy_(momentum[name])
+                self.weight_optimiser.state[weight]["momentum_buffer"] = held
         self.architecture_optimiser.load_state_dict(contents["architecture_optimiser"])
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The momentum of the supernet's weights by name; empty before the first step."""
+        state = self.weight_optimiser.state
+        held = {name: state[weight].get("momentum_buffer") for name, weight in self.supernet.named_parameters()}
+        return {name: buffer for name, buffer in held.items() if buffer is not None}
 
     def mixture(self) -> dict[str, Tensor]:
         """The present mixture weights, without a gradient."""
@@ -94,7 +122,9 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
     if (folder / "genotype.json").exists():
         return finished(settings, folder)
     state = start_or_resume(settings, folder)
-    with state.tracker.redirected():
+    sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
+    advice = f"lower {sizes}, or set precision=bf16, memory.checkpoint_cells=true or engine=fused"
+    with state.tracker.redirected(), memory_advice(advice):
         for _ in state.epochs(settings.search.epochs):
             search_epoch(state)
             record_epoch(state)
@@ -106,19 +136,26 @@ def search_epoch(state: SearchState) -> None:
     settings, data = state.settings, state.data
     steps = len(data.weights)
     pairs = zip(
-        data.weights.shuffled(state.epoch, state.step),
-        data.architecture.shuffled(state.epoch, state.step, steps),
+        data.weights.shuffled_raw(state.epoch, state.step),
+        data.architecture.shuffled_raw(state.epoch, state.step, steps),
         strict=True,
     )
-    for train_batch, valid_batch in state.steps(pairs, steps):
+    for train_raw, valid_raw in state.steps(pairs, steps):
         progress = (state.epoch + state.step / steps) / settings.search.epochs
         learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.search.epochs)
         set_learning_rate(state.weight_optimiser, learning_rate)
-        architecture_step(state, train_batch, valid_batch)
-        weight_step(state, train_batch)
+        for name, total in state.search_step(*train_raw, *valid_raw).items():
+            state.means.add(name, total, len((valid_raw if name.startswith("architecture") else train_raw).labels))
 
 
-def architecture_step(state: SearchState, train_batch: Batch, valid_batch: Batch) -> None:
+def search_step(state: SearchState, train_raw: RawBatch, valid_raw: RawBatch) -> Sums:
+    """One step of the alternation, augmentation included; nothing in it waits for the device."""
+    train_batch = state.data.weights.preparation.augmented(train_raw)
+    valid_batch = state.data.architecture.preparation.augmented(valid_raw)
+    return architecture_step(state, train_batch, valid_batch) | weight_step(state, train_batch)
+
+
+def architecture_step(state: SearchState, train_batch: Batch, valid_batch: Batch) -> Sums:
     """Move alpha down the hypergradient; weights, momentum and running statistics stay as they are."""
     group = state.weight_optimiser.param_groups[0]
     weights, alpha = list(state.supernet.parameters()), list(state.alpha.values())
@@ -137,17 +174,18 @@ def architecture_step(state: SearchState, train_batch: Batch, valid_batch: Batch
     for matrix, slope in zip(alpha, slopes, strict=True):
         matrix.grad = slope
     state.architecture_optimiser.step()
-    state.means.add("architecture/loss", loss * len(valid_batch.labels), len(valid_batch.labels))
+    return {"architecture/loss": loss * len(valid_batch.labels)}
 
 
-def weight_step(state: SearchState, batch: Batch) -> None:
+def weight_step(state: SearchState, batch: Batch) -> Sums:
     """Move the weights down the training loss under the present mixture."""
-    logits = state.supernet(batch.images, state.mixture())
+    mixture = state.mixture()
+    with autocast(state.device, state.settings.precision):
+        logits = state.supernet(batch.images, mixture).float()
     loss = F.cross_entropy(logits, batch.labels)
     weights = list(state.supernet.parameters())
     descend(state.weight_optimiser, loss, weights, state.settings.weight_optimiser.clip)
-    state.means.add("train/loss", loss.detach() * len(batch.labels), len(batch.labels))
-    state.means.add("train/accuracy", correct(logits, batch.labels), len(batch.labels))
+    return {"train/loss": loss.detach() * len(batch.labels), "train/accuracy": correct(logits, batch.labels)}
 
 
 def loss_on(state: SearchState, batch: Batch) -> Loss:
@@ -157,7 +195,9 @@ def loss_on(state: SearchState, batch: Batch) -> Loss:
     def loss(weights: Any, alpha: Any) -> Tensor:
         mixture = state.settings.method.relaxation.mixture(dict(zip(state.alpha, alpha, strict=True)))
         weights_by_name = dict(zip(names, weights, strict=True))
-        return F.cross_entropy(functional_call(state.supernet, weights_by_name, (batch.images, mixture)), batch.labels)
+        with autocast(state.device, state.settings.precision):
+            logits = functional_call(state.supernet, weights_by_name, (batch.images, mixture)).float()
+        return F.cross_entropy(logits, batch.labels)
 
     return loss
 
@@ -165,7 +205,9 @@ def loss_on(state: SearchState, batch: Batch) -> Loss:
 def record_epoch(state: SearchState) -> None:
     """Evaluate the supernet on the architecture's half and write the epoch down."""
     mixture, genotype = state.mixture(), state.genotype()
-    valid = evaluate(lambda images: state.supernet(images, mixture), state.supernet, state.data.architecture.in_order())
+    with autocast(state.device, state.settings.precision):
+        batches = state.data.architecture.in_order()
+        valid = evaluate(lambda images: state.supernet(images, mixture), state.supernet, batches)
     learning_rate = float(state.weight_optimiser.param_groups[0]["lr"])
     figures = state.means.means() | {f"valid/{name}": value for name, value in valid.items()}
     stop_unless_finite(figures, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
@@ -198,13 +240,12 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     if plain is not None:
         refuse_other_settings(plain["settings"], identity(settings), folder)
     device = choose_device(settings.device)
+    check_execution(device, settings.precision, settings.graphs)
     set_determinism(settings.deterministic)
-    loop, space, network = settings.search, settings.space, settings.network
+    loop, space = settings.search, settings.space
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
-    plans = plan_cells(network.cells, network.channels, space.multipliers())
-    with ambient(settings.seed, "weights"):
-        supernet = Supernet(plans, space, data.shape, network.stem_reductions)
-    supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    supernet = build_supernet(settings, data.shape)
+    placed(supernet, device)
     draws = generator(settings.seed, "alpha")
     shape = len(space.edges()), len(space.candidates)
     alpha = {
@@ -217,8 +258,9 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
         data=data,
         supernet=supernet,
         alpha=alpha,
-        weight_optimiser=weight_optimiser(supernet.parameters(), settings.weight_optimiser),
-        architecture_optimiser=architecture_optimiser(alpha.values(), settings.architecture_optimiser),
+        weight_optimiser=weight_optimiser(supernet.parameters(), settings.weight_optimiser, settings.graphs),
+        architecture_optimiser=architecture_optimiser(alpha.values(), settings.architecture_optimiser, settings.graphs),
+        device=device,
         checkpoints=checkpoints,
         tracker=Tracker(folder, loop.epochs, device),
         minutes=settings.checkpoint.minutes,
@@ -230,6 +272,18 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
         state.restore(plain)
         log.info("going on at epoch %d, step %d", state.epoch + 1, state.step + 1)
     return state
+
+
+def build_supernet(settings: SearchSettings, shape: InputShape) -> Supernet:
+    """The supernet of the settings, with the weights of their seed; the same weights for both engines."""
+    network, space = settings.network, settings.space
+    plans = plan_cells(network.cells, network.channels, space.multipliers())
+    with ambient(settings.seed, "weights"):
+        supernet = Supernet(plans, space, shape, network.stem_reductions)
+    if settings.engine is Engine.fused:
+        supernet = FusedSupernet(supernet)
+    supernet.checkpoint_cells = settings.memory.checkpoint_cells
+    return supernet
 
 
 def finish(state: SearchState, folder: Path) -> Genotype:
@@ -252,9 +306,8 @@ def finish(state: SearchState, folder: Path) -> Genotype:
     for kind in state.alpha:
         mixtures = plotting.draw_mixtures(tracker.history, kind, settings.space)
         plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
-    device = next(state.supernet.parameters()).device
     cost = {"seconds": round(tracker.total_seconds(), 3), "epochs": len(tracker.history)}
-    record = {"settings": identity(settings), "environment": environment(device), "cost": cost}
+    record = {"settings": identity(settings), "environment": environment(state.device), "cost": cost}
     write_json(folder / "run.json", record)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
     tracker.close()

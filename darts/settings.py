@@ -184,6 +184,27 @@ class TrainLoop:
         require(finite, "train.auxiliary_weight", self.auxiliary_weight, "at least 0, finite")
 
 
+class Engine(Enum):
+    """How a supernet is computed; the function and the weights are the same."""
+
+    fused = "fused"
+    plain = "plain"
+
+
+class Precision(Enum):
+    """Of convolutions and products; sums, batch norms and the architecture parameters are float32 in both."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass
+class MemorySettings:
+    """Ways to need less memory."""
+
+    checkpoint_cells: bool  # keep cells' outputs alone and compute what is within twice: a third more time
+
+
 @dataclass
 class CheckpointSettings:
     """When a run is saved besides the end of every epoch."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from darts.operations import input_preparations, search_operation, stem
+from darts.operations import checkpointed, input_preparations, search_operation, stem
 from darts.spaces import CellPlan, InputShape, SearchSpace, output_channels
 
 Mixture = Mapping[str, Tensor]  # cell type -> (edges, candidates)
@@ -53,6 +53,8 @@ class SearchCell(nn.Module):
 class Supernet(nn.Module):
     """The over-parameterised network that holds every architecture of the space."""
 
+    checkpoint_cells = False  # True: keep cells' outputs alone, and compute what is within again for the gradient
+
     def __init__(self, plans: Sequence[CellPlan], space: SearchSpace, shape: InputShape, stem_reductions: int) -> None:
         super().__init__()
         self.kinds = [plan.kind for plan in plans]
@@ -64,5 +66,15 @@ class Supernet(nn.Module):
         """Logits (batch, classes) of images (batch, channels, height, width) under the given mixture weights."""
         older = newer = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
-            older, newer = newer, cell(older, newer, mixture[kind])
+            inputs = older, newer, mixture[kind]
+            again = self.checkpoint_cells and torch.is_grad_enabled()
+            older, newer = newer, checkpointed(cell, *inputs) if again else cell(*inputs)
         return self.classifier(newer.mean((2, 3)))
+
+    def to_plain(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by this supernet's names (weights, momentum) under the plain supernet's: this one's own."""
+        return dict(tensors)
+
+    def from_plain(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The reverse of `to_plain`."""
+        return dict(tensors)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,42 +14,31 @@ from darts.errors import UserError
 from darts.settings import ArchitectureOptimiser, CosineUnit, WeightOptimiser
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` (CUDA, then Apple's MPS, then the CPU), `cpu`, `cuda`, `cuda:1`, `mps`; `UserError` if it is missing."""
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if kind in available))
-    if name not in available:
-        raise UserError(f"device is {name!r}; this machine has: auto, {', '.join(available)}")
-    return torch.device(name)
-
-
-def set_determinism(wanted: bool) -> None:
-    """On a GPU use algorithms that repeat to the bit, and warn where there is none; the CPU always repeats."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-
-
-def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser) -> torch.optim.SGD:
-    """SGD whose learning rate `set_learning_rate` moves."""
+def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser, graphs: bool = False) -> torch.optim.SGD:
+    """SGD whose learning rate `set_learning_rate` moves; with `graphs` that is a tensor which a CUDA graph reads."""
+    parameters = list(parameters)
+    rate = torch.tensor(settings.learning_rate, device=parameters[0].device) if graphs else settings.learning_rate
     return torch.optim.SGD(
         parameters,
-        lr=settings.learning_rate,
+        lr=rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
+        fused=graphs or None,
     )
 
 
-def architecture_optimiser(parameters: Iterable[Tensor], settings: ArchitectureOptimiser) -> torch.optim.Adam:
+def architecture_optimiser(
+    parameters: Iterable[Tensor], settings: ArchitectureOptimiser, graphs: bool = False
+) -> torch.optim.Adam:
     """Adam with the weight decay added to the gradient, as published."""
-    betas = settings.beta1, settings.beta2
-    return torch.optim.Adam(parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay)
+    return torch.optim.Adam(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        capturable=graphs,
+    )
 
 
 def cosine_learning_rate(settings: WeightOptimiser, progress: float, epochs: int) -> float:
@@ -68,7 +55,10 @@ def cosine_learning_rate(settings: WeightOptimiser, progress: float, epochs: int
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
     """Give all parameter groups a learning rate."""
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> None:
@@ -78,19 +68,6 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence
     if math.isfinite(clip):
         nn.utils.clip_grad_norm_(parameters, clip)
     optimiser.step()
-
-
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Within the block batch norms normalise by the batch, as in training, but their running statistics stand still."""
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats]
-    for layer in norms:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in norms:
-            layer.track_running_stats = True
 
 
 class RunningMeans:
@@ -131,7 +108,7 @@ def evaluate(forward: Callable[[Tensor], Tensor], module: nn.Module, batches: It
     means = RunningMeans()
     for images, labels in batches:
         logits = forward(images)
-        means.add("loss", F.cross_entropy(logits, labels, reduction="sum"), len(labels))
+        means.add("loss", F.cross_entropy(logits.float(), labels, reduction="sum"), len(labels))
         means.add("accuracy", correct(logits, labels), len(labels))
     module.train(training)
     return means.means()

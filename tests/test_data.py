@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from darts import data, datasets
-from darts.augmentation import augmentation_draws, crop_and_flip, cut_out, normalise
+from darts.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
 from darts.errors import UserError
 from darts.seeding import generator
 from darts.settings import Augmentation
@@ -160,7 +160,7 @@ def test_normalisation_is_that_of_torchvision():
     pixels = torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8)
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.1]
     expected = (pixels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    torch.testing.assert_close(normalise(pixels, mean, std), expected)
+    torch.testing.assert_close(normalise(pixels, *normalisation(mean, std, torch.device("cpu"))), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

@@ -14,15 +14,16 @@ FLOORS = [
     ["genotype", "settings"],
     ["published", "spaces", "depthwise"],
     ["genotype_sources", "operations", "relaxation", "augmentation", "bilevel", "discretisation", "diagnostics"],
-    ["supernet", "network", "cost", "datasets", "config"],
-    ["data"],
-    ["training", "checkpoint"],
+    ["supernet", "network", "cost", "datasets", "config", "execution", "fused.folding"],
+    ["data", "fused.maps"],
+    ["training", "checkpoint", "fused.source"],
+    ["fused.supernet"],
     ["record", "plotting", "tracking"],
     ["progress"],
     ["search", "retrain"],
     ["compare.statistics", "compare.protocol"],
     ["compare.report"],
-    ["compare.__main__", "describe", "compare.__init__", "__init__", "assets.make_fashion_mini"],
+    ["compare.__main__", "describe", "compare.__init__", "fused.__init__", "__init__", "assets.make_fashion_mini"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "darts").rglob("*.py"))

@@ -42,7 +42,7 @@ def convolved(
         image, steps = image[:, :, ::stride, ::stride], (1, dilation // stride)
     kernel = depthwise.within_reach(kernel.flatten(0, 1), image, steps[1]).to(image.dtype)
     before = before or Before(None, None)  # type: ignore[arg-type]
-    result, mean, covariance = _Convolved.apply(edges, steps, wanted, image, kernel, *before)
+    result, mean, covariance = _Convolved.apply(_Plan(edges, steps, wanted), image, kernel, *before)
     return result, Moments(mean, covariance, result.numel() // result.shape[1]) if wanted else None
 
 
@@ -61,7 +61,8 @@ def summed(shared: Sequence[Operand], stacked: Sequence[Operand]) -> Tensor:
     """
     operands = [*shared, *stacked]
     constants = [operand.constants for operand in operands if operand.constants is not None]
-    bias = torch.stack(constants).sum(0) if constants else operands[0].matrices.new_zeros(operands[0].matrices.shape[:2])
+    none = operands[0].matrices.new_zeros(operands[0].matrices.shape[:2])
+    bias = torch.stack(constants).sum(0) if constants else none
     images = [operand.image for operand in operands]
     weights = [operand.matrices for operand in stacked]
     if shared:  # their maps are one, joined along the channels, with one dense matrix
@@ -73,7 +74,8 @@ def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None) -> 
     """Each group of C' channels through its own matrix: image (batch, K C', H, W), (K, C, C'), (K, C)."""
     groups = len(matrices)
     matrices = matrices.flatten(0, 1)[:, :, None, None].to(image.dtype)
-    return torch.conv2d(image, matrices, None if constants is None else constants.flatten().to(image.dtype), groups=groups)
+    bias = None if constants is None else constants.flatten().to(image.dtype)
+    return torch.conv2d(image, matrices, bias, groups=groups)
 
 
 def moments(image: Tensor) -> Moments:
@@ -84,11 +86,18 @@ def moments(image: Tensor) -> Moments:
     return Moments(mean, covariance, pixels.shape[1])
 
 
+class _Plan(NamedTuple):
+    edges: int
+    steps: tuple[int, int]
+    moments: bool
+
+
 class _Convolved(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, edges: int, steps: Any, wanted: bool, image: Tensor, kernel: Tensor, matrices: Any, constants: Any
+        ctx: Any, plan: _Plan, image: Tensor, kernel: Tensor, matrices: Tensor | None, constants: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        edges, steps, wanted = plan
         mean = covariance = None
         with torch.autocast(image.device.type, enabled=False):
             if matrices is None:
@@ -100,7 +109,7 @@ class _Convolved(torch.autograd.Function):
                 mean = pixels.mean(1)
                 second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
                 covariance = second - mean[:, :, None] * mean[:, None, :]
-        ctx.edges, ctx.steps = edges, steps
+        ctx.plan = plan
         ctx.save_for_backward(image, kernel, matrices, constants, result, mean)
         return result, mean, covariance
 
@@ -108,21 +117,22 @@ class _Convolved(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, mean_slope: Any, covariance_slope: Any) -> tuple[Any, ...]:
         image, kernel, matrices, constants, result, mean = ctx.saved_tensors
-        edges, steps, wanted = ctx.edges, ctx.steps, ctx.needs_input_grad[4]
+        edges, steps, _ = ctx.plan
+        wanted = ctx.needs_input_grad[2]
         if mean is not None:  # the slope of the moments (folding.py)
             count = result.numel() // result.shape[1]
             linear = (covariance_slope + covariance_slope.transpose(1, 2)) / count
             constant = mean_slope / count - (linear @ mean[:, :, None])[:, :, 0]
             slope = mapped(result, linear, constant).add_(slope)
         if matrices is None:
-            return None, None, None, *_gradients_for_each_edge(slope, image, kernel, steps, wanted), None, None
+            return None, *_gradients_for_each_edge(slope, image, kernel, steps, wanted), None, None
         rectified = mapped(image, matrices, constants).relu_()
         for_kernel = depthwise.weight_gradient(slope, rectified, kernel, *steps) if wanted else None
         slope = depthwise.input_gradient(slope, rectified.shape, kernel, *steps)
         slope = torch.ops.aten.threshold_backward(slope, rectified, 0)
         pixels = _pixels(slope, edges)
         for_matrices = pixels.transpose(1, 2) @ _pixels(image, edges)
-        return None, None, None, mapped(slope, matrices.transpose(1, 2)), for_kernel, for_matrices, pixels.sum(1)
+        return None, mapped(slope, matrices.transpose(1, 2)), for_kernel, for_matrices, pixels.sum(1)
 
 
 def _for_each_edge(image: Tensor, kernel: Tensor, steps: tuple[int, int]) -> Tensor:
@@ -147,8 +157,9 @@ def _gradients_for_each_edge(
         for_kernel = depthwise.weight_gradient(slope, torch.cat(copies, dim=1), kernel, *steps) if wanted else None
         return sum(for_copies[1:], start=for_copies[0]), for_kernel
     triples = list(zip(slopes, copies, kernels, strict=True))
-    for_image = sum(depthwise.input_gradient(s, x.shape, k, *steps) for s, x, k in triples)
-    return for_image, torch.cat([depthwise.weight_gradient(*triple, *steps) for triple in triples]) if wanted else None
+    for_each = [depthwise.input_gradient(s, x.shape, k, *steps) for s, x, k in triples]
+    for_kernels = [depthwise.weight_gradient(*triple, *steps) for triple in triples if wanted]
+    return sum(for_each[1:], start=for_each[0]), torch.cat(for_kernels) if wanted else None
 
 
 class _Summed(torch.autograd.Function):

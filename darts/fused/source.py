@@ -9,7 +9,7 @@ its rows there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,8 @@ class Stacked(nn.Module):
     def statistics(self, name: str, operations: Operations, rows: list[Row]) -> RunningStatistics:
         """The running statistics of these batch norms; the caller assigns them to `name`."""
         norms = [operations[row.edge][row.column].get_submodule(row.name) for row in rows]
-        stacked = RunningStatistics(len(rows), norms[0].num_features).to(norms[0].running_mean)
+        mean = norms[0].get_buffer("running_mean")
+        stacked = RunningStatistics(len(rows), len(mean)).to(mean)
         for buffer, value in stacked.named_buffers():
             self.rows[f"{name}.{buffer}"] = [row._replace(name=f"{row.name}.{buffer}") for row in rows]
             value.copy_(torch.stack([norm.get_buffer(buffer) for norm in norms]))
@@ -63,8 +64,10 @@ class Convolutions(Stacked):
     def __init__(self, columns: list[int], operations: Operations) -> None:
         super().__init__()
         self.columns, self.edges = columns, len(operations)
-        first: nn.Sequential = operations[0][columns[0]]  # type: ignore[assignment]
-        self.steps = [(layer.stride[0], layer.dilation[0]) for layer in first if isinstance(layer, Depthwise)]
+        first = operations[0][columns[0]]
+        self.steps = [
+            (layer.stride[0], layer.dilation[0]) for layer in first.children() if isinstance(layer, Depthwise)
+        ]
         rows = [Row(edge, column, "") for edge in range(self.edges) for column in columns]
         self.kernels = nn.ParameterDict()
         self.matrices, self.norms = nn.ParameterDict(), nn.ModuleDict()
@@ -86,13 +89,16 @@ class Convolutions(Stacked):
         image, before = rectified, None
         scales = mixture[:, self.columns].flatten()
         for block, steps in enumerate(self.steps):
-            norm = self.norms[str(block)]
+            norm = cast(RunningStatistics, self.norms[str(block)])
             image, measured = convolved(image, before, self._kernel(block), steps, norm.by_batch)
             last = block == len(self.steps) - 1
             matrices = self.matrices[str(block)][:, :, :, 0, 0]
-            before = Before(*fold(matrices, scales if last else None, measured, norm))
-        folded, constants = (tensor.unflatten(0, (self.edges, -1)) for tensor in before)
-        return Operand(image, folded.transpose(1, 2).flatten(2), constants.sum(1))
+            folded, constants = fold(matrices, scales if last else None, measured, norm)
+            before = Before(folded, constants)
+        by_edge = self.edges, len(self.columns)
+        return Operand(
+            image, folded.unflatten(0, by_edge).transpose(1, 2).flatten(2), constants.unflatten(0, by_edge).sum(1)
+        )
 
     def _kernel(self, block: int) -> Tensor:
         """(K n, C, 1, k, k), k that of the largest kernel."""
@@ -108,7 +114,7 @@ class Pool(Stacked):
     def __init__(self, column: int, operations: Operations) -> None:
         super().__init__()
         self.column = column
-        self.pool = operations[0][column][0]
+        self.pool = next(operations[0][column].children())
         rows = [Row(edge, column, "1") for edge in range(len(operations))]
         self.norm = self.statistics("norm", operations, rows)
 
@@ -182,7 +188,9 @@ class Source(nn.Module):
         families: dict[Any, list[int]] = {}
         for column, operation in enumerate(operations[0]):
             if _is_convolution(operation):
-                key = tuple((layer.stride, layer.dilation) for layer in operation if isinstance(layer, Depthwise))
+                key = tuple(
+                    (layer.stride, layer.dilation) for layer in operation.children() if isinstance(layer, Depthwise)
+                )
                 families.setdefault(key, []).append(column)
             elif isinstance(operation, Zero):
                 continue

@@ -21,7 +21,8 @@ class FusedCell(nn.Module):
         edges = list(enumerate(plain.space.edges()))
         self.leaving = [[edge for edge, (state, _) in edges if state == source] for source in range(self.nodes + 1)]
         self.sources = nn.ModuleList(
-            Source([list(plain.edges[edge].operations) for edge in leaving]) for leaving in self.leaving
+            Source([list(plain.edges[edge].get_submodule("operations").children()) for edge in leaving])
+            for leaving in self.leaving
         )
 
     def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
@@ -56,12 +57,12 @@ class FusedSupernet(Supernet):
         nn.Module.__init__(self)
         self.kinds = plain.kinds
         self.stem, self.classifier = plain.stem, plain.classifier
-        self.cells = nn.ModuleList(FusedCell(cell) for cell in plain.cells)
+        self.cells = nn.ModuleList(FusedCell(cell) for cell in plain.cells if isinstance(cell, SearchCell))
 
     def to_plain(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under this supernet's names (weights, momentum) under the plain one's."""
         origins = self._origins()
-        plain = {}
+        plain: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             rows = origins.get(name)
             plain |= {name: tensor} if rows is None else dict(zip(rows, tensor, strict=True))
@@ -79,5 +80,6 @@ class FusedSupernet(Supernet):
         return {
             f"cells.{index}.{name}": [f"cells.{index}.{row}" for row in rows]
             for index, cell in enumerate(self.cells)
+            if isinstance(cell, FusedCell)
             for name, rows in cell.origins().items()
         }
