@@ -136,6 +136,35 @@ class CompareSettings(RunSettings):
         require(len(set(self.searched)) == len(self.searched), "searched", self.searched, allowed)
 
 
+ROWS = (
+    "search step, first order",
+    "search step, second order",
+    "retraining step",
+    "evaluation",
+    "data loading",
+)
+
+
+@dataclass
+class BenchmarkSettings(SearchSettings):
+    """The settings of `python -m darts.benchmark`."""
+
+    rows: list[str]  # what is timed
+    repetitions: int  # of each action, in turn with the others of its row
+    scaling: bool
+    images: int  # training images of the data set to extrapolate to; 0: no extrapolation
+    json: bool  # print one JSON object and nothing else
+    genotype: str  # a published cell
+    retrained: NetworkSettings
+    train: TrainLoop
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.repetitions <= 1000, "repetitions", self.repetitions, "from 1 to 1000")
+        require(self.images >= 0, "images", self.images, "at least 0")
+        require(bool(self.rows) and set(self.rows) <= set(ROWS), "rows", self.rows, f"some of {', '.join(ROWS)}")
+
+
 @dataclass
 class InputSettings:
     """The images that a network is described for."""
@@ -173,7 +202,7 @@ def register() -> None:
     """Tell Hydra the schemas; the YAML files under conf/ name them in their defaults lists."""
     store = ConfigStore.instance()
     commands = {"search": SearchSettings, "final": FinalSettings, "compare": CompareSettings}
-    for name, node in (commands | {"describe": DescribeSettings}).items():
+    for name, node in (commands | {"describe": DescribeSettings, "benchmark": BenchmarkSettings}).items():
         store.store(name=f"{name}_schema", node=node)
     parts = {
         "bundled": BundledDataset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,19 @@ def set_determinism(wanted: bool) -> None:
     """On a GPU use algorithms that repeat to the bit, and warn where there is none; the CPU always repeats."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports a compiler: over a second
+        torch.use_deterministic_algorithms(wanted, warn_only=True)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what tensors on the CPU free: each step needs it again, and fresh pages are slow.
+
+    Known to glibc alone; elsewhere nothing changes.
+    """
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, largest_mapped = -1, -4
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(largest_mapped, 0)
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:

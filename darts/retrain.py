@@ -24,6 +24,7 @@ from darts.execution import (
     autocast,
     check_execution,
     choose_device,
+    keep_freed_memory,
     memory_advice,
     placed,
     set_determinism,
@@ -147,38 +148,43 @@ def record_epoch(state: TrainState) -> None:
 
 def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -> TrainState:
     """Build everything retraining needs, in the open, and take up the folder's checkpoint if it has one."""
-    checkpoints = Checkpoints(folder)
-    plain = checkpoints.load()
+    plain = Checkpoints(folder).load()
     if plain is not None:
         refuse_other_settings(plain["settings"], protocol(settings, genotype), folder)
     device = choose_device(settings.device)
     check_execution(device, settings.precision, settings.graphs)
     set_determinism(settings.deterministic)
+    keep_freed_memory()
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
-    with ambient(settings.seed, "weights"):
-        network = _network(settings, genotype, data.shape)
-    network.checkpoint_cells = settings.memory.checkpoint_cells
-    placed(network, device)
-    record = {"settings": protocol(settings, genotype), "environment": environment(device)}
-    write_json(folder / "run.json", record)
-    state = TrainState(
-        settings=settings,
-        genotype=genotype,
-        data=data,
-        network=network,
-        optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser, settings.graphs),
-        checkpoints=checkpoints,
-        tracker=Tracker(folder, train.epochs, device),
-        minutes=settings.checkpoint.minutes,
-    )
+    state = new_state(settings, genotype, data, folder)
+    write_json(folder / "run.json", {"settings": protocol(settings, genotype), "environment": environment(device)})
     if plain is None:
-        size = count_parameters_without_auxiliary(network)
+        size = count_parameters_without_auxiliary(state.network)
         log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
     else:
         state.restore(plain)
         log.info("going on at epoch %d, step %d", state.epoch + 1, state.step + 1)
     return state
+
+
+def new_state(settings: FinalSettings, genotype: Genotype, data: TrainData, folder: Path) -> TrainState:
+    """A retraining before its first step."""
+    device = data.preparation.device
+    with ambient(settings.seed, "weights"):
+        network = _network(settings, genotype, data.shape)
+    network.checkpoint_cells = settings.memory.checkpoint_cells
+    placed(network, device)
+    return TrainState(
+        settings=settings,
+        genotype=genotype,
+        data=data,
+        network=network,
+        optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser, settings.graphs),
+        checkpoints=Checkpoints(folder),
+        tracker=Tracker(folder, settings.train.epochs, device),
+        minutes=settings.checkpoint.minutes,
+    )
 
 
 def finish(state: TrainState, folder: Path) -> Result:

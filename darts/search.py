@@ -26,6 +26,7 @@ from darts.execution import (
     autocast,
     check_execution,
     choose_device,
+    keep_freed_memory,
     memory_advice,
     placed,
     set_determinism,
@@ -235,36 +236,18 @@ def alpha_figures(state: SearchState) -> Iterator[tuple[str, float]]:
 
 def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     """Build everything a search needs, in the open, and take up the folder's checkpoint if it has one."""
-    checkpoints = Checkpoints(folder)
-    plain = checkpoints.load()
+    plain = Checkpoints(folder).load()
     if plain is not None:
         refuse_other_settings(plain["settings"], identity(settings), folder)
     device = choose_device(settings.device)
     check_execution(device, settings.precision, settings.graphs)
     set_determinism(settings.deterministic)
-    loop, space = settings.search, settings.space
+    keep_freed_memory()
+    loop = settings.search
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
-    supernet = build_supernet(settings, data.shape)
-    placed(supernet, device)
-    draws = generator(settings.seed, "alpha")
-    shape = len(space.edges()), len(space.candidates)
-    alpha = {
-        kind: nn.Parameter((loop.initial_alpha * torch.randn(shape, generator=draws)).to(device)) for kind in CELL_TYPES
-    }
+    state = new_state(settings, data, device, folder)
     write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
     write_bytes(folder / "split.json", data.split.to_json().encode())
-    state = SearchState(
-        settings=settings,
-        data=data,
-        supernet=supernet,
-        alpha=alpha,
-        weight_optimiser=weight_optimiser(supernet.parameters(), settings.weight_optimiser, settings.graphs),
-        architecture_optimiser=architecture_optimiser(alpha.values(), settings.architecture_optimiser, settings.graphs),
-        device=device,
-        checkpoints=checkpoints,
-        tracker=Tracker(folder, loop.epochs, device),
-        minutes=settings.checkpoint.minutes,
-    )
     if plain is None:
         weights, architecture = len(data.split.weights), len(data.split.architecture)
         log.info("search on %s: %d images for the weights, %d for the architecture", device, weights, architecture)
@@ -272,6 +255,31 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
         state.restore(plain)
         log.info("going on at epoch %d, step %d", state.epoch + 1, state.step + 1)
     return state
+
+
+def new_state(settings: SearchSettings, data: SearchData, device: torch.device, folder: Path) -> SearchState:
+    """A search before its first step."""
+    space = settings.space
+    supernet = build_supernet(settings, data.shape)
+    placed(supernet, device)
+    draws = generator(settings.seed, "alpha")
+    shape = len(space.edges()), len(space.candidates)
+    alpha = {
+        kind: nn.Parameter((settings.search.initial_alpha * torch.randn(shape, generator=draws)).to(device))
+        for kind in CELL_TYPES
+    }
+    return SearchState(
+        settings=settings,
+        data=data,
+        supernet=supernet,
+        alpha=alpha,
+        weight_optimiser=weight_optimiser(supernet.parameters(), settings.weight_optimiser, settings.graphs),
+        architecture_optimiser=architecture_optimiser(alpha.values(), settings.architecture_optimiser, settings.graphs),
+        device=device,
+        checkpoints=Checkpoints(folder),
+        tracker=Tracker(folder, settings.search.epochs, device),
+        minutes=settings.checkpoint.minutes,
+    )
 
 
 def build_supernet(settings: SearchSettings, shape: InputShape) -> Supernet:

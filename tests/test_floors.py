@@ -21,9 +21,18 @@ FLOORS = [
     ["record", "plotting", "tracking"],
     ["progress"],
     ["search", "retrain"],
-    ["compare.statistics", "compare.protocol"],
-    ["compare.report"],
-    ["compare.__main__", "describe", "compare.__init__", "fused.__init__", "__init__", "assets.make_fashion_mini"],
+    ["compare.statistics", "compare.protocol", "benchmark.measure"],
+    ["compare.report", "benchmark.cases"],
+    [
+        "compare.__main__",
+        "describe",
+        "compare.__init__",
+        "fused.__init__",
+        "benchmark.__main__",
+        "benchmark.__init__",
+        "__init__",
+        "assets.make_fashion_mini",
+    ],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "darts").rglob("*.py"))

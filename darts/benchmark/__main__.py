@@ -1,0 +1,204 @@
+"""Where the time goes: python -m darts.benchmark [experiment=darts_cifar10] [json=true] [setting=value ...]."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from darts import config, errors
+
+if TYPE_CHECKING:
+    import torch
+
+    from darts.benchmark.measure import Roofline
+
+config.register()
+
+Figures = dict[str, Any]
+
+
+def measure(settings: config.BenchmarkSettings, folder: Path) -> Figures:
+    """Everything the command reports, as plain values; prints each row as soon as it is there unless json is set."""
+    from darts.benchmark.cases import cases
+    from darts.benchmark.measure import roofline
+    from darts.execution import check_execution, choose_device, keep_freed_memory, memory_advice
+    from darts.record import environment, write_json
+
+    device = choose_device(settings.device)
+    check_execution(device, settings.precision, settings.graphs)
+    keep_freed_memory()
+    say = (lambda line: None) if settings.json else print
+    machine = roofline(device, _dtype(settings))
+    sizes = f"batch {settings.search.batch_size}, {settings.network.channels} channels, {settings.network.cells} cells"
+    name = environment(device)["device"]
+    say(f"{name}: {machine.gflops:,.0f} Gflop/s, {machine.gigabytes:.0f} GB/s; {sizes}\n")
+    say(HEADER)
+    rows = []
+    with memory_advice("lower search.batch_size, train.batch_size, network.channels or network.cells"):
+        for name, build in cases(settings, device, folder).items():
+            if name in settings.rows:
+                rows.append({"name": name, **_row(build(), settings, device, machine)})
+                say(_line(rows[-1]))
+        growth = scaling(settings, device, folder) if settings.scaling else {}
+    say("")
+    for size, (time, memory) in growth.items():
+        say(f"with {size}: time grows as its power {time:.2f}, memory as {memory:.2f}")
+    figures: Figures = {
+        "environment": environment(device),
+        "settings": config.identity(settings),
+        "roofline": dataclasses.asdict(machine),
+        "rows": rows,
+        "scaling": {size: {"time": time, "memory": memory} for size, (time, memory) in growth.items()},
+        "extrapolation": extrapolation(settings, {row["name"]: row["variants"]["ours"]["median_ms"] for row in rows}),
+    }
+    for what, hours in figures["extrapolation"].items():
+        say(f"{what}: {hours:.2f} hours by these times")
+    write_json(folder / "benchmark.json", figures)
+    return figures
+
+
+HEADER = f"{'':26}{'original':>25}{'plain':>25}{'ours':>25}{'speedup':>9}{'memory':>8}{'roofline':>9}"
+
+
+def _line(row: Figures) -> str:
+    cells = []
+    for name in ("original", "plain", "ours"):
+        timing = row["variants"].get(name)
+        spread = ""
+        if timing is not None:
+            spread = f"{timing['median_ms']:,.0f} ms ({timing["least_ms"]:,.0f}-{timing["most_ms"]:,.0f})"
+        cells.append(f"{spread:>25}")
+    share = "" if row["roofline_share"] is None else f"{100 * row['roofline_share']:.0f}%"
+    return f"{row['name']:26}{''.join(cells)}{row['speedup']:8.2f}x{row['memory_ratio']:8.2f}{share:>9}"
+
+
+def _row(case: Any, settings: config.BenchmarkSettings, device: torch.device, machine: Roofline) -> Figures:
+    from darts.benchmark.measure import footprint, in_turn
+
+    timings = in_turn(case.actions, settings.repetitions, device)
+    variants: dict[str, Figures] = {}
+    for name, action in case.actions.items():
+        taken, timing = footprint(action, device), timings[name]
+        variants[name] = {
+            "median_ms": timing.median,
+            "least_ms": timing.least,
+            "most_ms": timing.most,
+            "peak_mb": taken.peak_mb,
+            "operators": taken.operators,
+        }
+    before, after = variants["original"], variants["ours"]
+    reached = None if case.flops is None else case.flops / after["median_ms"] / 1e6
+    return {
+        "variants": variants,
+        "speedup": before["median_ms"] / after["median_ms"],
+        "memory_ratio": after["peak_mb"] / before["peak_mb"],
+        "gflops": reached,
+        "roofline_share": None if reached is None else reached / machine.gflops,
+    }
+
+
+def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, tuple[float, float]]:
+    """How time and memory of a first-order step grow: by size, the exponents of the power laws that fit best."""
+    from darts.benchmark.measure import exponent, footprint, in_turn
+
+    batch, network, space = max(settings.search.batch_size // 4, 2), settings.network, settings.space
+    sizes: dict[str, list[int]] = {
+        "batch": [batch, 2 * batch, 4 * batch],
+        "channels": [max(network.channels // 2, 2), network.channels, 2 * network.channels],
+        "cells": [4, 8, 12],
+        "nodes": sorted({2, 3, space.nodes}),
+    }
+    found = {}
+    for size, values in sizes.items():
+        actions = {str(value): _scaled(settings, size, value, batch)(device, folder) for value in values}
+        timings = in_turn(actions, settings.repetitions, device)
+        memory = [footprint(action, device).peak_mb for action in actions.values()]
+        found[size] = exponent(values, [timings[str(value)].least for value in values]), exponent(values, memory)
+    return found
+
+
+def _scaled(settings: config.BenchmarkSettings, size: str, value: int, batch: int) -> Any:
+    """How to build the step of a search of which one size is another."""
+    from darts import search
+    from darts.benchmark.cases import random_search_data
+
+    search_loop = dataclasses.replace(settings.search, batch_size=value if size == "batch" else batch)
+    network, space = settings.network, settings.space
+    if size in ("channels", "cells"):
+        network = dataclasses.replace(network, **{size: value})
+    if size == "nodes":
+        space = dataclasses.replace(space, nodes=value)
+    changed = dataclasses.replace(settings, search=search_loop, network=network, space=space)
+
+    def build(device: torch.device, folder: Path) -> Any:
+        data = random_search_data(changed, device)
+        state = search.new_state(changed, data, device, folder / "scaling")
+        raw = [*next(data.weights.shuffled_raw(0)), *next(data.architecture.shuffled_raw(0))]
+        return lambda: state.search_step(*raw)
+
+    return build
+
+
+def extrapolation(settings: config.BenchmarkSettings, medians: dict[str, float]) -> dict[str, float]:
+    """Hours of the whole search and retraining on `images` training images, from the medians of their steps."""
+    images, loop, train = settings.images, settings.search, settings.train
+    hours = {}
+    if images and "evaluation" in medians:
+        steps = math.ceil(images * loop.weight_share / loop.batch_size)
+        judged = math.ceil(images * (1 - loop.weight_share) / loop.batch_size) * medians["evaluation"]
+        for order in ("first", "second"):
+            if f"search step, {order} order" in medians:
+                epoch = steps * medians[f"search step, {order} order"] + judged
+                hours[f"search, {order} order, {loop.epochs} epochs"] = loop.epochs * epoch / 3.6e6
+    if images and "retraining step" in medians:
+        steps = math.ceil(images / train.batch_size) * train.epochs
+        hours[f"retraining, {train.epochs} epochs"] = steps * medians["retraining step"] / 3.6e6
+    return hours
+
+
+def draw(figures: Figures, path: Path) -> list[Path]:
+    """The speedups and memory ratios as bars."""
+    from matplotlib.figure import Figure
+
+    from darts.plotting import save_figure
+
+    names = [row["name"] for row in figures["rows"]]
+    figure = Figure(figsize=(10, 0.5 * len(names) + 1.5))
+    titles = {"speedup": "times as fast", "memory_ratio": "share of memory"}
+    for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        bars = axes.barh(names, [row[key] for row in figures["rows"]], color="#1f77b4")
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        axes.axvline(1, color="#888888", linewidth=1)
+        axes.set_title(f"{title}, against the original's way", fontsize=10)
+        axes.margins(x=0.15)
+    figure.axes[0].invert_yaxis()
+    figure.tight_layout()
+    return save_figure(figure, path)
+
+
+def _dtype(settings: config.BenchmarkSettings) -> Any:
+    import torch
+
+    return torch.bfloat16 if settings.precision.value == "bf16" else torch.float32
+
+
+@hydra.main(version_base="1.3", config_path=config.CONF, config_name="benchmark")
+@errors.door
+def main(settings: DictConfig) -> None:
+    """Measure, print a table or JSON, and leave both and a plot in Hydra's folder."""
+    typed = config.typed(settings, config.BenchmarkSettings)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    figures = measure(typed, folder)
+    files = draw(figures, folder / "benchmark")
+    print(json.dumps(figures) if typed.json else f"\nresult: {folder / 'benchmark.json'}, plot {files[0]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""What is timed: the steps that the commands run, on random images, in the original's way and in ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms
+
+from darts import retrain, search
+from darts.benchmark.measure import Action
+from darts.bilevel import FiniteDifference, FirstOrder
+from darts.config import BenchmarkSettings, FinalSettings, RunSettings, SearchSettings
+from darts.cost import count_macs
+from darts.data import Batch, Batches, Preparation, SearchData, Split, TrainData
+from darts.datasets import ArrayImages
+from darts.depthwise import Depthwise
+from darts.execution import autocast
+from darts.published import published
+from darts.seeding import generator
+from darts.settings import Augmentation, Engine, MemorySettings, Precision
+from darts.spaces import InputShape
+
+S = TypeVar("S", bound=RunSettings)
+ORIGINAL, PLAIN, OURS = "original", "plain", "ours"
+VARIANTS = {
+    ORIGINAL: "plain definition, default layout, the library's kernels, float32",
+    PLAIN: "plain definition, channels last, own depthwise gradients",
+    OURS: "the engine, precision and graphs of the settings",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: an action for each variant, and the floating-point operations it takes by the plain definition."""
+
+    actions: dict[str, Action]
+    flops: float | None
+
+
+def cases(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, Callable[[], Case]]:
+    """By row name, how to build it; built one at a time, so that one row's memory does not stand in another's way."""
+    return {
+        "search step, first order": lambda: search_case(settings, False, device, folder),
+        "search step, second order": lambda: search_case(settings, True, device, folder),
+        "retraining step": lambda: retraining_case(settings, device, folder),
+        "evaluation": lambda: evaluation_case(settings, device, folder),
+        "data loading": lambda: loading_case(settings, device),
+    }
+
+
+def search_case(settings: BenchmarkSettings, second_order: bool, device: torch.device, folder: Path) -> Case:
+    """A whole step of the search: augmentation, architecture step, weight step."""
+    hypergradient = FiniteDifference(0.01) if second_order else FirstOrder()
+    method = dataclasses.replace(settings.method, hypergradient=hypergradient)
+    states = search_states(dataclasses.replace(settings, method=method), device, folder)
+    # a gradient of the weights costs two forward passes, one of alpha alone one: first order 1 + 1 + 1 + 2
+    passes = 13 if second_order else 5
+    flops = 2 * passes * settings.search.batch_size * _search_macs(states[PLAIN])
+    return Case({name: _search_action(state) for name, state in states.items()}, flops)
+
+
+def search_states(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, search.SearchState]:
+    """A search before its first step, in each variant."""
+    states = {}
+    for name in VARIANTS:
+        own = settings if name == OURS else dataclasses.replace(_slow(settings), engine=Engine.plain)
+        states[name] = search.new_state(own, random_search_data(settings, device), device, folder / name)
+    data = states[ORIGINAL].data
+    _as_originally(states[ORIGINAL].supernet)
+    data.weights.preparation = data.architecture.preparation = _DefaultLayout(**vars(data.weights.preparation))
+    return states
+
+
+def retraining_case(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Case:
+    """A whole step of retraining: augmentation, drop-path, auxiliary head."""
+    names = {field.name for field in dataclasses.fields(FinalSettings)} - {"network", "weights"}
+    shared: Any = {name: getattr(settings, name) for name in names}
+    final = FinalSettings(**shared, network=settings.retrained, weights=None)
+    genotype = published(settings.genotype)
+    states = {}
+    for name in (ORIGINAL, OURS):
+        own = final if name == OURS else _slow(final)
+        states[name] = retrain.new_state(own, genotype, random_train_data(settings, device), folder / name)
+    _as_originally(states[ORIGINAL].network)
+    held = states[ORIGINAL].data
+    states[ORIGINAL].data = dataclasses.replace(held, preparation=_DefaultLayout(**vars(held.preparation)))
+    one = torch.zeros(1, *_image_shape(settings), device=device)
+    flops = 6 * settings.train.batch_size * count_macs(states[OURS].network, one)
+    return Case({name: _train_action(state) for name, state in states.items()}, flops)
+
+
+def evaluation_case(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Case:
+    """The supernet's answers to one batch, without gradients."""
+    states = search_states(settings, device, folder)
+    flops = 2 * settings.search.batch_size * _search_macs(states[PLAIN])
+    return Case({name: _evaluation_action(state) for name, state in states.items()}, flops)
+
+
+def loading_case(settings: BenchmarkSettings, device: torch.device) -> Case:
+    """A batch of augmented images on the device, from images in memory; originally image by image, by torchvision."""
+    data = random_search_data(settings, device)
+    batch, size = settings.search.batch_size, settings.dataset.image_size
+    mean, std = data.weights.preparation.mean, data.weights.preparation.std
+    originally = transforms.Compose(
+        [
+            transforms.RandomCrop(size, padding=settings.dataset.crop_padding),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+    draws = np.random.default_rng(settings.seed)
+    pictures = [Image.fromarray(draws.integers(0, 256, (size, size, 3), np.uint8)) for _ in range(batch)]
+    raws = data.weights.shuffled_raw(0, 0, 10**9)
+    return Case(
+        {
+            ORIGINAL: lambda: torch.stack([originally(picture) for picture in pictures]).to(device),
+            OURS: lambda: data.weights.preparation.augmented(next(raws)),
+        },
+        None,
+    )
+
+
+def random_search_data(settings: SearchSettings, device: torch.device) -> SearchData:
+    """Two halves of random images."""
+    images = _random_images(settings, 2 * settings.search.batch_size)
+    split = Split(*torch.arange(len(images.labels)).chunk(2))
+    halves = [
+        Batches(images.to(device), indices, settings.search.batch_size, _preparation(settings, 0, device), 0)
+        for indices in (split.weights, split.architecture)
+    ]
+    return SearchData(_shape(settings), halves[0], halves[1], split)
+
+
+def random_train_data(settings: BenchmarkSettings, device: torch.device) -> TrainData:
+    """Random images for retraining."""
+    images = _random_images(settings, settings.train.batch_size).to(device)
+    preparation = _preparation(settings, settings.train.cutout, device)
+    indices = torch.arange(len(images.labels))
+    return TrainData(_shape(settings), Batches(images, indices, len(indices), preparation, 0), preparation)
+
+
+class _DefaultLayout(Preparation):
+    """Images in the layout that PyTorch gives by default."""
+
+    def plain(self, pixels: Tensor, labels: Tensor) -> Batch:
+        batch = super().plain(pixels, labels)
+        return Batch(batch.images.contiguous(), batch.labels)
+
+
+def _slow(settings: S) -> S:
+    return dataclasses.replace(settings, precision=Precision.fp32, graphs=False, memory=MemorySettings(False))
+
+
+def _as_originally(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()
+    for module in network.modules():
+        if isinstance(module, Depthwise):
+            module.library = True
+
+
+def _search_action(state: search.SearchState) -> Action:
+    weights = state.data.weights.shuffled_raw(0, 0, 10**9)
+    architecture = state.data.architecture.shuffled_raw(0, 0, 10**9)
+    return lambda: state.search_step(*next(weights), *next(architecture))
+
+
+def _train_action(state: retrain.TrainState) -> Action:
+    raws = state.data.train.shuffled_raw(0, 0, 10**9)
+    state.epoch = 1  # in the first epoch no path is dropped
+
+    def step() -> Mapping[str, Any]:
+        raw = next(raws)
+        return state.train_step(*raw, *retrain.drop_path(state, len(raw.labels)))
+
+    return step
+
+
+def _evaluation_action(state: search.SearchState) -> Action:
+    mixture, preparation = state.mixture(), state.data.weights.preparation
+    raw = next(state.data.weights.shuffled_raw(0))
+    images = preparation.plain(raw.pixels, raw.labels).images
+    state.supernet.eval()
+
+    @torch.no_grad()
+    def answer() -> Tensor:
+        with autocast(state.device, state.settings.precision):
+            return state.supernet(images, mixture)
+
+    return answer
+
+
+def _search_macs(state: search.SearchState) -> int:
+    """Multiply-adds of one image through the supernet."""
+    image = torch.zeros(1, *_image_shape(state.settings), device=state.device)
+    return count_macs(state.supernet, image, state.mixture())
+
+
+def _image_shape(settings: SearchSettings) -> tuple[int, int, int]:
+    return 3, settings.dataset.image_size, settings.dataset.image_size
+
+
+def _shape(settings: SearchSettings) -> InputShape:
+    return InputShape(3, settings.dataset.image_size, 10)
+
+
+def _preparation(settings: SearchSettings, cutout: int, device: torch.device) -> Preparation:
+    dataset = settings.dataset
+    return Preparation(Augmentation(dataset.crop_padding, dataset.flip, cutout), [0.5] * 3, [0.25] * 3, device)
+
+
+def _random_images(settings: SearchSettings, count: int) -> ArrayImages:
+    draws = generator(settings.seed, "benchmark")
+    pixels = torch.randint(0, 256, (count, *_image_shape(settings)), generator=draws, dtype=torch.uint8)
+    return ArrayImages(pixels, torch.arange(count) % 10, [str(index) for index in range(10)])
