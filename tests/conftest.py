@@ -33,6 +33,7 @@ SCHEMAS = {
     "final": config.FinalSettings,
     "compare": config.CompareSettings,
     "describe": config.DescribeSettings,
+    "benchmark": config.BenchmarkSettings,
 }
 
 torch.set_num_threads(1)

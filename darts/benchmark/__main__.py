@@ -73,7 +73,9 @@ def _line(row: Figures) -> str:
         timing = row["variants"].get(name)
         spread = ""
         if timing is not None:
-            spread = f"{timing['median_ms']:,.0f} ms ({timing["least_ms"]:,.0f}-{timing["most_ms"]:,.0f})"
+            digits = 0 if timing["median_ms"] >= 10 else 2
+            middle, least, most = (f"{timing[key]:,.{digits}f}" for key in ("median_ms", "least_ms", "most_ms"))
+            spread = f"{middle} ms ({least}-{most})"
         cells.append(f"{spread:>25}")
     share = "" if row["roofline_share"] is None else f"{100 * row['roofline_share']:.0f}%"
     return f"{row['name']:26}{''.join(cells)}{row['speedup']:8.2f}x{row['memory_ratio']:8.2f}{share:>9}"
