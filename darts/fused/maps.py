@@ -4,8 +4,9 @@
     Summed      the sum of 1x1 convolutions of many maps: a node's share
 
 Batch norm needs the whole batch before it can go on: the functions begin and end there. Gradients are by hand, so that
-each map is read once, and nothing is kept that can be had again cheaply: Convolved keeps its input and its output, not
-the rectified map between. Second derivatives are the plain supernet's business.
+few maps are kept (Convolved: its input, the rectified map and its result; not the copies of an image for each edge, nor
+anything normalised or weighted) and none is computed for which nobody asked. Second derivatives are the plain
+supernet's business.
 """
 
 from __future__ import annotations
@@ -100,23 +101,24 @@ class _Convolved(torch.autograd.Function):
         edges, steps, wanted = plan
         mean = covariance = None
         with torch.autocast(image.device.type, enabled=False):
-            if matrices is None:
+            rectified = None if matrices is None else mapped(image, matrices, constants).relu_()
+            if rectified is None:
                 result = _for_each_edge(image, kernel, steps)
             else:
-                result = depthwise.convolve(mapped(image, matrices, constants).relu_(), kernel, *steps)
+                result = depthwise.convolve(rectified, kernel, *steps)
             if wanted:
                 pixels = _pixels(result, edges)
                 mean = pixels.mean(1)
                 second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
                 covariance = second - mean[:, :, None] * mean[:, None, :]
         ctx.plan = plan
-        ctx.save_for_backward(image, kernel, matrices, constants, result, mean)
+        ctx.save_for_backward(image, kernel, matrices, rectified, result, mean)
         return result, mean, covariance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, mean_slope: Any, covariance_slope: Any) -> tuple[Any, ...]:
-        image, kernel, matrices, constants, result, mean = ctx.saved_tensors
+        image, kernel, matrices, rectified, result, mean = ctx.saved_tensors
         edges, steps, _ = ctx.plan
         wanted = ctx.needs_input_grad[2]
         if mean is not None:  # the slope of the moments (folding.py)
@@ -126,7 +128,6 @@ class _Convolved(torch.autograd.Function):
             slope = mapped(result, linear, constant).add_(slope)
         if matrices is None:
             return None, *_gradients_for_each_edge(slope, image, kernel, steps, wanted), None, None
-        rectified = mapped(image, matrices, constants).relu_()
         for_kernel = depthwise.weight_gradient(slope, rectified, kernel, *steps) if wanted else None
         slope = depthwise.input_gradient(slope, rectified.shape, kernel, *steps)
         slope = torch.ops.aten.threshold_backward(slope, rectified, 0)
@@ -179,14 +180,20 @@ class _Summed(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
         half = len(ctx.saved_tensors) // 2
         images, weights = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
-        for_images = [mapped(slope, weight.transpose(1, 2)) for weight in weights]
+        shared = len(ctx.channels)
+        wanted = ctx.needs_input_grad[3 : 3 + max(shared - 1, 0) + half]
+        wanted = [any(wanted[:shared]), *wanted[shared:]] if shared else wanted
+        for_images: list[Any] = [
+            mapped(slope, weight.transpose(1, 2)) if want else None
+            for weight, want in zip(weights, wanted, strict=True)
+        ]
         for_weights = [
             _pixels(slope, len(weight)).transpose(1, 2) @ _pixels(image, len(weight))
             for image, weight in zip(images, weights, strict=True)
         ]
-        if ctx.channels:
-            parts = for_images[0].split(ctx.channels, dim=1)
-            for_images[:1] = [part.contiguous(memory_format=torch.channels_last) for part in parts]
+        if shared:
+            parts = [None] * shared if for_images[0] is None else for_images[0].split(ctx.channels, dim=1)
+            for_images[:1] = [p if p is None else p.contiguous(memory_format=torch.channels_last) for p in parts]
         return None, None, _pixels(slope, 1).sum(1).view(ctx.bias_shape), *for_images, *for_weights
 
 
