@@ -171,6 +171,17 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True  # type: ignore[assignment]
 
 
+@contextmanager
+def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
+    """Whatever the block does to them, the module's buffers are after it what they were."""
+    held = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in held:
+            buffer.data.copy_(value)  # .data: autograd need not know, the value is the old one
+
+
 def checkpointed(cell: nn.Module, *inputs: Tensor | None) -> Tensor:
     """The cell's output, without keeping what is within: the backward pass computes it again.
 
@@ -182,5 +193,5 @@ def checkpointed(cell: nn.Module, *inputs: Tensor | None) -> Tensor:
     def run(*given: Tensor | None) -> Tensor:
         return functional_call(cell, weights, given)
 
-    contexts = lambda: (nullcontext(), frozen_statistics(cell))  # noqa: E731
+    contexts = lambda: (nullcontext(), _unchanged_buffers(cell))  # noqa: E731
     return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)

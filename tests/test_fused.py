@@ -75,7 +75,7 @@ def assert_alike(space, size=(8, 8), channels=4, dtype=torch.float64, tolerance=
     plain, fused = found
     assert plain.keys() == fused.keys()
     for name, expected in plain.items():
-        largest = max(float(expected.abs().max()), 1e-6)
+        largest = max(float(expected.abs().max()), 1e-3)  # a mean of zero has no relative error
         difference = float((fused[name] - expected).abs().max())
         assert difference <= tolerance * largest, (name, difference / largest)
 
@@ -217,9 +217,8 @@ def test_a_second_derivative_through_the_fused_maps_is_refused_not_wrong(darts_s
     alpha = alphas(darts_space)
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     loss = fused(images, {kind: matrix.softmax(-1) for kind, matrix in alpha.items()}).square().sum()
-    slopes = torch.autograd.grad(loss, list(alpha.values()), create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(slopes[0].sum(), list(alpha.values()))
+    with pytest.raises(RuntimeError, match="second ones need engine=plain"):
+        torch.autograd.grad(loss, list(alpha.values()), create_graph=True)
 
 
 @pytest.mark.parametrize("engine", [0, 1], ids=["plain", "fused"])
@@ -241,15 +240,11 @@ def test_checkpointed_cells_give_the_same_gradients_and_statistics(engine, borro
         assert torch.equal(kept, computed_again)
 
 
-def followed(folder, engine: str, steps: int, method: str, dtype=torch.float64, precision: str = "fp32"):
+def followed(folder, engine: str, steps: int, *overrides: str, dtype=torch.float64):
     """The alphas and the losses of so many steps of a search from one seed."""
-    overrides = [
-        f"engine={engine}",
-        f"method={method}",
-        f"precision={precision}",
-        "architecture_optimiser.learning_rate=3e-3",
-    ]
-    state = search.start_or_resume(composed("search", *TINY_SEARCH, *overrides), folder / engine / precision)
+    overrides = (f"engine={engine}", "architecture_optimiser.learning_rate=3e-3", *overrides)
+    folder = folder / "_".join(overrides)
+    state = search.start_or_resume(composed("search", *TINY_SEARCH, *overrides), folder)
     state.supernet.to(dtype)
     for matrix in state.alpha.values():
         matrix.data = matrix.data.to(dtype)
@@ -264,7 +259,10 @@ def followed(folder, engine: str, steps: int, method: str, dtype=torch.float64, 
 
 @pytest.mark.parametrize("method", ["darts", "darts_second_order"])
 def test_a_hundred_steps_lead_to_the_same_alphas(method, tmp_path):
-    plain, fused = (followed(tmp_path, engine, 100, method)[0] for engine in ("plain", "fused"))
+    # Training is chaotic: at the usual learning rate a change of one part in 1e14 grows to the size of the alphas
+    # within a hundred steps, in the plain supernet too. Small steps without momentum leave room to compare.
+    calm = f"method={method}", "weight_optimiser.learning_rate=2e-3", "weight_optimiser.momentum=0"
+    plain, fused = (followed(tmp_path, engine, 100, *calm)[0] for engine in ("plain", "fused"))
     for kind in CELL_TYPES:
         assert (plain[kind] - fused[kind]).abs().max() < 1e-6
         assert fused[kind].abs().max() > 0.05  # they moved
@@ -272,7 +270,7 @@ def test_a_hundred_steps_lead_to_the_same_alphas(method, tmp_path):
 
 def test_bfloat16_learns_as_float32_does(tmp_path):
     exact, rounded = (
-        torch.tensor(followed(tmp_path, "fused", 200, "darts", torch.float32, precision)[1])
+        torch.tensor(followed(tmp_path, "fused", 200, f"precision={precision}", dtype=torch.float32)[1])
         for precision in ("fp32", "bf16")
     )
     windows = exact.view(10, 20).mean(1), rounded.view(10, 20).mean(1)

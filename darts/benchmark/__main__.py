@@ -110,12 +110,12 @@ def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Pa
     """How time and memory of a first-order step grow: by size, the exponents of the power laws that fit best."""
     from darts.benchmark.measure import exponent, footprint, in_turn
 
-    batch, network, space = max(settings.search.batch_size // 4, 2), settings.network, settings.space
+    batch, network = max(settings.search.batch_size // 4, 2), settings.network
     sizes: dict[str, list[int]] = {
         "batch": [batch, 2 * batch, 4 * batch],
-        "channels": [max(network.channels // 2, 2), network.channels, 2 * network.channels],
+        "channels": [network.channels, 2 * network.channels, 3 * network.channels],
         "cells": [4, 8, 12],
-        "nodes": sorted({2, 3, space.nodes}),
+        "nodes": [2, 3, 4],
     }
     found = {}
     for size, values in sizes.items():

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from darts import depthwise
 from darts.fused.folding import Moments
@@ -116,8 +115,8 @@ class _Convolved(torch.autograd.Function):
         return result, mean, covariance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, slope: Tensor, mean_slope: Any, covariance_slope: Any) -> tuple[Any, ...]:
+        _refuse_second_derivatives()
         image, kernel, matrices, rectified, result, mean = ctx.saved_tensors
         edges, steps, _ = ctx.plan
         wanted = ctx.needs_input_grad[2]
@@ -176,10 +175,11 @@ class _Summed(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
-        half = len(ctx.saved_tensors) // 2
-        images, weights = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
+        _refuse_second_derivatives()
+        saved = ctx.saved_tensors
+        half = len(saved) // 2
+        images, weights = saved[:half], saved[half:]
         shared = len(ctx.channels)
         wanted = ctx.needs_input_grad[3 : 3 + max(shared - 1, 0) + half]
         wanted = [any(wanted[:shared]), *wanted[shared:]] if shared else wanted
@@ -200,6 +200,11 @@ class _Summed(torch.autograd.Function):
 def _joined(images: Sequence[Tensor], shared: int) -> list[Tensor]:
     """The first `shared` maps as one, and the others."""
     return [torch.cat(list(images[:shared]), dim=1), *images[shared:]] if shared else list(images)
+
+
+def _refuse_second_derivatives() -> None:
+    if torch.is_grad_enabled():  # within a backward pass: the caller asked for create_graph
+        raise RuntimeError("the fused supernet has first derivatives alone; second ones need engine=plain")
 
 
 def _pixels(image: Tensor, groups: int) -> Tensor:

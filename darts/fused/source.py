@@ -36,7 +36,7 @@ class Stacked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: dict[str, list[Row]] = {}
+        self.rows: dict[str, list[Row] | Row] = {}  # a single row is not stacked
 
     def stack(self, name: str, operations: Operations, rows: list[Row]) -> nn.Parameter:
         """A parameter with these rows; the caller assigns it to `name`."""
@@ -172,6 +172,9 @@ class Unfused(Stacked):
         super().__init__()
         self.column = column
         self.operations = nn.ModuleList(edge[column] for edge in operations)
+        for edge, operation in enumerate(self.operations):
+            for name in operation.state_dict():
+                self.rows[f"operations.{edge}.{name}"] = Row(edge, column, name)
 
     def forward(self, source: Tensor, mixture: Tensor) -> Tensor:
         """The weighted outputs side by side."""

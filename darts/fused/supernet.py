@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from darts.fused.source import Source, Stacked
+from darts.fused.source import Row, Source, Stacked
 from darts.supernet import SearchCell, Supernet
 
 
@@ -39,14 +39,18 @@ class FusedCell(nn.Module):
                 states.append(nodes[first])
         return torch.cat(states[2:], dim=1)
 
-    def origins(self) -> dict[str, list[str]]:
-        """By tensor name within this cell: the names of its rows in the plain cell."""
-        found = {}
+    def origins(self) -> dict[str, list[str] | str]:
+        """By tensor name in this cell: its rows' names in the plain cell; one name where it is not stacked."""
+        found: dict[str, list[str] | str] = {}
         for prefix, part in self.named_modules():
             if isinstance(part, Stacked):
                 leaving = self.leaving[int(prefix.split(".")[1])]
                 for name, rows in part.rows.items():
-                    found[f"{prefix}.{name}"] = [f"edges.{leaving[e]}.operations.{c}.{inner}" for e, c, inner in rows]
+                    plain = [
+                        f"edges.{leaving[row.edge]}.operations.{row.column}.{row.name}"
+                        for row in ([rows] if isinstance(rows, Row) else rows)
+                    ]
+                    found[f"{prefix}.{name}"] = plain[0] if isinstance(rows, Row) else plain
         return found
 
 
@@ -64,22 +68,25 @@ class FusedSupernet(Supernet):
         origins = self._origins()
         plain: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            rows = origins.get(name)
-            plain |= {name: tensor} if rows is None else dict(zip(rows, tensor, strict=True))
+            rows = origins.get(name, name)
+            plain |= {rows: tensor} if isinstance(rows, str) else dict(zip(rows, tensor, strict=True))
         return plain
 
     def from_plain(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The reverse of `to_plain`."""
         left, own = dict(tensors), {}
         for name, rows in self._origins().items():
-            if rows[0] in left:
+            if isinstance(rows, str) and rows in left:
+                own[name] = left.pop(rows)
+            elif not isinstance(rows, str) and rows[0] in left:
                 own[name] = torch.stack([left.pop(row) for row in rows])
         return own | left
 
-    def _origins(self) -> dict[str, list[str]]:
-        return {
-            f"cells.{index}.{name}": [f"cells.{index}.{row}" for row in rows]
-            for index, cell in enumerate(self.cells)
-            if isinstance(cell, FusedCell)
-            for name, rows in cell.origins().items()
-        }
+    def _origins(self) -> dict[str, list[str] | str]:
+        found: dict[str, list[str] | str] = {}
+        for index, cell in enumerate(self.cells):
+            if isinstance(cell, FusedCell):
+                for name, rows in cell.origins().items():
+                    own = f"cells.{index}.{rows}" if isinstance(rows, str) else [f"cells.{index}.{row}" for row in rows]
+                    found[f"cells.{index}.{name}"] = own
+        return found
