@@ -129,7 +129,7 @@ class _Convolved(torch.autograd.Function):
             return None, *_gradients_for_each_edge(slope, image, kernel, steps, wanted), None, None
         for_kernel = depthwise.weight_gradient(slope, rectified, kernel, *steps) if wanted else None
         slope = depthwise.input_gradient(slope, rectified.shape, kernel, *steps)
-        slope = torch.ops.aten.threshold_backward(slope, rectified, 0)
+        torch.ops.aten.threshold_backward.grad_input(slope, rectified, 0, grad_input=slope)  # in place: it is ours
         pixels = _pixels(slope, edges)
         for_matrices = pixels.transpose(1, 2) @ _pixels(image, edges)
         return None, mapped(slope, matrices.transpose(1, 2)), for_kernel, for_matrices, pixels.sum(1)
@@ -155,11 +155,18 @@ def _gradients_for_each_edge(
     if steps[0] == 1:
         for_copies = depthwise.input_gradient(slope, slope.shape, kernel, *steps).chunk(edges, dim=1)
         for_kernel = depthwise.weight_gradient(slope, torch.cat(copies, dim=1), kernel, *steps) if wanted else None
-        return sum(for_copies[1:], start=for_copies[0]), for_kernel
+        return _total(for_copies), for_kernel
     triples = list(zip(slopes, copies, kernels, strict=True))
     for_each = [depthwise.input_gradient(s, x.shape, k, *steps) for s, x, k in triples]
     for_kernels = [depthwise.weight_gradient(*triple, *steps) for triple in triples if wanted]
-    return sum(for_each[1:], start=for_each[0]), torch.cat(for_kernels) if wanted else None
+    return _total(for_each), torch.cat(for_kernels) if wanted else None
+
+
+def _total(images: Sequence[Tensor]) -> Tensor:
+    total = images[0] + images[1] if len(images) > 1 else images[0]
+    for image in images[2:]:
+        total += image
+    return total
 
 
 class _Summed(torch.autograd.Function):
