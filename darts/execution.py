@@ -40,15 +40,18 @@ def set_determinism(wanted: bool) -> None:
         torch.use_deterministic_algorithms(wanted, warn_only=True)
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool = True) -> None:
     """Let the C library keep what tensors on the CPU free: each step needs it again, and fresh pages are slow.
 
-    Known to glibc alone; elsewhere nothing changes.
+    With `keep` false it goes back to what it does by itself once it has adapted to large blocks. Known to glibc alone;
+    elsewhere nothing changes.
     """
-    if hasattr(library := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, largest_mapped = -1, -4
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(largest_mapped, 0)
+    if not hasattr(library := ctypes.CDLL(None), "mallopt"):
+        return
+    trim_threshold, map_threshold, most_mapped = -1, -3, -4
+    library.mallopt(trim_threshold, 2**31 - 1 if keep else 2**26)
+    library.mallopt(map_threshold, 2**25)
+    library.mallopt(most_mapped, 0 if keep else 65536)
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:

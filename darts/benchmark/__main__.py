@@ -84,7 +84,7 @@ def _line(row: Figures) -> str:
 def _row(case: Any, settings: config.BenchmarkSettings, device: torch.device, machine: Roofline) -> Figures:
     from darts.benchmark.measure import footprint, in_turn
 
-    timings = in_turn(case.actions, settings.repetitions, device)
+    timings = in_turn(case.actions, settings.repetitions, device, case.before)
     variants: dict[str, Figures] = {}
     for name, action in case.actions.items():
         taken, timing = footprint(action, device), timings[name]

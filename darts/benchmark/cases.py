@@ -22,7 +22,7 @@ from darts.cost import count_macs
 from darts.data import Batch, Batches, Preparation, SearchData, Split, TrainData
 from darts.datasets import ArrayImages
 from darts.depthwise import Depthwise
-from darts.execution import autocast
+from darts.execution import autocast, keep_freed_memory
 from darts.published import published
 from darts.seeding import generator
 from darts.settings import Augmentation, Engine, MemorySettings, Precision
@@ -31,7 +31,7 @@ from darts.spaces import InputShape
 S = TypeVar("S", bound=RunSettings)
 ORIGINAL, PLAIN, OURS = "original", "plain", "ours"
 VARIANTS = {
-    ORIGINAL: "plain definition, default layout, the library's kernels, float32",
+    ORIGINAL: "plain definition, default layout, the libraries' kernels and allocator, float32",
     PLAIN: "plain definition, channels last, own depthwise gradients",
     OURS: "the engine, precision and graphs of the settings",
 }
@@ -43,6 +43,12 @@ class Case:
 
     actions: dict[str, Action]
     flops: float | None
+
+    def before(self, name: str) -> None:
+        """The C library's own way with memory for the original; for the others ours, once settled."""
+        keep_freed_memory(name != ORIGINAL)
+        if name != ORIGINAL:
+            self.actions[name]()
 
 
 def cases(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, Callable[[], Case]]:

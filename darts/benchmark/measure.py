@@ -42,13 +42,22 @@ class Roofline:
     gigabytes: float  # a second, read and written
 
 
-def in_turn(actions: Mapping[str, Action], repetitions: int, device: torch.device) -> dict[str, Timing]:
-    """Time the actions one after the other, again and again, so that a slow spell of the machine meets all alike."""
+def in_turn(
+    actions: Mapping[str, Action],
+    repetitions: int,
+    device: torch.device,
+    before: Callable[[str], None] = lambda name: None,
+) -> dict[str, Timing]:
+    """Time the actions one after the other, again and again, so that a slow spell of the machine meets all alike.
+
+    Each is called once to warm up; `before` is called with an action's name every time before it is timed.
+    """
     for action in actions.values():
         action()
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(repetitions):
         for name, action in actions.items():
+            before(name)
             times[name].append(1000 * _seconds(action, device))
     return {name: Timing(statistics.median(taken), min(taken), max(taken)) for name, taken in times.items()}
 
