@@ -77,8 +77,9 @@ def fold(
     if moments is None:
         means, variances = statistics.running_mean, statistics.running_var
     else:
-        means = (wide @ moments.mean[:, :, None])[:, :, 0]
-        variances = ((wide @ moments.covariance) * wide).sum(2).clamp_min(0)
+        means = (wide * moments.mean[:, None]).sum(2)
+        covariance = moments.covariance.expand(len(wide), -1, -1)
+        variances = (torch.bmm(wide, covariance) * wide).sum(2).clamp_min(0)
         statistics.update(means, variances, moments.pixels)
     factors = torch.rsqrt(variances + statistics.eps)
     if scales is not None:

@@ -123,7 +123,7 @@ class _Convolved(torch.autograd.Function):
         if mean is not None:  # the slope of the moments (folding.py)
             count = result.numel() // result.shape[1]
             linear = (covariance_slope + covariance_slope.transpose(1, 2)) / count
-            constant = mean_slope / count - (linear @ mean[:, :, None])[:, :, 0]
+            constant = mean_slope / count - (linear * mean[:, None]).sum(2)
             slope = mapped(result, linear, constant).add_(slope)
         if matrices is None:
             return None, *_gradients_for_each_edge(slope, image, kernel, steps, wanted), None, None
@@ -131,7 +131,7 @@ class _Convolved(torch.autograd.Function):
         slope = depthwise.input_gradient(slope, rectified.shape, kernel, *steps)
         torch.ops.aten.threshold_backward.grad_input(slope, rectified, 0, grad_input=slope)  # in place: it is ours
         pixels = _pixels(slope, edges)
-        for_matrices = pixels.transpose(1, 2) @ _pixels(image, edges)
+        for_matrices = torch.bmm(pixels.transpose(1, 2), _pixels(image, edges))
         return None, mapped(slope, matrices.transpose(1, 2)), for_kernel, for_matrices, pixels.sum(1)
 
 
@@ -195,7 +195,7 @@ class _Summed(torch.autograd.Function):
             for weight, want in zip(weights, wanted, strict=True)
         ]
         for_weights = [
-            _pixels(slope, len(weight)).transpose(1, 2) @ _pixels(image, len(weight))
+            torch.bmm(_pixels(slope, len(weight)).transpose(1, 2), _pixels(image, len(weight)))
             for image, weight in zip(images, weights, strict=True)
         ]
         if shared:
@@ -217,4 +217,4 @@ def _refuse_second_derivatives() -> None:
 def _pixels(image: Tensor, groups: int) -> Tensor:
     """The pixels of each group of channels, (groups, pixels, C), in float32 at least; no copy if channels last."""
     pixels = image.permute(0, 2, 3, 1).reshape(-1, groups, image.shape[1] // groups).transpose(0, 1)
-    return pixels.to(torch.promote_types(pixels.dtype, torch.float32))
+    return pixels if pixels.dtype in (torch.float32, torch.float64) else pixels.float()

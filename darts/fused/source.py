@@ -92,7 +92,7 @@ class Convolutions(Stacked):
             norm = cast(RunningStatistics, self.norms[str(block)])
             image, measured = convolved(image, before, self._kernel(block), steps, norm.by_batch)
             last = block == len(self.steps) - 1
-            matrices = self.matrices[str(block)][:, :, :, 0, 0]
+            matrices = self.matrices[str(block)].flatten(2)
             folded, constants = fold(matrices, scales if last else None, measured, norm)
             before = Before(folded, constants)
         by_edge = self.edges, len(self.columns)
@@ -105,7 +105,8 @@ class Convolutions(Stacked):
         kernels = [self.kernels[f"{block}_{column}"] for column in self.columns]
         largest = max(kernel.shape[-1] for kernel in kernels)
         around = [(largest - kernel.shape[-1]) // 2 for kernel in kernels]
-        return torch.stack([F.pad(k, (a, a, a, a)) for k, a in zip(kernels, around, strict=True)], dim=1).flatten(0, 1)
+        padded = [F.pad(k, (a, a, a, a)) if a else k for k, a in zip(kernels, around, strict=True)]
+        return torch.stack(padded, dim=1).flatten(0, 1)
 
 
 class Pool(Stacked):
@@ -158,7 +159,7 @@ class Reduction(Stacked):
         """Even and odd pixels, and the folded map of each edge."""
         shifted = F.pad(rectified, (0, 1, 0, 1))[:, :, 1:, 1:]
         image = torch.cat([rectified[:, :, ::2, ::2], shifted[:, :, ::2, ::2]], dim=1)
-        even, odd = self.even[:, :, :, 0, 0], self.odd[:, :, :, 0, 0]
+        even, odd = self.even.flatten(2), self.odd.flatten(2)
         channels = rectified.shape[1]
         matrices = torch.cat([F.pad(even, (0, channels)), F.pad(odd, (channels, 0))], dim=1)
         measured = moments(image) if self.norm.by_batch else None
