@@ -202,7 +202,7 @@ class Precision(Enum):
 class MemorySettings:
     """Ways to need less memory."""
 
-    checkpoint_cells: bool  # keep cells' outputs alone and compute what is within twice: a third more time
+    checkpoint_cells: bool  # keep cells' outputs alone and compute what is within twice: half more time
 
 
 @dataclass
