@@ -71,6 +71,15 @@ def check_execution(device: torch.device, precision: Precision, graphs: bool) ->
         raise UserError("precision is 'bf16', which this GPU does not have; it must be fp32")
 
 
+def ready_device(name: str, precision: Precision, graphs: bool, deterministic: bool) -> torch.device:
+    """The chosen device, checked against what is asked of it, with the process set up for it; else `UserError`."""
+    device = choose_device(name)
+    check_execution(device, precision, graphs)
+    set_determinism(deterministic)
+    keep_freed_memory()
+    return device
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Within it convolutions and products run in the given precision; sums and batch norms stay in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bf16)

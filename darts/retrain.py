@@ -22,12 +22,10 @@ from darts.execution import (
     Graphed,
     Sums,
     autocast,
-    check_execution,
     choose_device,
-    keep_freed_memory,
     memory_advice,
     placed,
-    set_determinism,
+    ready_device,
 )
 from darts.genotype import Genotype, from_json, to_json
 from darts.network import Network, build_network, drop_path_scales
@@ -151,10 +149,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     plain = Checkpoints(folder).load()
     if plain is not None:
         refuse_other_settings(plain["settings"], protocol(settings, genotype), folder)
-    device = choose_device(settings.device)
-    check_execution(device, settings.precision, settings.graphs)
-    set_determinism(settings.deterministic)
-    keep_freed_memory()
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     state = new_state(settings, genotype, data, folder)

@@ -24,12 +24,9 @@ from darts.execution import (
     Graphed,
     Sums,
     autocast,
-    check_execution,
-    choose_device,
-    keep_freed_memory,
     memory_advice,
     placed,
-    set_determinism,
+    ready_device,
 )
 from darts.fused.supernet import FusedSupernet
 from darts.genotype import Genotype, from_json, to_json
@@ -239,10 +236,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     plain = Checkpoints(folder).load()
     if plain is not None:
         refuse_other_settings(plain["settings"], identity(settings), folder)
-    device = choose_device(settings.device)
-    check_execution(device, settings.precision, settings.graphs)
-    set_determinism(settings.deterministic)
-    keep_freed_memory()
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     loop = settings.search
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
     state = new_state(settings, data, device, folder)

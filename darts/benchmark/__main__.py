@@ -28,12 +28,10 @@ def measure(settings: config.BenchmarkSettings, folder: Path) -> Figures:
     """Everything the command reports, as plain values; prints each row as soon as it is there unless json is set."""
     from darts.benchmark.cases import cases
     from darts.benchmark.measure import roofline
-    from darts.execution import check_execution, choose_device, keep_freed_memory, memory_advice
+    from darts.execution import memory_advice, ready_device
     from darts.record import environment, write_json
 
-    device = choose_device(settings.device)
-    check_execution(device, settings.precision, settings.graphs)
-    keep_freed_memory()
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     say = (lambda line: None) if settings.json else print
     machine = roofline(device, _dtype(settings))
     sizes = f"batch {settings.search.batch_size}, {settings.network.channels} channels, {settings.network.cells} cells"
@@ -108,6 +106,8 @@ def _row(case: Any, settings: config.BenchmarkSettings, device: torch.device, ma
 
 def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, tuple[float, float]]:
     """How time and memory of a first-order step grow: by size, the exponents of the power laws that fit best."""
+    from darts import search
+    from darts.benchmark.cases import random_search_data, search_action
     from darts.benchmark.measure import exponent, footprint, in_turn
 
     batch, network = max(settings.search.batch_size // 4, 2), settings.network
@@ -119,33 +119,26 @@ def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Pa
     }
     found = {}
     for size, values in sizes.items():
-        actions = {str(value): _scaled(settings, size, value, batch)(device, folder) for value in values}
+        actions = {}
+        for value in values:
+            changed = _resized(settings, size, value, batch)
+            data = random_search_data(changed, device)
+            actions[str(value)] = search_action(search.new_state(changed, data, device, folder / "scaling"))
         timings = in_turn(actions, settings.repetitions, device)
         memory = [footprint(action, device).peak_mb for action in actions.values()]
         found[size] = exponent(values, [timings[str(value)].least for value in values]), exponent(values, memory)
     return found
 
 
-def _scaled(settings: config.BenchmarkSettings, size: str, value: int, batch: int) -> Any:
-    """How to build the step of a search of which one size is another."""
-    from darts import search
-    from darts.benchmark.cases import random_search_data
-
-    search_loop = dataclasses.replace(settings.search, batch_size=value if size == "batch" else batch)
+def _resized(settings: config.BenchmarkSettings, size: str, value: int, batch: int) -> config.BenchmarkSettings:
+    """The settings with the batch given, and one size another."""
+    loop = dataclasses.replace(settings.search, batch_size=value if size == "batch" else batch)
     network, space = settings.network, settings.space
     if size in ("channels", "cells"):
         network = dataclasses.replace(network, **{size: value})
     if size == "nodes":
         space = dataclasses.replace(space, nodes=value)
-    changed = dataclasses.replace(settings, search=search_loop, network=network, space=space)
-
-    def build(device: torch.device, folder: Path) -> Any:
-        data = random_search_data(changed, device)
-        state = search.new_state(changed, data, device, folder / "scaling")
-        raw = [*next(data.weights.shuffled_raw(0)), *next(data.architecture.shuffled_raw(0))]
-        return lambda: state.search_step(*raw)
-
-    return build
+    return dataclasses.replace(settings, search=loop, network=network, space=space)
 
 
 def extrapolation(settings: config.BenchmarkSettings, medians: dict[str, float]) -> dict[str, float]:

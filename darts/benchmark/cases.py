@@ -70,7 +70,7 @@ def search_case(settings: BenchmarkSettings, second_order: bool, device: torch.d
     # a gradient of the weights costs two forward passes, one of alpha alone one: first order 1 + 1 + 1 + 2
     passes = 13 if second_order else 5
     flops = 2 * passes * settings.search.batch_size * _search_macs(states[PLAIN])
-    return Case({name: _search_action(state) for name, state in states.items()}, flops)
+    return Case({name: search_action(state) for name, state in states.items()}, flops)
 
 
 def search_states(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, search.SearchState]:
@@ -174,7 +174,8 @@ def _as_originally(network: nn.Module) -> None:
             module.library = True
 
 
-def _search_action(state: search.SearchState) -> Action:
+def search_action(state: search.SearchState) -> Action:
+    """A step of this search, on other random draws every time."""
     weights = state.data.weights.shuffled_raw(0, 0, 10**9)
     architecture = state.data.architecture.shuffled_raw(0, 0, 10**9)
     return lambda: state.search_step(*next(weights), *next(architecture))

@@ -41,8 +41,8 @@ def convolved(
     if before is None and dilation % stride == 0:  # then only these pixels are seen (depthwise.py)
         image, steps = image[:, :, ::stride, ::stride], (1, dilation // stride)
     kernel = depthwise.within_reach(kernel.flatten(0, 1), image, steps[1]).to(image.dtype)
-    before = before or Before(None, None)  # type: ignore[arg-type]
-    result, mean, covariance = _Convolved.apply(_Plan(edges, steps, wanted), image, kernel, *before)
+    folded = before or (None, None)
+    result, mean, covariance = _Convolved.apply(_Plan(edges, steps, wanted), image, kernel, *folded)
     return result, Moments(mean, covariance, result.numel() // result.shape[1]) if wanted else None
 
 
@@ -78,12 +78,12 @@ def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None) -> 
     return torch.conv2d(image, matrices, bias, groups=groups)
 
 
-def moments(image: Tensor) -> Moments:
-    """The moments of one map, by operations that autograd knows."""
-    pixels = _pixels(image, 1)
+def moments(image: Tensor, groups: int = 1) -> Moments:
+    """The moments of each group of channels, by operations that autograd knows."""
+    pixels = _pixels(image, groups)
     mean = pixels.mean(1)
-    covariance = pixels.transpose(1, 2) @ pixels / pixels.shape[1] - mean[:, :, None] * mean[:, None, :]
-    return Moments(mean, covariance, pixels.shape[1])
+    second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
+    return Moments(mean, second - mean[:, :, None] * mean[:, None, :], pixels.shape[1])
 
 
 class _Plan(NamedTuple):
@@ -106,10 +106,7 @@ class _Convolved(torch.autograd.Function):
             else:
                 result = depthwise.convolve(rectified, kernel, *steps)
             if wanted:
-                pixels = _pixels(result, edges)
-                mean = pixels.mean(1)
-                second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
-                covariance = second - mean[:, :, None] * mean[:, None, :]
+                mean, covariance, _ = moments(result, edges)
         ctx.plan = plan
         ctx.save_for_backward(image, kernel, matrices, rectified, result, mean)
         return result, mean, covariance
