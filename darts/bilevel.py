@@ -37,6 +37,11 @@ class Problem:
 class Hypergradient:
     """A way to compute the architecture gradient."""
 
+    @property
+    def weight_steps(self) -> int:
+        """Alpha moves once in so many weight steps."""
+        return 1
+
     def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
         """The gradient for each tensor of alpha, and the validation loss that it belongs to."""
         raise NotImplementedError
@@ -75,11 +80,64 @@ class FiniteDifference(Hypergradient):
 
     def _gradient_at(self, problem: Problem, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
         """The gradient in alpha of L_train at w + epsilon * direction; w is the original weights, not w'."""
+        moved = moved_along(problem.weights, direction, epsilon)
+        return gradients(problem.train_loss(moved, problem.alpha), problem.alpha)
+
+
+@dataclass
+class Neumann(Hypergradient):
+    """Implicit differentiation by a truncated Neumann series (Zhang et al. 2021, iDARTS, equation 9).
+
+    d_alpha = grad_alpha L_val - lr * M' sum_{k=0}^{terms} (I - lr H)^k v, with v = grad_w L_val, H the Hessian of
+    L_train in w and M its mixed derivative; both products by central differences of gradients. Alpha moves once in
+    `every` weight steps, so that the weights come near their optimum in between.
+    """
+
+    terms: int  # of the series after the first
+    scale: float  # of the central differences, as in `FiniteDifference`
+    every: int
+
+    def __post_init__(self) -> None:
+        require(0 <= self.terms <= 100, "method.hypergradient.terms", self.terms, "from 0 to 100")
+        require(0 < self.scale < 1, "method.hypergradient.scale", self.scale, "above 0 and below 1")
+        require(1 <= self.every <= 1000, "method.hypergradient.every", self.every, "from 1 to 1000")
+
+    @property
+    def weight_steps(self) -> int:
+        return self.every
+
+    def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
         import torch
 
-        with torch.no_grad():
-            moved = torch._foreach_add(list(problem.weights), torch._foreach_mul(list(direction), epsilon))
-        return gradients(problem.train_loss(moved, problem.alpha), problem.alpha)
+        weights = [weight.detach().requires_grad_() for weight in problem.weights]
+        loss = problem.valid_loss(weights, problem.alpha)
+        both = gradients(loss, [*problem.alpha, *weights])
+        direct, vector = both[: len(problem.alpha)], both[len(problem.alpha) :]
+        total = [v.clone() for v in vector]
+        for _ in range(self.terms):
+            product = self._along(problem, vector, in_weights=True)
+            vector = torch._foreach_sub(vector, torch._foreach_mul(product, problem.learning_rate))
+            torch._foreach_add_(total, vector)
+        implicit = self._along(problem, total, in_weights=False)
+        return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], loss.detach()
+
+    def _along(self, problem: Problem, direction: Tensors, in_weights: bool) -> list[Tensor]:
+        """The change of L_train's gradient, in the weights or in alpha, along a direction of the weights."""
+        epsilon = self.scale / _norm(direction)
+        ends = []
+        for signed in (epsilon, -epsilon):
+            moved = moved_along(problem.weights, direction, signed)
+            wanted = [weight.requires_grad_() for weight in moved] if in_weights else problem.alpha
+            ends.append(gradients(problem.train_loss(moved, problem.alpha), wanted))
+        return [(p - m) / (2 * epsilon) for p, m in zip(*ends, strict=True)]
+
+
+def moved_along(weights: Tensors, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
+    """New tensors, weights + epsilon * direction."""
+    import torch
+
+    with torch.no_grad():
+        return list(torch._foreach_add(list(weights), torch._foreach_mul(list(direction), epsilon)))
 
 
 def unrolled_weights(problem: Problem, differentiable: bool = False) -> list[Tensor]:

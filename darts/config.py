@@ -18,15 +18,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from darts.bilevel import FiniteDifference, FirstOrder, Hypergradient
-from darts.discretisation import Discretisation, StrongestEdges
+from darts import alpha_terms, beside, bilevel, channels, discretisation, perturbation, relaxation, schedule, stopping
+from darts import weight_rules as rules
 from darts.errors import UserError, require, unknown
-from darts.relaxation import Relaxation, Softmax
+from darts.method import Method
 from darts.settings import (
     ArchitectureOptimiser,
+    BenchmarkTable,
     BundledDataset,
     CheckpointSettings,
+    ConstraintSettings,
     Dataset,
+    DiagnosticsSettings,
     Engine,
     ImageFolderDataset,
     MemorySettings,
@@ -41,16 +44,6 @@ from darts.spaces import SearchSpace
 
 CONF = str(Path(__file__).parent.parent / "conf")
 T = TypeVar("T")
-
-
-@dataclass
-class Method:
-    """A differentiable search method is the names of its parts."""
-
-    name: str
-    relaxation: Relaxation
-    hypergradient: Hypergradient
-    discretisation: Discretisation
 
 
 @dataclass
@@ -92,12 +85,31 @@ class SearchSettings(RunSettings):
     engine: Engine
     search: SearchLoop
     architecture_optimiser: ArchitectureOptimiser
+    diagnostics: DiagnosticsSettings
+    constraints: ConstraintSettings
+    benchmark: BenchmarkTable
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.method.hypergradient, FiniteDifference):
+        if isinstance(self.method.hypergradient, bilevel.FiniteDifference):
             allowed = "false with a second-order method, whose unrolled step has none"
             require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
+        self._check_method()
+
+    def _check_method(self) -> None:
+        method, width = self.method, self.network.channels
+        shares = {
+            method.channels.share(stage.number) for stage in method.schedule.stages(self.search.epochs, self.space)
+        }
+        for share in shares:
+            require(width % share == 0, "network.channels", width, f"a multiple of {share} (method.channels.shares)")
+        names = [*method.beside.operations, *(["skip_connect"] if method.beside.drops_skips else [])]
+        there = set(names) <= set(self.space.candidates)
+        require(
+            there, "space.candidates", self.space.candidates, f"with {', '.join(names)}, which method.beside is about"
+        )
+        allowed = "false with this method, whose steps draw random numbers or decide on the host"
+        require(not (self.graphs and not method.graphable), "graphs", True, allowed)
 
 
 @dataclass
@@ -210,10 +222,39 @@ def register() -> None:
         "image_folder": ImageFolderDataset,
         "search_space": SearchSpace,
         "method": Method,
-        "softmax": Softmax,
-        "first_order": FirstOrder,
-        "finite_difference": FiniteDifference,
-        "strongest_edges": StrongestEdges,
+        "softmax": relaxation.Softmax,
+        "gumbel": relaxation.Gumbel,
+        "gumbel_hard": relaxation.GumbelHard,
+        "dirichlet": relaxation.Dirichlet,
+        "sigmoid": relaxation.Sigmoid,
+        "binary_paths": relaxation.BinaryPaths,
+        "all_channels": channels.AllChannels,
+        "partial_channels": channels.PartialChannels,
+        "nothing": beside.Nothing,
+        "auxiliary_skip": beside.AuxiliarySkip,
+        "skip_dropout": beside.SkipDropout,
+        "zero_one": alpha_terms.ZeroOne,
+        "log_sum_exp": alpha_terms.LogSumExp,
+        "anchor": alpha_terms.Anchor,
+        "unperturbed": perturbation.Unperturbed,
+        "random_smoothing": perturbation.RandomSmoothing,
+        "adversarial_smoothing": perturbation.AdversarialSmoothing,
+        "first_order": bilevel.FirstOrder,
+        "finite_difference": bilevel.FiniteDifference,
+        "neumann": bilevel.Neumann,
+        "training_loss": rules.TrainingLoss,
+        "layer_alignment": rules.LayerAlignment,
+        "frozen_operations": rules.FrozenOperations,
+        "constant": schedule.Constant,
+        "warm_up": schedule.WarmUp,
+        "stages": schedule.Stages,
+        "greedy": schedule.Greedy,
+        "projection": schedule.Projection,
+        "last_epoch": stopping.LastEpoch,
+        "eigenvalue_growth": stopping.EigenvalueGrowth,
+        "strongest_edges": discretisation.StrongestEdges,
+        "few_skips": discretisation.FewSkips,
+        "threshold": discretisation.Threshold,
     }
     for name, part in parts.items():
         store.store(group="schema", name=name, node=part)
@@ -234,9 +275,10 @@ def typed(config: DictConfig, kind: type[T]) -> T:
 
 def _refuse_strays(config: DictConfig, prefix: str) -> None:
     """Hydra's `+key=value` adds keys that no schema knows; refuse them."""
-    known = [field.name for field in dataclasses.fields(OmegaConf.get_type(config))]  # type: ignore[arg-type]
+    kind = OmegaConf.get_type(config)
+    known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
     for key in config:
-        if key not in known:
+        if known is not None and key not in known:
             raise unknown(f"{prefix.rstrip('.')}: setting" if prefix else "setting", key, known)
         value = config._get_node(key)
         if isinstance(value, DictConfig) and not value._is_missing():
@@ -258,6 +300,8 @@ def plain(settings: Any) -> Any:
         return {"part": type(settings).__name__, **values} if is_part else values
     if isinstance(settings, Enum):
         return settings.value
+    if isinstance(settings, dict):
+        return {key: plain(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
         return [plain(value) for value in settings]
     return settings

@@ -2,22 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from darts.genotype import Genotype
+from darts.spaces import SearchSpace
 
 
 def entropy(mixture: Tensor) -> float:
     """Mean over the edges of the entropy of their mixture weights, in nats; log(candidates) where nothing is decided.
 
-    `mixture`: (edges, candidates), rows sum to 1.
+    `mixture`: (edges, candidates); rows are divided by their sums, rows of zeros left out.
     """
-    return float(-(mixture * mixture.clamp_min(1e-30).log()).sum(dim=1).mean())
+    total = mixture.sum(dim=1, keepdim=True)
+    rows = (mixture / total)[total[:, 0] > 0]
+    return float(-(rows * rows.clamp_min(1e-30).log()).sum(dim=1).mean())
 
 
-def search_figures(mixture: Mapping[str, Tensor], genotype: Genotype) -> dict[str, float]:
-    """Entropy and number of skip connections of every cell type, by name."""
-    figures = {f"entropy/{kind}": entropy(matrix) for kind, matrix in mixture.items()}
-    return figures | {f"skips/{kind}": genotype.skips(kind) for kind in genotype.cells}
+def search_figures(
+    scores: Mapping[str, Tensor], genotype: Genotype, before: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """By cell type the entropy, the skip connections, and how many edges are new since the cells `before`."""
+    figures = {f"entropy/{kind}": entropy(matrix) for kind, matrix in scores.items()}
+    figures |= {f"skips/{kind}": genotype.skips(kind) for kind in genotype.cells}
+    now = edge_lists(genotype)
+    return figures | {f"changes/{kind}": changes(now[kind], before[kind]) for kind in now if before is not None}
+
+
+def edge_lists(genotype: Genotype) -> dict[str, list[list[Any]]]:
+    """By cell type the edges as [node, operation, input], as history.jsonl holds them."""
+    return {
+        kind: [[node, *edge] for node, edges in enumerate(cell.nodes) for edge in edges]
+        for kind, cell in genotype.cells.items()
+    }
+
+
+def changes(now: Sequence[Sequence[Any]], before: Sequence[Sequence[Any]]) -> int:
+    """How many of the edges there are now were not there before."""
+    return len({tuple(edge) for edge in now} - {tuple(edge) for edge in before})
+
+
+def discrete_mixture(genotype: Genotype, space: SearchSpace, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mixture weights that select a genotype in the supernet: 1 where an edge stays with its operation."""
+    found = {kind: torch.zeros_like(matrix) for kind, matrix in like.items()}
+    for kind, cell in genotype.cells.items():
+        for node, edges in enumerate(cell.nodes):
+            for edge in edges:
+                found[kind][space.incoming(node)[edge.source], space.candidates.index(edge.operation)] = 1
+    return found
+
+
+def dominant_eigenvalue(
+    gradient: Callable[[Tensor], Tensor], at: Tensor, generator: torch.Generator, steps: int = 12, scale: float = 1e-2
+) -> float:
+    """The largest eigenvalue of a symmetric Hessian, by Lanczos iteration on central differences of its gradient.
+
+    `gradient` maps a vector like `at` to the gradient there; two evaluations a step. With as many steps as `at` has
+    entries it is exact but for the differences (Zela et al. 2020 use the exact Hessian of one batch).
+    """
+    vector = torch.randn(at.shape, generator=generator, dtype=torch.float64)
+    basis = [vector / vector.norm()]
+    diagonal: list[float] = []
+    off: list[float] = []
+    for _ in range(min(steps, at.numel())):
+        direction = basis[-1].to(at)
+        product = (gradient(at + scale * direction) - gradient(at - scale * direction)) / (2 * scale)
+        product = product.cpu().double()
+        diagonal.append(float(product @ basis[-1]))
+        for _ in range(2):  # twice, or rounding brings known directions back
+            for known in basis:
+                product -= (product @ known) * known
+        norm = float(product.norm())
+        if norm < 1e-10 * max(1e-30, abs(diagonal[0])):
+            break
+        off.append(norm)
+        basis.append(product / norm)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    beside = torch.diag(torch.tensor(off[: len(diagonal) - 1], dtype=torch.float64), 1)
+    return float(torch.linalg.eigvalsh(matrix + beside + beside.T)[-1])

@@ -34,6 +34,7 @@ class Cell:
 
     nodes: tuple[tuple[Edge, ...], ...]
     concat: tuple[int, ...]
+    inputs: int = 2  # 1: the previous cell's output alone, which is then 0, and nodes go from 1 on
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -42,12 +43,13 @@ class Cell:
             if not edges:
                 raise UserError(f"node {index} has no edge")
             for edge in edges:
-                if not 0 <= edge.source < index + 2:
-                    raise UserError(f"node {index}: input {edge.source} must be from 0 to {index + 1}")
+                if not 0 <= edge.source < index + self.inputs:
+                    raise UserError(f"node {index}: input {edge.source} must be from 0 to {index + self.inputs - 1}")
         if not self.concat or len(set(self.concat)) < len(self.concat):
             raise UserError(f"the output must join at least one node, each once, not {list(self.concat)}")
-        if not set(self.concat) <= set(range(2, len(self.nodes) + 2)):
-            raise UserError(f"the output joins nodes {list(self.concat)}; nodes go from 2 to {len(self.nodes) + 1}")
+        last = len(self.nodes) + self.inputs - 1
+        if not set(self.concat) <= set(range(self.inputs, last + 1)):
+            raise UserError(f"the output joins nodes {list(self.concat)}; nodes go from {self.inputs} to {last}")
 
     def __str__(self) -> str:
         return "; ".join(", ".join(f"{operation} {source}" for operation, source in edges) for edges in self.nodes)
@@ -139,10 +141,11 @@ _NOTATION_KINDS = {"normal": "normal", "reduce": "reduction"}
 
 
 def _plain(genotype: Genotype) -> dict[str, Any]:
-    cells = {
-        kind: {"nodes": [[list(edge) for edge in edges] for edges in cell.nodes], "concat": list(cell.concat)}
-        for kind, cell in genotype.cells.items()
-    }
+    cells = {}
+    for kind, cell in genotype.cells.items():
+        cells[kind] = {"nodes": [[list(edge) for edge in edges] for edges in cell.nodes], "concat": list(cell.concat)}
+        if cell.inputs != 2:
+            cells[kind]["inputs"] = cell.inputs
     return {"space": genotype.space, "cells": cells}
 
 
@@ -178,7 +181,10 @@ def _from_plain(plain: Any) -> Genotype:
 
 def _cell(plain: Any, kind: str) -> Cell:
     place = f"cell {kind!r}"
-    _exact_keys(plain, ("nodes", "concat"), place)
+    single = isinstance(plain, dict) and "inputs" in plain  # the key is there for cells of one input alone
+    _exact_keys(plain, ("nodes", "concat", "inputs") if single else ("nodes", "concat"), place)
+    if single and (type(plain["inputs"]) is not int or plain["inputs"] != 1):
+        raise UserError(f"{place}, inputs: must be 1, or left out for 2")
     _typed(plain["nodes"], list, f"{place}, nodes")
     nodes = []
     for index, edges in enumerate(plain["nodes"]):
@@ -192,7 +198,7 @@ def _cell(plain: Any, kind: str) -> Cell:
     if not isinstance(concat, list) or any(type(node) is not int for node in concat):
         raise UserError(f"{place}, concat: must be a list of node numbers")
     try:
-        return Cell(tuple(nodes), tuple(concat))
+        return Cell(tuple(nodes), tuple(concat), 1 if single else 2)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.genotype import Cell, Genotype
-from darts.operations import candidate, checkpointed, input_preparations, stem
-from darts.spaces import CellPlan, InputShape, output_channels, plan_cells
+from darts.operations import ResidualReduction, candidate, checkpointed, input_preparations, stem, tail
+from darts.spaces import CellPlan, InputShape, layout_of, output_channels, plan_cells
 
 
 class DiscreteCell(nn.Module):
@@ -19,7 +19,7 @@ class DiscreteCell(nn.Module):
     def __init__(self, plan: CellPlan, cell: Cell) -> None:
         super().__init__()
         self.cell = cell
-        self.prepare_older, self.prepare_newer = input_preparations(plan, affine=True)
+        self.inputs = nn.ModuleList(input_preparations(plan, affine=True) if cell.inputs == 2 else [])
         self.operations = nn.ModuleList(
             candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation").build(
                 plan.channels, plan.stride if edge.source < 2 else 1, True
@@ -34,7 +34,8 @@ class DiscreteCell(nn.Module):
 
     def forward(self, older: Tensor, newer: Tensor, path_scales: Tensor | None) -> Tensor:
         """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
-        states = [self.prepare_older(older), self.prepare_newer(newer)]
+        given = older, newer
+        states = [prepare(x) for prepare, x in zip(self.inputs, given, strict=True)] if self.inputs else [newer]
         edge = 0
         for edges in self.cell.nodes:
             paths = []
@@ -88,20 +89,27 @@ class Network(nn.Module):
         super().__init__()
         multipliers = genotype.multipliers()
         self.stem = stem(shape.channels, plans[0].input_channels[1], stem_reductions)
-        self.cells = nn.ModuleList(DiscreteCell(plan, genotype.cells[plan.kind]) for plan in plans)
-        self.classifier = nn.Linear(output_channels(plans[-1], multipliers), shape.classes)
+        self.cells = nn.ModuleList(
+            DiscreteCell(plan, genotype.cells[plan.kind])
+            if plan.kind in genotype.cells
+            else ResidualReduction(plan.input_channels[1], plan.channels)
+            for plan in plans
+        )
+        width = output_channels(plans[-1], multipliers)
+        self.tail = tail(width, layout_of(genotype))
+        self.classifier = nn.Linear(width, shape.classes)
         self.auxiliary_after = 2 * len(plans) // 3
         middle = output_channels(plans[self.auxiliary_after], multipliers)
         self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
-        return self.classifier(self._run_cells(images, None)[0].mean((2, 3)))
+        return self.classifier(self.tail(self._run_cells(images, None)[0]).mean((2, 3)))
 
     def training_logits(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits of the classifier and of the auxiliary head, if any; `path_scales`: (paths, batch), None: no drop."""
         last, middle = self._run_cells(images, path_scales)
-        return self.classifier(last.mean((2, 3))), None if self.auxiliary is None else self.auxiliary(middle)
+        return self.classifier(self.tail(last).mean((2, 3))), None if self.auxiliary is None else self.auxiliary(middle)
 
     def paths(self) -> int:
         """How many edges the network has: the rows of `path_scales`."""
@@ -128,4 +136,5 @@ def drop_path_scales(paths: int, batch: int, probability: float, generator: torc
 
 def build_network(genotype: Genotype, cells: int, channels: int, stem_reductions: int, shape: InputShape) -> Network:
     """The network of a genotype with the published skeleton of `cells` cells and `channels` first channels."""
-    return Network(genotype, plan_cells(cells, channels, genotype.multipliers()), shape, stem_reductions)
+    plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype))
+    return Network(genotype, plans, shape, stem_reductions)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from darts.depthwise import Depthwise
 from darts.errors import unknown
-from darts.spaces import CellPlan
+from darts.spaces import LAYOUTS, CellPlan, Layout, Skeleton
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Candidate:
 
     build: Callable[[int, int, bool], nn.Module]
     normalised_in_search: bool = False  # a batch norm without parameters follows it in the supernet
+    random: bool = False  # it draws random numbers
 
 
 class Zero(nn.Module):
@@ -105,6 +106,27 @@ def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
     return nn.Identity() if stride == 1 else FactorisedReduction(channels, channels, affine)
 
 
+class Noise(nn.Module):
+    """Standard normal noise of the shape that is due, whatever comes in (Zela et al. 2020, space S4)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
+def convolution(kernel: int) -> Candidate:
+    """ReLU, an ordinary convolution, batch norm (Dong and Yang 2020)."""
+
+    def build(channels: int, stride: int, affine: bool) -> nn.Module:
+        conv = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, bias=False)
+        return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(channels, affine=affine))
+
+    return Candidate(build)
+
+
 def _conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
     return nn.Sequential(
         nn.ReLU(),
@@ -127,6 +149,9 @@ OPERATIONS: dict[str, Candidate] = {
     "dil_conv_3x3": dilated(3),
     "dil_conv_5x5": dilated(5),
     "conv_7x1_1x7": Candidate(_conv_7x1_1x7),
+    "nor_conv_1x1": convolution(1),
+    "nor_conv_3x3": convolution(3),
+    "noise": Candidate(lambda channels, stride, affine: Noise(stride), random=True),
 }
 
 
@@ -137,13 +162,45 @@ def candidate(name: str, place: str = "operation") -> Candidate:
     return OPERATIONS[name]
 
 
-def search_operation(name: str, channels: int, stride: int) -> nn.Module:
-    """A candidate as it stands in the supernet: batch norms without parameters, one after each pooling."""
+def search_operation(name: str, channels: int, stride: int, layout: Layout = LAYOUTS[Skeleton.darts]) -> nn.Module:
+    """A candidate as it stands in the supernet: batch norms without parameters, and what else the skeleton decides."""
     entry = candidate(name, "space.candidates: operation")
     operation = entry.build(channels, stride, False)
-    if entry.normalised_in_search:
-        return nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
+    if entry.normalised_in_search and layout.normalised_pools:
+        operation = nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
+    if not layout.running_statistics:
+        for module in operation.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False
+                module.running_mean = module.running_var = module.num_batches_tracked = None
     return operation
+
+
+class ResidualReduction(nn.Module):
+    """Halves the resolution and doubles the channels by a residual block (Dong and Yang 2020, figure 1)."""
+
+    def __init__(self, input_channels: int, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width, stride in ((input_channels, 2), (channels, 1)):
+            conv = nn.Conv2d(width, channels, 3, stride, 1, bias=False)
+            layers += [nn.ReLU(), conv, nn.BatchNorm2d(channels)]
+        self.residual = nn.Sequential(*layers)
+        pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+        self.shortcut = nn.Sequential(pool, nn.Conv2d(input_channels, channels, 1, bias=False))
+
+    def forward(self, older: Tensor, newer: Tensor, _: Tensor | None) -> Tensor:
+        """Takes what a cell takes; `newer` alone counts."""
+        return self.shortcut(newer) + self.residual(newer)
+
+    def paths(self) -> int:
+        """It has no edge that drop-path could drop."""
+        return 0
+
+
+def tail(channels: int, layout: Layout) -> nn.Module:
+    """What stands between the last cell and the pooling before the classifier."""
+    return nn.Identity() if layout.inputs == 2 else nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
 
 
 def stem(image_channels: int, channels: int, reductions: int) -> nn.Module:

@@ -24,6 +24,9 @@ COLOURS = {
     "dil_conv_3x3": "#ff7f0e",
     "dil_conv_5x5": "#c45500",
     "conv_7x1_1x7": "#9467bd",
+    "nor_conv_1x1": "#1f77b4",
+    "nor_conv_3x3": "#17537f",
+    "noise": "#e377c2",
 }
 
 
@@ -34,15 +37,16 @@ def colour(operation: str) -> str:
 
 def draw_cell(cell: Cell, title: str) -> Figure:
     """A cell as a chart: a column for each input, node and the output; a row for each edge, drawn as an arrow."""
-    columns = ["c_{k-2}", "c_{k-1}", *map(str, range(len(cell.nodes))), "c_{k}"]
-    rows = [(edge, node + 2) for node, edges in enumerate(cell.nodes) for edge in edges]
+    inputs = ["c_{k-2}", "c_{k-1}"][-cell.inputs :]
+    columns = [*inputs, *map(str, range(len(cell.nodes))), "c_{k}"]
+    rows = [(edge, node + cell.inputs) for node, edges in enumerate(cell.nodes) for edge in edges]
     figure = _figure(1.15 * len(columns) + 0.6, 0.42 * (len(rows) + 3) + 0.4)
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.88))
     axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) + 1.0, -1.5))
     axes.axis("off")
     figure.suptitle(title, fontsize=11)
     for index, name in enumerate(columns):
-        kind = "#fde9c9" if index < 2 or index == len(columns) - 1 else "#dbe9f6"
+        kind = "#fde9c9" if index < cell.inputs or index == len(columns) - 1 else "#dbe9f6"
         axes.plot([index, index], [-0.6, len(rows) + 0.6], color="#dddddd", linewidth=1, zorder=0)
         box = {"boxstyle": "round,pad=0.35", "facecolor": kind, "edgecolor": "#888888"}
         axes.text(index, -0.95, f"${name}$", ha="center", va="center", fontsize=10, bbox=box)
@@ -73,7 +77,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
             axes.axis("off")
             continue
         source, node = edges[index]
-        axes.set_title(f"{_state(source)} to {node}", fontsize=8)
+        axes.set_title(f"{_state(source, space.layout.inputs)} to {node}", fontsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
         for column, name in enumerate(space.candidates):
             values = [line["mixture"][kind][index][column] for line in history]
@@ -96,6 +100,39 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set(xlabel="epoch", ylabel=quantity)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+PANELS = {
+    "entropy of the mixtures": ("entropy/",),
+    "skip connections": ("skips/",),
+    "edges changed": ("changes/",),
+    "dominant eigenvalue": ("eigenvalue",),
+    "discretisation gap": ("gap",),
+    "true accuracy %": ("table/accuracy",),
+}
+
+
+def draw_diagnostics(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """What was measured of a search from inside, a small chart each."""
+    named = {
+        title: sorted({key for line in history for key in line if key.startswith(starts)})
+        for title, starts in PANELS.items()
+    }
+    shown = {title: keys for title, keys in named.items() if keys}
+    figure = _figure(2.9 * max(1, len(shown)), 2.6)
+    grid = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
+    for axes, (title, keys) in zip(grid, shown.items(), strict=False):
+        for key in keys:
+            points = [(line["epoch"], line[key]) for line in history if key in line]
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", label=key.split("/")[-1])
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(keys) > 1:
+            axes.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure
 
@@ -126,8 +163,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def _state(source: int) -> str:
-    return ("c_{k-2}", "c_{k-1}")[source].join("$$") if source < 2 else str(source - 2)
+def _state(source: int, inputs: int) -> str:
+    return ("c_{k-2}", "c_{k-1}")[-inputs:][source].join("$$") if source < inputs else str(source - inputs)
 
 
 def _arrow(axes: Axes, place: tuple[float, float, float], line_colour: str) -> None:

@@ -24,6 +24,7 @@ class RunState:
     epoch: int = 0
     step: int = 0  # within the epoch
     means: RunningMeans = field(default_factory=RunningMeans)
+    ended: bool = False  # before the last epoch
 
     def contents(self) -> State:
         """Everything else that changes, as tensors and plain values."""
@@ -36,7 +37,7 @@ class RunState:
     def save(self) -> None:
         """Write a checkpoint from which the run goes on bit for bit."""
         position = {
-            "position": {"epoch": self.epoch, "step": self.step},
+            "position": {"epoch": self.epoch, "step": self.step, "ended": self.ended},
             "means": self.means.state(),
             "history": self.tracker.history,
             "timing": self.tracker.timing,
@@ -47,13 +48,13 @@ class RunState:
     def restore(self, plain: dict[str, Any]) -> None:
         """Go on from what `save` wrote."""
         self.take(plain)
-        self.epoch, self.step = plain["position"]["epoch"], plain["position"]["step"]
+        self.epoch, self.step, self.ended = (plain["position"][name] for name in ("epoch", "step", "ended"))
         self.means = RunningMeans(plain["means"])
         self.tracker.restore(plain["history"], plain["timing"], plain["seconds"])
 
     def epochs(self, last: int) -> Iterator[int]:
         """The epochs that are left; a checkpoint follows each."""
-        while self.epoch < last:
+        while self.epoch < last and not self.ended:
             yield self.epoch
             self.epoch, self.step, self.means = self.epoch + 1, 0, RunningMeans()
             self.save()

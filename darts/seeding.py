@@ -36,10 +36,10 @@ def python_generator(seed: int, purpose: str, *counters: int) -> random.Random:
 
 
 @contextmanager
-def ambient(seed: int, purpose: str) -> Iterator[None]:
-    """Seed PyTorch's global generator within the block alone: the layers' own initialisation draws from it."""
+def ambient(seed: int, purpose: str, *counters: int) -> Iterator[None]:
+    """Seed PyTorch's global generators within the block alone: layers' initialisation, dropout, sampling draw there."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, purpose))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(derive(seed, purpose, *counters))
         yield

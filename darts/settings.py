@@ -213,3 +213,45 @@ class CheckpointSettings:
 
     def __post_init__(self) -> None:
         require(self.minutes > 0, "checkpoint.minutes", self.minutes, "above 0 (inf: at the ends of epochs alone)")
+
+
+@dataclass
+class DiagnosticsSettings:
+    """Which costly diagnostics a search measures; the cheap ones are always there."""
+
+    eigenvalue_every: int  # epochs between two dominant eigenvalues of the validation Hessian in alpha; 0: never
+    gap_every: int  # epochs between two accuracies of the discretised supernet; 0: never
+
+    def __post_init__(self) -> None:
+        for name in ("eigenvalue_every", "gap_every"):
+            require(getattr(self, name) >= 0, f"diagnostics.{name}", getattr(self, name), "at least 0 (0: never)")
+
+
+@dataclass
+class ConstraintSettings:
+    """What the network that is made of the found cell may cost; null: no limit."""
+
+    parameters: float | None
+    macs: float | None  # multiply-adds of one image
+    latency_ms: float | None  # of one image on the search's device
+    weight: float  # of the penalty while the expected cost is above a limit
+    network: NetworkSettings  # the size at which the found cell is to be used
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "macs", "latency_ms"):
+            limit = getattr(self, name)
+            require(limit is None or 0 < limit < math.inf, f"constraints.{name}", limit, "above 0, finite, or null")
+        require(0 <= self.weight < math.inf, "constraints.weight", self.weight, "at least 0, finite")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is limited."""
+        return any(limit is not None for limit in (self.parameters, self.macs, self.latency_ms))
+
+
+@dataclass
+class BenchmarkTable:
+    """A table that knows the true accuracy of every cell of the space, for the record alone."""
+
+    table: str | None  # a CSV file, or an official file or folder of NAS-Bench-201 or NATS-Bench
+    column: str  # the accuracy that counts

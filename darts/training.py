@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,25 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence
     if math.isfinite(clip):
         nn.utils.clip_grad_norm_(parameters, clip)
     optimiser.step()
+
+
+def step_down(
+    optimiser: torch.optim.Optimizer,
+    weights: Mapping[str, Tensor],
+    slopes: Sequence[Tensor | None],
+    clip: float,
+    frozen: Mapping[str, Tensor],
+) -> None:
+    """One step along given slopes, clipped together; weights without one, or where `frozen` is true, stay."""
+    for (name, weight), slope in zip(weights.items(), slopes, strict=True):
+        weight.grad = slope.masked_fill(frozen[name], 0) if slope is not None and name in frozen else slope
+    if math.isfinite(clip):
+        nn.utils.clip_grad_norm_(weights.values(), clip)
+    before = {name: weights[name].detach().clone() for name in frozen}
+    optimiser.step()
+    with torch.no_grad():
+        for name, mask in frozen.items():
+            weights[name].copy_(torch.where(mask, before[name], weights[name]))
 
 
 class RunningMeans:

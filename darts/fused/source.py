@@ -8,7 +8,7 @@ its rows there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,7 +20,10 @@ from darts.fused.folding import RunningStatistics, fold
 from darts.fused.maps import Before, Operand, convolved, moments, summed
 from darts.operations import FactorisedReduction, Zero
 
-Operations = Sequence[Sequence[nn.Module]]  # the plain supernet's, by edge and column
+Operations = Sequence[Mapping[int, nn.Module]]  # the plain supernet's, by edge and column; the same columns on each
+
+
+POOLS = nn.MaxPool2d, nn.AvgPool2d
 
 
 class Row(NamedTuple):
@@ -110,18 +113,21 @@ class Convolutions(Stacked):
 
 
 class Pool(Stacked):
-    """One kind of pooling and its batch norm."""
+    """One kind of pooling, and its batch norm where it has one."""
 
     def __init__(self, column: int, operations: Operations) -> None:
         super().__init__()
         self.column = column
-        self.pool = next(operations[0][column].children())
+        layers = [operations[0][column], *operations[0][column].children()]
+        self.pool = next(layer for layer in layers if isinstance(layer, POOLS))
         rows = [Row(edge, column, "1") for edge in range(len(operations))]
-        self.norm = self.statistics("norm", operations, rows)
+        self.norm = self.statistics("norm", operations, rows) if self.pool is not layers[0] else None
 
     def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
         """Its map, and its weight on each edge."""
         image, scales = self.pool(source), mixture[:, self.column, None]
+        if self.norm is None:
+            return Operand(image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
         if self.norm.by_batch:
             mean, variance = self.norm.running_mean.new_zeros(2, image.shape[1])
             image = F.batch_norm(image, mean, variance, training=True, momentum=1.0, eps=self.norm.eps)
@@ -166,6 +172,37 @@ class Reduction(Stacked):
         return Operand(image, *fold(matrices, mixture[:, self.column], measured, self.norm))
 
 
+class Dense(Stacked):
+    """A candidate of ReLU, one ordinary convolution and batch norm: one convolution for all edges.
+
+    The mixture weights enter as the batch norm's own scale, so that autograd gives their gradient with no map more.
+    """
+
+    def __init__(self, column: int, operations: Operations) -> None:
+        super().__init__()
+        rows = [Row(edge, column, "1.weight") for edge in range(len(operations))]
+        conv = operations[0][column].get_submodule("1")
+        self.column, self.stride, self.padding = column, conv.stride, conv.padding
+        self.weight = self.stack("weight", operations, rows)
+        norms = [row._replace(name="2") for row in rows]
+        tracked = operations[0][column].get_submodule("2").running_mean is not None
+        self.norm = self.statistics("norm", operations, norms) if tracked else None
+
+    def forward(self, rectified: Tensor, mixture: Tensor) -> Tensor:
+        """`rectified`: the source after ReLU. The weighted outputs side by side."""
+        image = F.conv2d(rectified, self.weight.flatten(0, 1), None, self.stride, self.padding)
+        scales = mixture[:, self.column].repeat_interleave(self.weight.shape[1])
+        if self.norm is None:
+            return F.batch_norm(image, None, None, scales, training=True)
+        held = self.norm.running_mean.flatten(), self.norm.running_var.flatten()
+        moving = self.norm.training and self.norm.track_running_stats
+        if moving:
+            self.norm.num_batches_tracked += 1
+        if self.norm.by_batch and not moving:
+            held = None, None
+        return F.batch_norm(image, *held, scales, None, self.norm.by_batch, self.norm.momentum, self.norm.eps)
+
+
 class Unfused(Stacked):
     """A candidate that is none of the above: the plain modules, one an edge."""
 
@@ -188,22 +225,25 @@ class Source(nn.Module):
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
-        self.shared, self.unfused = nn.ModuleList(), nn.ModuleList()
+        self.stride = 1  # known from `none`, and asked for where there is nothing else
+        self.shared, self.dense, self.unfused = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         families: dict[Any, list[int]] = {}
-        for column, operation in enumerate(operations[0]):
+        for column, operation in operations[0].items():
             if _is_convolution(operation):
                 key = tuple(
                     (layer.stride, layer.dilation) for layer in operation.children() if isinstance(layer, Depthwise)
                 )
                 families.setdefault(key, []).append(column)
             elif isinstance(operation, Zero):
-                continue
+                self.stride = operation.stride
             elif isinstance(operation, nn.Identity):
                 self.shared.append(Skip(column, operations))
             elif isinstance(operation, FactorisedReduction):
                 self.shared.append(Reduction(column, operations))
             elif _is_pool(operation):
                 self.shared.append(Pool(column, operations))
+            elif _is_dense(operation):
+                self.dense.append(Dense(column, operations))
             else:
                 self.unfused.append(Unfused(column, operations))
         self.families = nn.ModuleList(Convolutions(columns, operations) for columns in families.values())
@@ -213,9 +253,11 @@ class Source(nn.Module):
         rectified = source.relu()
         shared = [part(source, rectified, mixture) for part in self.shared]
         families = [family(rectified, mixture) for family in self.families]
-        outputs = [part(source, mixture) for part in self.unfused]
+        outputs = [part(source, mixture) for part in self.unfused] + [part(rectified, mixture) for part in self.dense]
         if shared or families:
             outputs.append(summed(shared, families))
+        if not outputs:  # `none` alone
+            return torch.zeros_like(source[:, :, :: self.stride, :: self.stride]).repeat(1, len(mixture), 1, 1)
         return sum(outputs[1:], start=outputs[0])
 
 
@@ -226,6 +268,13 @@ def _is_convolution(operation: nn.Module) -> bool:
     return all(type(layer) is kind for layer, kind in zip(operation, kinds, strict=True))
 
 
+def _is_dense(operation: nn.Module) -> bool:
+    if not isinstance(operation, nn.Sequential) or len(operation) != 3:
+        return False
+    return all(type(layer) is kind for layer, kind in zip(operation, (nn.ReLU, nn.Conv2d, nn.BatchNorm2d), strict=True))
+
+
 def _is_pool(operation: nn.Module) -> bool:
-    pools = nn.MaxPool2d, nn.AvgPool2d
-    return isinstance(operation, nn.Sequential) and len(operation) == 2 and isinstance(operation[0], pools)
+    if isinstance(operation, POOLS):
+        return True
+    return isinstance(operation, nn.Sequential) and len(operation) == 2 and isinstance(operation[0], POOLS)

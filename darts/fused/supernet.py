@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from darts.fused.source import Row, Source, Stacked
-from darts.supernet import SearchCell, Supernet
+from darts.supernet import SearchCell, Supernet, around_mixture, shuffled, split_channels
+
+
+class Group(NamedTuple):
+    """Edges out of one state with the same candidates; they are computed together."""
+
+    state: int
+    edges: list[int]
+    nodes: list[int]  # that they lead to
+    stride: int
 
 
 class FusedCell(nn.Module):
@@ -16,35 +26,54 @@ class FusedCell(nn.Module):
 
     def __init__(self, plain: SearchCell) -> None:
         super().__init__()
-        self.nodes = plain.space.nodes
-        self.prepare_older, self.prepare_newer = plain.prepare_older, plain.prepare_newer
-        edges = list(enumerate(plain.space.edges()))
-        self.leaving = [[edge for edge, (state, _) in edges if state == source] for source in range(self.nodes + 1)]
+        self.space, self.share, self.inputs = plain.space, plain.share, plain.inputs
+        self.groups = _groups(plain)
         self.sources = nn.ModuleList(
-            Source([list(plain.edges[edge].get_submodule("operations").children()) for edge in leaving])
-            for leaving in self.leaving
+            Source([_by_column(plain.edges[edge]) for edge in group.edges]) for group in self.groups
         )
 
+    prepared = SearchCell.prepared
+
     def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
-        """`weights`: (edges, candidates). Returns the nodes joined along the channels."""
-        states = [self.prepare_older(older), self.prepare_newer(newer)]
-        nodes: list[Tensor | None] = [None] * self.nodes
-        for index, source in enumerate(self.sources):
-            first = max(index - 1, 0)  # the first node that this state leads to
-            shares = source(states[index], weights[self.leaving[index]]).chunk(self.nodes - first, dim=1)
-            for node, share in enumerate(shares, start=first):
-                before = nodes[node]
-                nodes[node] = share if before is None else before + share
-            if index >= 1:
-                states.append(nodes[first])
-        return torch.cat(states[2:], dim=1)
+        """`weights`: (edges, columns). Returns the nodes that the output joins, along the channels."""
+        states = self.prepared(older, newer)
+        first_node = len(states)
+        mixed: list[Tensor | None] = [None] * self.space.nodes
+        around: list[Tensor | None] = [None] * self.space.nodes
+        for state in range(first_node + self.space.nodes - 1):
+            if state >= first_node:
+                states.append(self._node(state - first_node, mixed, around, states))
+            passing, others = split_channels(states[state], self.share) if self.share > 1 else (states[state], None)
+            for group, source in zip(self.groups, self.sources, strict=True):
+                if group.state != state:
+                    continue
+                shares = source(passing, weights[group.edges]).chunk(len(group.nodes), dim=1)
+                bypass = None if others is None else around_mixture(others, group.stride)
+                for edge, node, share in zip(group.edges, group.nodes, shares, strict=True):
+                    mixed[node] = _added(mixed[node], share)
+                    if bypass is not None:
+                        around[node] = _added(around[node], weights[edge, -1] * bypass)
+        states.append(self._node(self.space.nodes - 1, mixed, around, states))
+        return torch.cat([states[node] for node in self.space.joined()], dim=1)
+
+    def _node(self, node: int, mixed: list[Tensor | None], around: list[Tensor | None], states: list[Tensor]) -> Tensor:
+        """A node whose every edge has sent its share; the channels' shuffle of all edges is one."""
+        total, bypass = mixed[node], around[node]
+        if total is None:  # no candidate is left on any of its edges
+            inputs = len(self.inputs) or 1
+            like = states[inputs] if len(states) > inputs else states[0][:, :, :: self._stride(), :: self._stride()]
+            return torch.zeros_like(like)
+        return total if bypass is None else shuffled(torch.cat([total, bypass], dim=1), self.share)
+
+    def _stride(self) -> int:
+        return max(group.stride for group in self.groups)
 
     def origins(self) -> dict[str, list[str] | str]:
         """By tensor name in this cell: its rows' names in the plain cell; one name where it is not stacked."""
         found: dict[str, list[str] | str] = {}
         for prefix, part in self.named_modules():
             if isinstance(part, Stacked):
-                leaving = self.leaving[int(prefix.split(".")[1])]
+                leaving = self.groups[int(prefix.split(".")[1])].edges
                 for name, rows in part.rows.items():
                     plain = [
                         f"edges.{leaving[row.edge]}.operations.{row.column}.{row.name}"
@@ -54,14 +83,36 @@ class FusedCell(nn.Module):
         return found
 
 
+def _by_column(edge: nn.Module) -> dict[int, nn.Module]:
+    """An edge's operations by column."""
+    return {int(column): operation for column, operation in edge.get_submodule("operations").named_children()}
+
+
+def _added(before: Tensor | None, share: Tensor) -> Tensor:
+    return share if before is None else before + share
+
+
+def _groups(plain: SearchCell) -> list[Group]:
+    """The edges that have candidates, by state, then by what these are."""
+    found: dict[tuple[int, tuple[int, ...]], Group] = {}
+    for edge, (state, node) in enumerate(plain.space.edges()):
+        mixed = plain.edges[edge]
+        columns = tuple(_by_column(mixed))
+        if columns:
+            group = found.setdefault((state, columns), Group(state, [], [], cast(int, mixed.stride)))
+            group.edges.append(edge)
+            group.nodes.append(node)
+    return sorted(found.values(), key=lambda group: (group.state, group.edges))
+
+
 class FusedSupernet(Supernet):
     """The plain supernet's function and weights, computed fast; takes over the modules of the one it is made from."""
 
     def __init__(self, plain: Supernet) -> None:
         nn.Module.__init__(self)
         self.kinds = plain.kinds
-        self.stem, self.classifier = plain.stem, plain.classifier
-        self.cells = nn.ModuleList(FusedCell(cell) for cell in plain.cells if isinstance(cell, SearchCell))
+        self.stem, self.tail, self.classifier = plain.stem, plain.tail, plain.classifier
+        self.cells = nn.ModuleList(FusedCell(cell) if isinstance(cell, SearchCell) else cell for cell in plain.cells)
 
     def to_plain(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under this supernet's names (weights, momentum) under the plain one's."""

@@ -1,0 +1,135 @@
+"""What the found network may cost: a differentiable penalty during the search, and a check of its result.
+
+The expected cost of a mixture is that of an architecture drawn from it: an edge into a node with n inputs of which k
+stay counts k / n, and on it each candidate that may be chosen counts its weight.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from darts.cost import count_macs, count_parameters_without_auxiliary, latency_ms
+from darts.errors import UserError
+from darts.execution import placed
+from darts.genotype import Genotype
+from darts.network import build_network
+from darts.operations import candidate
+from darts.settings import ConstraintSettings
+from darts.spaces import InputShape, SearchSpace, plan_cells
+
+COSTS = ("parameters", "macs", "latency_ms")
+
+
+@dataclass
+class CostModel:
+    """Expected costs, of one image, of the network that `settings.network` would make of a mixture."""
+
+    settings: ConstraintSettings
+    space: SearchSpace
+    shape: InputShape
+    device: torch.device
+    limits: dict[str, float] = field(init=False)
+    tables: dict[str, dict[str, Tensor]] = field(init=False)  # cost -> cell type -> (edges, candidates), all cells
+    rest: dict[str, float] = field(init=False)  # cost -> what does not lie on edges
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self.settings, name) for name in COSTS}
+        self.limits = {name: float(limit) for name, limit in given.items() if limit is not None}
+        self.tables = {name: self._table(name) for name in self.limits}
+        reference = self.space.sample(random.Random(0))
+        known = self.measured(reference) if self.limits else {}
+        self.rest = {name: known[name] - self._on_edges(name, reference) for name in self.limits}
+
+    def measured(self, genotype: Genotype) -> dict[str, float]:
+        """The costs, among those that are limited, of a genotype's own network."""
+        size = self.settings.network
+        network = build_network(genotype, size.cells, size.channels, size.stem_reductions, self.shape)
+        network.auxiliary = None
+        image = _map(self.shape.channels, self.shape.size, self.device)
+        return {name: _cost(name, placed(network, self.device), image) for name in self.limits}
+
+    def expected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By cost, its expectation under the scores (edges, candidates) of every cell type; differentiable."""
+        found = {}
+        for name, table in self.tables.items():
+            found[name] = torch.as_tensor(self.rest[name], device=self.device)
+            for kind, matrix in scores.items():
+                chosen = matrix * self._selectable(kind)
+                share = chosen / chosen.sum(1, keepdim=True).clamp_min(1e-12)
+                found[name] = found[name] + ((share * table[kind]).sum(1) * self._kept()).sum()
+        return found
+
+    def penalty(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """weight * sum over the limited costs of max(0, expected / limit - 1)."""
+        excess = [(value / self.limits[name] - 1).clamp_min(0) for name, value in self.expected(scores).items()]
+        return self.settings.weight * torch.stack(excess).sum()
+
+    def check(self, costs: Mapping[str, float], where: str) -> None:
+        """Raise `UserError` where a found network costs more than it may."""
+        for name, value in costs.items():
+            if value > self.limits[name]:
+                raise UserError(
+                    f"the found cell needs {value:,.6g} {name}, constraints.{name} allows {self.limits[name]:,.6g}; "
+                    f"it is kept in {where}; raise constraints.weight or the limit"
+                )
+
+    def _table(self, name: str) -> dict[str, Tensor]:
+        table = {
+            kind: torch.zeros(len(self.space.edges()), len(self.space.candidates)) for kind in self.space.cell_types
+        }
+        known: dict[tuple[str, int, int, int], float] = {}
+        for kind, row, width, stride, side in self._places():
+            for column in self.space.selectable(kind, row):
+                key = self.space.candidates[column], width, stride, side
+                if key not in known:
+                    operation = placed(candidate(key[0]).build(width, stride, True), self.device)
+                    known[key] = _cost(name, operation, _map(width, side, self.device))
+                table[kind][row, column] += known[key]
+        return {kind: matrix.to(self.device) for kind, matrix in table.items()}
+
+    def _places(self) -> Iterator[tuple[str, int, int, int, int]]:
+        """Cell type, edge, channels, stride and side of the image, of every edge of every cell."""
+        size, inputs = self.settings.network, self.space.layout.inputs
+        side = -(-self.shape.size // 2**size.stem_reductions)
+        for plan in plan_cells(size.cells, size.channels, self.space.multipliers(), self.space.layout):
+            after = -(-side // plan.stride)
+            for row, (source, _) in enumerate(self.space.edges() if plan.kind in self.space.cell_types else []):
+                outer = source < inputs
+                yield plan.kind, row, plan.channels, plan.stride if outer else 1, side if outer else after
+            side = after
+
+    def _on_edges(self, name: str, genotype: Genotype) -> float:
+        total = 0.0
+        for kind, cell in genotype.cells.items():
+            for node, edges in enumerate(cell.nodes):
+                for edge in edges:
+                    row = self.space.incoming(node)[edge.source]
+                    total += float(self.tables[name][kind][row, self.space.candidates.index(edge.operation)])
+        return total
+
+    def _selectable(self, kind: str) -> Tensor:
+        mask = torch.zeros(len(self.space.edges()), len(self.space.candidates))
+        for row in range(len(mask)):
+            mask[row, self.space.selectable(kind, row)] = 1
+        return mask.to(self.device)
+
+    def _kept(self) -> Tensor:
+        """By edge, how likely it stays."""
+        nodes = range(self.space.nodes)
+        shares = [self.space.kept(n) / len(self.space.incoming(n)) for n in nodes for _ in self.space.incoming(n)]
+        return torch.tensor(shares, device=self.device)
+
+
+def _map(channels: int, side: int, device: torch.device) -> Tensor:
+    return torch.zeros(1, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+
+
+def _cost(name: str, module: torch.nn.Module, image: Tensor) -> float:
+    if name == "parameters":
+        return float(count_parameters_without_auxiliary(module))
+    return float(count_macs(module, image)) if name == "macs" else latency_ms(module, image)

@@ -1,0 +1,114 @@
+"""What a search measures and writes down at the end of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darts import plotting
+from darts.diagnostics import discrete_mixture, dominant_eigenvalue, edge_lists, search_figures
+from darts.execution import autocast
+from darts.genotype import Cell, Edge, Genotype
+from darts.operations import frozen_statistics
+from darts.search_state import SearchState
+from darts.search_steps import loss_on
+from darts.seeding import generator
+from darts.spaces import SearchSpace
+from darts.supernet import Mixture
+from darts.training import evaluate, stop_unless_finite
+
+
+def record_epoch(state: SearchState) -> None:
+    """Evaluate the supernet on the architecture's half and write the epoch down."""
+    scores, genotype, tracker = state.scores(), state.genotype(), state.tracker
+    learning_rate = float(state.weight_optimiser.param_groups[0]["lr"])
+    valid = valid_figures(state, state.settled())
+    figures = state.means.means() | {f"valid/{name}": value for name, value in valid.items()}
+    stop_unless_finite(figures, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
+    figures |= search_figures(scores, genotype, tracker.history[-1]["cells"] if tracker.history else None)
+    figures |= dict(costly_figures(state, genotype, valid["accuracy"]))
+    figures |= {
+        "learning_rate/weights": learning_rate,
+        "learning_rate/architecture": state.architecture_optimiser.param_groups[0]["lr"],
+    }
+    table = {kind: matrix.tolist() for kind, matrix in scores.items()}
+    extra = {"mixture": table, "cells": edge_lists(genotype), "operations": state.operations_left()}
+    tracker.record(state.epoch, figures, len(state.data.weights), extra)
+    tracker.scalars(state.epoch, dict(alpha_figures(state)))
+    for kind, cell in genotype.cells.items():
+        tracker.picture(state.epoch, f"cell/{kind}", plotting.draw_cell(cell, f"{kind} cell"))
+
+
+def valid_figures(state: SearchState, mixture: Mixture) -> dict[str, float]:
+    """Loss and accuracy of the supernet on the architecture's half, under a mixture."""
+    with autocast(state.device, state.settings.precision), state.noise("evaluation"):
+        batches = state.data.architecture.in_order()
+        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, batches)
+
+
+def costly_figures(state: SearchState, genotype: Genotype, accuracy: float) -> Iterator[tuple[str, float]]:
+    """The diagnostics that take time, where they are due, and the table's answer."""
+    settings, done = state.settings, state.epoch + 1
+    for every in (settings.diagnostics.eigenvalue_every, settings.method.stopping.eigenvalue_every):
+        if every and done % every == 0:
+            yield "eigenvalue", eigenvalue(state)
+            break
+    if settings.diagnostics.gap_every and done % settings.diagnostics.gap_every == 0:
+        yield "gap", accuracy - valid_figures(state, selecting(state, genotype))["accuracy"]
+    if state.costs is not None:
+        with torch.no_grad():
+            yield from (
+                (f"expected/{name}", float(value)) for name, value in state.costs.expected(state.scores()).items()
+            )
+    if state.table is not None:
+        column = settings.benchmark.column
+        yield "table/accuracy", state.table.accuracy(genotype, column)
+        yield "table/rank", state.table.rank(genotype, column)
+
+
+def selecting(state: SearchState, genotype: Genotype) -> Mixture:
+    """The mixture that selects a genotype in the supernet."""
+    space, method = state.settings.space, state.settings.method
+    chosen = discrete_mixture(genotype, space, state.scores())
+    return {
+        kind: method.completed(matrix, None, matrix > 0, state.progress(0), space) for kind, matrix in chosen.items()
+    }
+
+
+def eigenvalue(state: SearchState) -> float:
+    """The dominant eigenvalue of the Hessian in alpha of the loss on one validation batch, the same every time."""
+    batch = next(iter(state.data.architecture.in_order()))
+    loss, weights = loss_on(state, batch, state.progress(0)), [w.detach() for w in state.supernet.parameters()]
+    shapes = [matrix.shape for matrix in state.alpha.values()]
+    sizes = [shape.numel() for shape in shapes]
+
+    def gradient(vector: Tensor) -> Tensor:
+        parts = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
+        leaves = [part.detach().requires_grad_() for part in parts]
+        slopes = torch.autograd.grad(loss(weights, leaves), leaves)
+        return torch.cat([slope.flatten() for slope in slopes])
+
+    at = torch.cat([matrix.detach().flatten() for matrix in state.alpha.values()])
+    with frozen_statistics(state.supernet):
+        return dominant_eigenvalue(gradient, at, generator(state.settings.seed, "eigenvalue"))
+
+
+def recorded_genotype(line: Mapping[str, Any], space: SearchSpace) -> Genotype:
+    """The genotype that an epoch's line of history.jsonl holds."""
+    cells = {}
+    for kind, edges in line["cells"].items():
+        nodes = [tuple(Edge(name, source) for at, name, source in edges if at == node) for node in range(space.nodes)]
+        cells[kind] = Cell(tuple(nodes), space.joined(), space.layout.inputs)
+    return Genotype(space.name, cells)
+
+
+def alpha_figures(state: SearchState) -> Iterator[tuple[str, float]]:
+    """Every entry of alpha under the name of its edge and candidate; TensorBoard sorts by name: z puts them last."""
+    space = state.settings.space
+    for kind in space.cell_types:
+        for (source, node), row in zip(space.edges(), state.alpha[kind].tolist(), strict=True):
+            for name, value in zip(space.candidates, row, strict=True):
+                yield f"z_alpha_{kind}/{source}_to_{node + space.layout.inputs}/{name}", value
