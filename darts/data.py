@@ -79,6 +79,15 @@ class Batches:
         for raw in self.images.batches(self._chunks(self.indices)):
             yield self.preparation.plain(raw.images, raw.labels)
 
+    def mixed(self) -> Iterator[Batch]:
+        """Every image once, not augmented, in one shuffled order, the same every time.
+
+        Folders list their images class by class; where a batch's own statistics normalise it, it must hold all classes.
+        """
+        order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))
+        for raw in self.images.batches(self._chunks(self.indices[order])):
+            yield self.preparation.plain(raw.images, raw.labels)
+
     def shuffled(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[Batch]:
         """Those of `shuffled_raw`, augmented."""
         for raw in self.shuffled_raw(epoch, start, steps):

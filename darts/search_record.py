@@ -45,7 +45,7 @@ def record_epoch(state: SearchState) -> None:
 def valid_figures(state: SearchState, mixture: Mixture) -> dict[str, float]:
     """Loss and accuracy of the supernet on the architecture's half, under a mixture."""
     with autocast(state.device, state.settings.precision), state.noise("evaluation"):
-        batches = state.data.architecture.in_order()
+        batches = state.data.architecture.mixed()
         return evaluate(lambda images: state.supernet(images, mixture), state.supernet, batches)
 
 
@@ -80,7 +80,7 @@ def selecting(state: SearchState, genotype: Genotype) -> Mixture:
 
 def eigenvalue(state: SearchState) -> float:
     """The dominant eigenvalue of the Hessian in alpha of the loss on one validation batch, the same every time."""
-    batch = next(iter(state.data.architecture.in_order()))
+    batch = next(iter(state.data.architecture.mixed()))
     loss, weights = loss_on(state, batch, state.progress(0)), [w.detach() for w in state.supernet.parameters()]
     shapes = [matrix.shape for matrix in state.alpha.values()]
     sizes = [shape.numel() for shape in shapes]
