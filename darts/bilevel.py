@@ -84,6 +84,48 @@ class FiniteDifference(Hypergradient):
         return gradients(problem.train_loss(moved, problem.alpha), problem.alpha)
 
 
+def moved_along(weights: Tensors, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
+    """New tensors, weights + epsilon * direction."""
+    import torch
+
+    with torch.no_grad():
+        return list(torch._foreach_add(list(weights), torch._foreach_mul(list(direction), epsilon)))
+
+
+def unrolled_weights(problem: Problem, differentiable: bool = False) -> list[Tensor]:
+    """w' = w - lr (momentum * buffer + dL_train/dw + decay * w): the weight step that SGD is about to take.
+
+    With `differentiable` the result keeps its dependence on alpha, for exact differentiation through the step.
+    """
+    loss = problem.train_loss(problem.weights, problem.alpha)
+    slopes = gradients(loss, problem.weights, differentiable)
+    unrolled = []
+    for weight, slope, buffer in zip(problem.weights, slopes, problem.momentum_buffers, strict=True):
+        step = slope + problem.weight_decay * weight
+        if buffer is not None:
+            step = step + problem.momentum * buffer
+        unrolled.append(weight - problem.learning_rate * step)
+    return unrolled
+
+
+def gradients(loss: Tensor, tensors: Tensors, differentiable: bool = False) -> list[Tensor]:
+    """Gradients of a scalar; zeros for a tensor that it does not depend on."""
+    import torch
+
+    return list(torch.autograd.grad(loss, list(tensors), create_graph=differentiable, materialize_grads=True))
+
+
+def _norm(tensors: Tensors) -> Tensor:
+    """The norm of all entries together, kept off zero so that a vanished gradient gives no NaN."""
+    import torch
+
+    parts = torch._foreach_norm(list(tensors))
+    return torch.stack(parts).norm().clamp_min(torch.finfo(tensors[0].dtype).tiny)
+
+
+# Variants
+
+
 @dataclass
 class Neumann(Hypergradient):
     """Implicit differentiation by a truncated Neumann series (Zhang et al. 2021, iDARTS, equation 9).
@@ -130,42 +172,3 @@ class Neumann(Hypergradient):
             wanted = [weight.requires_grad_() for weight in moved] if in_weights else problem.alpha
             ends.append(gradients(problem.train_loss(moved, problem.alpha), wanted))
         return [(p - m) / (2 * epsilon) for p, m in zip(*ends, strict=True)]
-
-
-def moved_along(weights: Tensors, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
-    """New tensors, weights + epsilon * direction."""
-    import torch
-
-    with torch.no_grad():
-        return list(torch._foreach_add(list(weights), torch._foreach_mul(list(direction), epsilon)))
-
-
-def unrolled_weights(problem: Problem, differentiable: bool = False) -> list[Tensor]:
-    """w' = w - lr (momentum * buffer + dL_train/dw + decay * w): the weight step that SGD is about to take.
-
-    With `differentiable` the result keeps its dependence on alpha, for exact differentiation through the step.
-    """
-    loss = problem.train_loss(problem.weights, problem.alpha)
-    slopes = gradients(loss, problem.weights, differentiable)
-    unrolled = []
-    for weight, slope, buffer in zip(problem.weights, slopes, problem.momentum_buffers, strict=True):
-        step = slope + problem.weight_decay * weight
-        if buffer is not None:
-            step = step + problem.momentum * buffer
-        unrolled.append(weight - problem.learning_rate * step)
-    return unrolled
-
-
-def gradients(loss: Tensor, tensors: Tensors, differentiable: bool = False) -> list[Tensor]:
-    """Gradients of a scalar; zeros for a tensor that it does not depend on."""
-    import torch
-
-    return list(torch.autograd.grad(loss, list(tensors), create_graph=differentiable, materialize_grads=True))
-
-
-def _norm(tensors: Tensors) -> Tensor:
-    """The norm of all entries together, kept off zero so that a vanished gradient gives no NaN."""
-    import torch
-
-    parts = torch._foreach_norm(list(tensors))
-    return torch.stack(parts).norm().clamp_min(torch.finfo(tensors[0].dtype).tiny)

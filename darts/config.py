@@ -210,53 +210,55 @@ def check_size(setting: str, image_size: int, network: NetworkSettings) -> None:
     require(image_size >= least, setting, image_size, allowed)
 
 
+PARTS = {
+    "bundled": BundledDataset,
+    "torchvision": TorchvisionDataset,
+    "image_folder": ImageFolderDataset,
+    "search_space": SearchSpace,
+    "method": Method,
+    "softmax": relaxation.Softmax,
+    "gumbel": relaxation.Gumbel,
+    "gumbel_hard": relaxation.GumbelHard,
+    "dirichlet": relaxation.Dirichlet,
+    "sigmoid": relaxation.Sigmoid,
+    "binary_paths": relaxation.BinaryPaths,
+    "all_channels": channels.AllChannels,
+    "partial_channels": channels.PartialChannels,
+    "nothing": beside.Nothing,
+    "auxiliary_skip": beside.AuxiliarySkip,
+    "skip_dropout": beside.SkipDropout,
+    "zero_one": alpha_terms.ZeroOne,
+    "log_sum_exp": alpha_terms.LogSumExp,
+    "anchor": alpha_terms.Anchor,
+    "unperturbed": perturbation.Unperturbed,
+    "random_smoothing": perturbation.RandomSmoothing,
+    "adversarial_smoothing": perturbation.AdversarialSmoothing,
+    "first_order": bilevel.FirstOrder,
+    "finite_difference": bilevel.FiniteDifference,
+    "neumann": bilevel.Neumann,
+    "training_loss": rules.TrainingLoss,
+    "layer_alignment": rules.LayerAlignment,
+    "frozen_operations": rules.FrozenOperations,
+    "constant": schedule.Constant,
+    "warm_up": schedule.WarmUp,
+    "stages": schedule.Stages,
+    "greedy": schedule.Greedy,
+    "projection": schedule.Projection,
+    "last_epoch": stopping.LastEpoch,
+    "eigenvalue_growth": stopping.EigenvalueGrowth,
+    "strongest_edges": discretisation.StrongestEdges,
+    "few_skips": discretisation.FewSkips,
+    "threshold": discretisation.Threshold,
+}
+
+
 def register() -> None:
     """Tell Hydra the schemas; the YAML files under conf/ name them in their defaults lists."""
     store = ConfigStore.instance()
     commands = {"search": SearchSettings, "final": FinalSettings, "compare": CompareSettings}
     for name, node in (commands | {"describe": DescribeSettings, "benchmark": BenchmarkSettings}).items():
         store.store(name=f"{name}_schema", node=node)
-    parts = {
-        "bundled": BundledDataset,
-        "torchvision": TorchvisionDataset,
-        "image_folder": ImageFolderDataset,
-        "search_space": SearchSpace,
-        "method": Method,
-        "softmax": relaxation.Softmax,
-        "gumbel": relaxation.Gumbel,
-        "gumbel_hard": relaxation.GumbelHard,
-        "dirichlet": relaxation.Dirichlet,
-        "sigmoid": relaxation.Sigmoid,
-        "binary_paths": relaxation.BinaryPaths,
-        "all_channels": channels.AllChannels,
-        "partial_channels": channels.PartialChannels,
-        "nothing": beside.Nothing,
-        "auxiliary_skip": beside.AuxiliarySkip,
-        "skip_dropout": beside.SkipDropout,
-        "zero_one": alpha_terms.ZeroOne,
-        "log_sum_exp": alpha_terms.LogSumExp,
-        "anchor": alpha_terms.Anchor,
-        "unperturbed": perturbation.Unperturbed,
-        "random_smoothing": perturbation.RandomSmoothing,
-        "adversarial_smoothing": perturbation.AdversarialSmoothing,
-        "first_order": bilevel.FirstOrder,
-        "finite_difference": bilevel.FiniteDifference,
-        "neumann": bilevel.Neumann,
-        "training_loss": rules.TrainingLoss,
-        "layer_alignment": rules.LayerAlignment,
-        "frozen_operations": rules.FrozenOperations,
-        "constant": schedule.Constant,
-        "warm_up": schedule.WarmUp,
-        "stages": schedule.Stages,
-        "greedy": schedule.Greedy,
-        "projection": schedule.Projection,
-        "last_epoch": stopping.LastEpoch,
-        "eigenvalue_growth": stopping.EigenvalueGrowth,
-        "strongest_edges": discretisation.StrongestEdges,
-        "few_skips": discretisation.FewSkips,
-        "threshold": discretisation.Threshold,
-    }
-    for name, part in parts.items():
+    for name, part in PARTS.items():
         store.store(group="schema", name=name, node=part)
 
 

@@ -56,30 +56,27 @@ def discrete_mixture(genotype: Genotype, space: SearchSpace, like: Mapping[str, 
 
 
 def dominant_eigenvalue(
-    gradient: Callable[[Tensor], Tensor], at: Tensor, generator: torch.Generator, steps: int = 12, scale: float = 1e-2
+    product: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Generator, steps: int = 12
 ) -> float:
-    """The largest eigenvalue of a symmetric Hessian, by Lanczos iteration on central differences of its gradient.
+    """The largest eigenvalue of a symmetric matrix that is known by its products with vectors, by Lanczos iteration.
 
-    `gradient` maps a vector like `at` to the gradient there; two evaluations a step. With as many steps as `at` has
-    entries it is exact but for the differences (Zela et al. 2020 use the exact Hessian of one batch).
+    `like`: a vector of the matrix's size, device and precision. Exact with as many steps as it has entries.
     """
-    vector = torch.randn(at.shape, generator=generator, dtype=torch.float64)
+    vector = torch.randn(like.shape, generator=generator, dtype=torch.float64)
     basis = [vector / vector.norm()]
     diagonal: list[float] = []
-    off: list[float] = []
-    for _ in range(min(steps, at.numel())):
-        direction = basis[-1].to(at)
-        product = (gradient(at + scale * direction) - gradient(at - scale * direction)) / (2 * scale)
-        product = product.cpu().double()
-        diagonal.append(float(product @ basis[-1]))
+    beside: list[float] = []
+    for _ in range(min(steps, like.numel())):
+        following = product(basis[-1].to(like)).cpu().double()
+        diagonal.append(float(following @ basis[-1]))
         for _ in range(2):  # twice, or rounding brings known directions back
             for known in basis:
-                product -= (product @ known) * known
-        norm = float(product.norm())
+                following -= (following @ known) * known
+        norm = float(following.norm())
         if norm < 1e-10 * max(1e-30, abs(diagonal[0])):
             break
-        off.append(norm)
-        basis.append(product / norm)
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    beside = torch.diag(torch.tensor(off[: len(diagonal) - 1], dtype=torch.float64), 1)
-    return float(torch.linalg.eigvalsh(matrix + beside + beside.T)[-1])
+        beside.append(norm)
+        basis.append(following / norm)
+    upper = torch.diag(torch.tensor(beside[: len(diagonal) - 1], dtype=torch.float64), 1)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + upper + upper.T
+    return float(torch.linalg.eigvalsh(matrix)[-1])

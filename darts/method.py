@@ -15,6 +15,7 @@ from darts.bilevel import FiniteDifference, FirstOrder, Hypergradient
 from darts.channels import Channels, edge_softmax
 from darts.discretisation import Discretisation
 from darts.errors import UserError
+from darts.mixture import Paths
 from darts.perturbation import Perturbation
 from darts.relaxation import Relaxation
 from darts.schedule import Projection, Schedule
@@ -24,8 +25,6 @@ from darts.weight_rules import TrainingLoss, WeightRule
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from darts.supernet import Paths
 
 Alpha = Mapping[str, "Tensor"]  # cell type -> (edges, candidates), and EDGES + cell type -> (edges,)
 Masks = Mapping[str, "Tensor"]  # cell type -> (edges, candidates): which candidates are left
@@ -103,8 +102,6 @@ class Method:
     ) -> Tensor | Paths:
         """Weights of the candidates with the columns that alpha has no part in, and with the weights of the edges."""
         import torch
-
-        from darts.supernet import Paths
 
         weights = drawn.weights if isinstance(drawn, Paths) else drawn
         alive = left.any(-1, keepdim=True).to(weights)

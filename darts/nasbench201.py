@@ -61,20 +61,20 @@ def all_strings() -> Iterator[str]:
 
 
 def structure(genotype: Genotype) -> str:
-    """A text that is the same for cells that compute the same function of `none`, skips and sums.
+    """A text that is the same for cells that compute the same function but for the weights of their operations.
 
-    An edge of `none` is left out, a skip connection is what it starts from, and the order of a sum does not count
-    (section 2.2 there; 6,466 different ones).
+    An edge of `none` is left out, a skip connection is what it starts from, and the order of a sum does not count.
+    (Section 2.2 of the paper counts 6,466 such classes; it takes a sum with and without a zero for two.)
     """
-    values = ["x"]
+    values: list[list[str]] = [["x"]]  # the terms of each state's sum
     for edges in genotype.cells["normal"].nodes:
-        terms = []
+        terms: list[str] = []
         for operation, source in edges:
             value = values[source]
-            if operation != "none" and value != "0":
-                terms.append(value if operation == "skip_connect" else f"{operation}({value})")
-        values.append("(" + "+".join(sorted(terms)) + ")" if len(terms) > 1 else (terms[0] if terms else "0"))
-    return values[-1]
+            if operation != "none" and value:
+                terms += value if operation == "skip_connect" else [f"{operation}({'+'.join(value)})"]
+        values.append(sorted(terms))
+    return "+".join(values[-1]) or "0"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from darts.errors import require
+from darts.mixture import Paths
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from darts.supernet import Paths
 
 
 @dataclass
@@ -99,8 +98,6 @@ class GumbelHard(Gumbel):
     sampled: ClassVar[bool] = True
 
     def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Paths:
-        from darts.supernet import Paths
-
         soft = softmax((alpha.log_softmax(-1) + gumbel_noise(alpha)) / self.temperature(progress), left)
         hard, computed = best_paths(soft.detach(), left)
         return Paths(hard - soft.detach() + soft, computed)
@@ -109,8 +106,6 @@ class GumbelHard(Gumbel):
 def best_paths(scores: Tensor, left: Tensor) -> Paths:
     """On each edge the candidate of the highest score and nothing else."""
     import torch.nn.functional as F
-
-    from darts.supernet import Paths
 
     best = scores.argmax(-1)
     there = left.any(-1)
@@ -178,8 +173,6 @@ class BinaryPaths(Relaxation):
     def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Paths:
         import torch
         import torch.nn.functional as F
-
-        from darts.supernet import Paths
 
         noisy = (alpha.log_softmax(-1) + gumbel_noise(alpha)).masked_fill(~left, -math.inf)
         pair = noisy.topk(min(2, alpha.shape[-1]), -1).indices  # the Gumbel trick: a draw without replacement

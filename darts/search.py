@@ -17,6 +17,7 @@ from darts.data import RawBatch, search_data
 from darts.errors import UserError
 from darts.execution import Graphed, Sums, memory_advice, ready_device
 from darts.genotype import Genotype, from_json, to_json
+from darts.mixture import Paths
 from darts.nasbench201 import SPACE, Table, read_table
 from darts.record import environment, write_json
 from darts.schedule import Left, Observation
@@ -25,7 +26,6 @@ from darts.search_state import SearchState, go_on, new_state
 from darts.search_steps import search_step
 from darts.seeding import python_generator
 from darts.spaces import InputShape
-from darts.supernet import Paths
 from darts.training import cosine_learning_rate, set_learning_rate
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def search_epoch(state: SearchState) -> None:
     """Alternate one architecture step and one weight step over the two halves of the training images."""
     settings, data, stage = state.settings, state.data, state.stage
     steps = len(data.weights)
-    actions = {moves: Graphed(_step(state, moves), settings.graphs) for moves in (True, False)}
+    actions = {moves: Graphed(step_of(state, moves), settings.graphs) for moves in (True, False)}
     pairs = zip(
         data.weights.shuffled_raw(state.epoch, state.step),
         data.architecture.shuffled_raw(state.epoch, state.step, steps),
@@ -68,7 +68,9 @@ def search_epoch(state: SearchState) -> None:
             state.means.add(name, total, len((valid_raw if name.startswith("architecture") else train_raw).labels))
 
 
-def _step(state: SearchState, moves: bool) -> Callable[..., Sums]:
+def step_of(state: SearchState, moves: bool) -> Callable[..., Sums]:
+    """A step of the search as a function of tensors alone: the share that is done, and the raw batches."""
+
     def step(progress: Tensor, *raw: Tensor) -> Sums:
         return search_step(state, progress, RawBatch(*raw[:3]), RawBatch(*raw[3:]), moves)
 

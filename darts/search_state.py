@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,14 +22,15 @@ from darts.execution import placed
 from darts.fused.supernet import FusedSupernet
 from darts.genotype import Genotype
 from darts.method import EDGES
+from darts.mixture import Mixture
 from darts.nasbench201 import Table
 from darts.operations import candidate
 from darts.progress import RunState
 from darts.schedule import Left, Stage
 from darts.seeding import ambient, generator
-from darts.settings import Engine
+from darts.settings import Engine, MemorySettings
 from darts.spaces import InputShape, plan_cells
-from darts.supernet import Mixing, Mixture, SkipDropout, Supernet
+from darts.supernet import Mixing, SkipDropout, Supernet
 from darts.tracking import Tracker
 from darts.training import architecture_optimiser, weight_optimiser
 
@@ -147,7 +149,11 @@ class SearchState(RunState):
 
 
 def new_state(
-    settings: SearchSettings, data: SearchData, device: torch.device, folder: Path, saved: Mapping[str, Any] | None
+    settings: SearchSettings,
+    data: SearchData,
+    device: torch.device,
+    folder: Path,
+    saved: Mapping[str, Any] | None = None,
 ) -> SearchState:
     """A search before its first step, or with the supernet of a checkpoint's stage."""
     space = settings.space
@@ -212,6 +218,17 @@ def build_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, le
         supernet = FusedSupernet(supernet)
     supernet.checkpoint_cells = settings.memory.checkpoint_cells
     return supernet
+
+
+def plain_twin(state: SearchState) -> Supernet:
+    """The search's supernet itself if it is plain, else a plain one with the same weights."""
+    if not isinstance(state.supernet, FusedSupernet):
+        return state.supernet
+    settings = dataclasses.replace(state.settings, engine=Engine.plain, memory=MemorySettings(checkpoint_cells=False))
+    twin = build_supernet(settings, state.data.shape, state.stage, state.left)
+    twin.to(next(state.supernet.parameters()))
+    twin.load_state_dict(state.supernet.to_plain(state.supernet.state_dict()))
+    return twin
 
 
 def go_on(state: SearchState, left: Left, stage: Stage) -> None:

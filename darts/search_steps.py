@@ -14,9 +14,9 @@ from torch.func import functional_call
 from darts.bilevel import Loss, Problem
 from darts.data import Batch, RawBatch
 from darts.execution import Sums, autocast
+from darts.mixture import Mixture
 from darts.operations import frozen_statistics
 from darts.search_state import SearchState
-from darts.supernet import Mixture
 from darts.training import correct, step_down
 from darts.weight_rules import WeightProblem
 

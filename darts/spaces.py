@@ -72,8 +72,8 @@ class SearchSpace:
     nodes: int
     edges_kept: int | None  # incoming edges that discretisation keeps at each node; null: all, and `none` may stay
     candidates: list[str]
-    skeleton: Skeleton = Skeleton.darts
-    edge_candidates: dict[str, list[list[str]]] | None = None  # by cell type and edge, where not all may stand on each
+    skeleton: Skeleton
+    edge_candidates: dict[str, list[list[str]]] | None  # by cell type and edge, where not all may stand on each
 
     def __post_init__(self) -> None:
         require(self.nodes >= 1, "space.nodes", self.nodes, "at least 1")

@@ -9,25 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts.mixture import Mixture, Paths
 from darts.operations import ResidualReduction, checkpointed, input_preparations, search_operation, stem, tail
 from darts.spaces import CellPlan, InputShape, SearchSpace, output_channels
-
-
-class Paths(NamedTuple):
-    """Mixture weights of which some are zero and need not be computed: `computed` says by edge which columns are."""
-
-    weights: Tensor  # (edges, columns)
-    computed: list[list[int]]
-
-
-# By cell type the mixture weights (edges, columns) of all its cells, or (cells, edges, columns), a matrix each.
-Mixture = Mapping[str, Tensor | Paths]
 
 
 @dataclass(frozen=True)

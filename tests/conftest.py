@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from darts import config
-from darts.spaces import InputShape, SearchSpace, plan_cells
+from darts.spaces import InputShape, SearchSpace, Skeleton, plan_cells
 from darts.supernet import Supernet
 
 ROOT = Path(__file__).parent.parent
@@ -56,14 +56,19 @@ def run_command(command: list[str], folder: Path, **extra: str) -> subprocess.Co
     )
 
 
+def space_of(name: str, nodes: int, edges_kept: int, candidates: list[str]) -> SearchSpace:
+    """A space in the skeleton of DARTS with the same candidates on every edge."""
+    return SearchSpace(name, nodes, edges_kept, candidates, Skeleton.darts, None)
+
+
 @pytest.fixture
 def darts_space() -> SearchSpace:
-    return SearchSpace("darts", 4, 2, list(CANDIDATES))
+    return space_of("darts", 4, 2, list(CANDIDATES))
 
 
 @pytest.fixture
 def tiny_space() -> SearchSpace:
-    return SearchSpace("darts", 2, 2, ["none", "skip_connect", "avg_pool_3x3", "sep_conv_3x3"])
+    return space_of("darts", 2, 2, ["none", "skip_connect", "avg_pool_3x3", "sep_conv_3x3"])
 
 
 @pytest.fixture

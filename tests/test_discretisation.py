@@ -9,8 +9,9 @@ from darts.genotype import Edge
 from darts.published import published
 from darts.relaxation import Softmax
 from darts.spaces import CELL_TYPES, SearchSpace
+from tests.conftest import space_of
 
-SPACE = SearchSpace("hand-made", 2, 2, ["none", "skip_connect", "sep_conv_3x3"])
+SPACE = space_of("hand-made", 2, 2, ["none", "skip_connect", "sep_conv_3x3"])
 
 
 def nodes(scores: list[list[float]], space: SearchSpace = SPACE):
@@ -38,7 +39,7 @@ def test_ties_go_to_the_first_operation_and_the_lower_input():
 
 
 def test_one_edge_a_node_can_be_kept():
-    space = SearchSpace("hand-made", 2, 1, ["none", "skip_connect", "sep_conv_3x3"])
+    space = space_of("hand-made", 2, 1, ["none", "skip_connect", "sep_conv_3x3"])
     assert nodes([[0, 0.4, 0.6], [0, 0.7, 0.3], [0, 0.5, 0.5], [0, 0.5, 0.5], [0, 0.1, 0.9]], space) == (
         (Edge("skip_connect", 1),),
         (Edge("sep_conv_3x3", 2),),
@@ -54,7 +55,7 @@ def test_alphas_made_from_a_published_cell_give_it_back(darts_space):
                 for rank, edge in enumerate(edges):
                     row = darts_space.incoming(node)[edge.source]
                     alpha[kind][row, darts_space.candidates.index(edge.operation)] = 3 - rank
-        scores = {kind: Softmax().scores(matrix) for kind, matrix in alpha.items()}
+        scores = {kind: Softmax().scores(matrix, torch.ones(14, 8, dtype=torch.bool)) for kind, matrix in alpha.items()}
         found = StrongestEdges().genotype(scores, darts_space)
         assert found.cells == dict(genotype.cells)
 
@@ -67,5 +68,6 @@ def test_rows_of_the_architecture_parameters_stand_in_the_published_order(darts_
 
 def test_softmax_rows_sum_to_one_and_its_gradient_is_right():
     alpha = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(Softmax().weights(alpha).sum(1), torch.ones(5).double())
-    assert torch.autograd.gradcheck(Softmax().weights, alpha)
+    left = torch.ones(5, 3, dtype=torch.bool)
+    torch.testing.assert_close(Softmax().weights(alpha, left, 0.0).sum(1), torch.ones(5).double())
+    assert torch.autograd.gradcheck(lambda a: Softmax().weights(a, left, 0.0), alpha)

@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from darts import execution, retrain, search
+from darts import execution, retrain, search, search_steps
 from darts.errors import UserError
 from darts.execution import Graphed, check_execution, memory_advice, placed
 from darts.published import published
@@ -46,7 +46,7 @@ def test_other_errors_pass():
 def test_a_search_out_of_memory_says_what_to_lower_and_keeps_its_checkpoint(place, tmp_path, monkeypatch):
     settings = composed("search", *TINY_SEARCH)
     calls = []
-    original = getattr(search, place)
+    original = getattr(search_steps, place)
 
     def full(state, *batches):
         calls.append(state.epoch)
@@ -54,10 +54,10 @@ def test_a_search_out_of_memory_says_what_to_lower_and_keeps_its_checkpoint(plac
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return original(state, *batches)
 
-    monkeypatch.setattr(search, place, full)
+    monkeypatch.setattr(search_steps, place, full)
     with pytest.raises(UserError, match=r"search.batch_size \(16\).*memory.checkpoint_cells=true"):
         search.run(settings, tmp_path)
-    monkeypatch.setattr(search, place, original)
+    monkeypatch.setattr(search_steps, place, original)
     assert search.start_or_resume(settings, tmp_path).epoch == 1
 
 

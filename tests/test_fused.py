@@ -10,23 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from darts import search
+from darts import search, search_steps
 from darts.fused.folding import RunningStatistics, fold
 from darts.fused.maps import Before, Operand, convolved, mapped, moments, summed
 from darts.fused.supernet import FusedSupernet
 from darts.operations import OPERATIONS, frozen_statistics
 from darts.spaces import CELL_TYPES, InputShape, SearchSpace, plan_cells
 from darts.supernet import Supernet
-from tests.conftest import CANDIDATES, TINY_SEARCH, composed
+from tests.conftest import CANDIDATES, TINY_SEARCH, composed, space_of
 
-SUBSETS = [[name] for name in OPERATIONS if name != "none"] + [
+DETERMINISTIC = [name for name in OPERATIONS if name != "noise"]
+SUBSETS = [[name] for name in DETERMINISTIC if name != "none"] + [
     ["none", "skip_connect"],
     ["max_pool_3x3", "avg_pool_3x3", "none"],
     ["sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7"],
     ["dil_conv_3x3", "dil_conv_5x5", "sep_conv_3x3"],
     ["conv_7x1_1x7", "skip_connect", "dil_conv_3x3"],
     list(CANDIDATES),
-    list(OPERATIONS),
+    DETERMINISTIC,
 ]
 
 
@@ -82,30 +83,30 @@ def assert_alike(space, size=(8, 8), channels=4, dtype=torch.float64, tolerance=
 
 @pytest.mark.parametrize("candidates", SUBSETS, ids=lambda names: "+".join(names))
 def test_every_candidate_subset_in_training(candidates):
-    assert_alike(SearchSpace("darts", 2, 2, candidates))
+    assert_alike(space_of("darts", 2, 2, candidates))
 
 
 @pytest.mark.parametrize("nodes", [1, 3, 4])
 def test_every_number_of_nodes(nodes):
-    assert_alike(SearchSpace("darts", nodes, 2, list(CANDIDATES)))
+    assert_alike(space_of("darts", nodes, 2, list(CANDIDATES)))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (5, 12), (4, 4)])
 @pytest.mark.parametrize("channels", [2, 3, 5, 16])
 def test_odd_sizes_and_channel_counts(size, channels):
-    assert_alike(SearchSpace("darts", 2, 2, list(CANDIDATES)), size, channels)
+    assert_alike(space_of("darts", 2, 2, list(CANDIDATES)), size, channels)
 
 
-@pytest.mark.parametrize("candidates", [list(OPERATIONS), ["skip_connect"], ["max_pool_3x3", "sep_conv_5x5"]])
+@pytest.mark.parametrize("candidates", [DETERMINISTIC, ["skip_connect"], ["max_pool_3x3", "sep_conv_5x5"]])
 def test_evaluation_mode_uses_the_running_statistics(candidates):
     def a_step_then_evaluate(supernet):
-        space = SearchSpace("darts", 2, 2, candidates)
+        space = space_of("darts", 2, 2, candidates)
         draws = torch.Generator().manual_seed(8)
         images = torch.randn(6, 3, 8, 8, generator=draws, dtype=torch.float64)
         supernet(images, {kind: matrix.softmax(-1) for kind, matrix in alphas(space).items()})
         supernet.eval()
 
-    assert_alike(SearchSpace("darts", 2, 2, candidates), prepare=a_step_then_evaluate)
+    assert_alike(space_of("darts", 2, 2, candidates), prepare=a_step_then_evaluate)
 
 
 def test_frozen_statistics_stand_still_and_the_batch_still_normalises(darts_space):
@@ -252,7 +253,7 @@ def followed(folder, engine: str, steps: int, *overrides: str, dtype=torch.float
     batches = zip(*(half.shuffled(0, 0, steps) for half in (state.data.weights, state.data.architecture)), strict=True)
     for train, valid in batches:
         train, valid = (batch._replace(images=batch.images.to(dtype)) for batch in (train, valid))
-        sums = search.architecture_step(state, train, valid) | search.weight_step(state, train)
+        sums = search_steps.architecture_step(state, train, valid) | search_steps.weight_step(state, train)
         losses.append(float(sums["train/loss"]) / len(train.labels))
     return {kind: matrix.detach().clone() for kind, matrix in state.alpha.items()}, losses
 

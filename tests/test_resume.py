@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from darts import retrain, search
+from darts import retrain, search, search_steps
 from darts.checkpoint import Checkpoints
 from darts.errors import UserError
 from darts.published import published
@@ -95,7 +95,7 @@ def kill_after(monkeypatch, module, step_name: str, steps: int) -> None:
 def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, steps, step_name, minutes, tmp_path):
     method, expected = uninterrupted
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, search, step_name, steps)
+        kill_after(patch, search_steps, step_name, steps)
         search.run(settings(method, minutes), tmp_path)
     assert not (tmp_path / "genotype.json").exists()
     search.run(settings(method, minutes), tmp_path)
@@ -106,7 +106,7 @@ def test_a_search_killed_after_every_single_step_resumes_bit_for_bit(uninterrupt
     method, expected = uninterrupted
     for _ in range(STEPS):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-            kill_after(patch, search, "weight_step", 1)
+            kill_after(patch, search_steps, "weight_step", 1)
             search.run(settings(method, "1e-9"), tmp_path)
             raise Killed  # the last part ends by itself
     search.run(settings(method, "1e-9"), tmp_path)
@@ -143,7 +143,7 @@ def test_a_search_whose_images_have_changed_is_not_continued(tmp_path):
             Image.new("RGB", (16, 16), (index, 0, 0)).save(tmp_path / "train" / name / f"{index}.png")
     (tmp_path / "test").mkdir()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        kill_after(patch, search, "weight_step", 3)
+        kill_after(patch, search_steps, "weight_step", 3)
         search.run(folder_settings(3), tmp_path / "run")
     (tmp_path / "train" / "a" / "7.png").unlink()
     with pytest.raises(UserError, match="the training images have changed"):

@@ -9,26 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from darts import search
+from darts import search, search_steps
+from darts.data import Batch
 from darts.discretisation import StrongestEdges
 from darts.errors import UserError
 from darts.operations import OPERATIONS, Candidate
-from darts.spaces import CellPlan, InputShape, SearchSpace
+from darts.search_state import SearchState
+from darts.spaces import CellPlan, InputShape
 from darts.supernet import Supernet
-from tests.conftest import TINY_SEARCH, composed
+from tests.conftest import TINY_SEARCH, composed, space_of
 
 METHODS = ["darts", "darts_second_order"]
 
 
-def tiny_state(tmp_path, *overrides: str) -> search.SearchState:
+def tiny_state(tmp_path, *overrides: str) -> SearchState:
     return search.start_or_resume(composed("search", *TINY_SEARCH, *overrides), tmp_path)
 
 
-def batches(state: search.SearchState):
+def batches(state: SearchState):
     return next(state.data.weights.shuffled(0)), next(state.data.architecture.shuffled(0))
 
 
-def snapshot(state: search.SearchState) -> dict[str, torch.Tensor]:
+def snapshot(state: SearchState) -> dict[str, torch.Tensor]:
     """Every tensor of the weights' side, copied: weights, running statistics, momentum."""
     tensors = dict(state.supernet.state_dict())
     for index, weight in enumerate(state.supernet.parameters()):
@@ -46,11 +48,11 @@ def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 def test_an_architecture_step_moves_alpha_and_nothing_else(method, tmp_path):
     state = tiny_state(tmp_path, f"method={method}")
     train_batch, valid_batch = batches(state)
-    search.weight_step(state, train_batch)  # so that there is momentum
+    search_steps.weight_step(state, train_batch)  # so that there is momentum
     before, alpha = snapshot(state), {kind: matrix.detach().clone() for kind, matrix in state.alpha.items()}
     gradients = [None if w.grad is None else w.grad.clone() for w in state.supernet.parameters()]
     for _ in range(3):
-        search.architecture_step(state, train_batch, valid_batch)
+        search_steps.architecture_step(state, train_batch, valid_batch)
     assert any(name.startswith("momentum") for name in before)
     assert same_bits(before, snapshot(state))
     after = [w.grad for w in state.supernet.parameters()]
@@ -61,7 +63,7 @@ def test_an_architecture_step_moves_alpha_and_nothing_else(method, tmp_path):
 def test_a_weight_step_moves_weights_and_statistics_and_leaves_alpha(tmp_path):
     state = tiny_state(tmp_path)
     before, alpha = snapshot(state), {kind: matrix.detach().clone() for kind, matrix in state.alpha.items()}
-    search.weight_step(state, batches(state)[0])
+    search_steps.weight_step(state, batches(state)[0])
     after = snapshot(state)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert {"classifier.weight", "stem.0.weight", "stem.1.running_mean"} <= moved
@@ -91,7 +93,7 @@ def test_the_architecture_step_is_the_published_adam_on_the_validation_gradient(
     logits = state.supernet(valid_batch.images, {kind: matrix.softmax(-1) for kind, matrix in copies.items()})
     F.cross_entropy(logits, valid_batch.labels).backward()
     expected.step()
-    search.architecture_step(state, train_batch, valid_batch)
+    search_steps.architecture_step(state, train_batch, valid_batch)
     for kind, matrix in state.alpha.items():
         torch.testing.assert_close(matrix.detach(), copies[kind].detach())
 
@@ -141,7 +143,7 @@ class Scrambled(nn.Module):
 def known_answer(monkeypatch):
     """A stride-1 space in which only the skip connection carries the signal: none and scrambled destroy it."""
     monkeypatch.setitem(OPERATIONS, "scrambled", Candidate(lambda channels, stride, affine: Scrambled()))
-    return SearchSpace("toy", 2, 2, ["none", "scrambled", "skip_connect"])
+    return space_of("toy", 2, 2, ["none", "scrambled", "skip_connect"])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -153,7 +155,9 @@ def test_a_search_with_a_known_answer_finds_it_on_every_edge(method, known_answe
     state.supernet = Supernet(plans, space, InputShape(2, 4, 4), 0)
     state.settings.weight_optimiser.learning_rate = 0.1
     state.weight_optimiser = torch.optim.SGD(state.supernet.parameters(), lr=0.1, momentum=0.9, weight_decay=3e-4)
-    state.alpha = {"normal": nn.Parameter(torch.zeros(5, 3))}
+    state.settings.space = space
+    state.masks = {kind: torch.ones(5, 3, dtype=torch.bool) for kind in space.cell_types}
+    state.alpha = {kind: nn.Parameter(torch.zeros(5, 3)) for kind in space.cell_types}
     state.architecture_optimiser = torch.optim.Adam(state.alpha.values(), lr=0.02, betas=(0.5, 0.999))
     generator = torch.Generator().manual_seed(1)
     patterns = torch.randn(4, 2, 4, 4, generator=generator)
@@ -162,9 +166,9 @@ def test_a_search_with_a_known_answer_finds_it_on_every_edge(method, known_answe
         for _ in range(2):
             labels = torch.randint(0, 4, (32,), generator=generator)
             noise = 0.3 * torch.randn(32, 2, 4, 4, generator=generator)
-            pair.append(search.Batch(patterns[labels] + noise, labels))
-        search.architecture_step(state, *pair)
-        search.weight_step(state, pair[0])
+            pair.append(Batch(patterns[labels] + noise, labels))
+        search_steps.architecture_step(state, *pair)
+        search_steps.weight_step(state, pair[0])
     scores = state.alpha["normal"].softmax(-1)
     assert (scores.argmax(1) == 2).all(), scores
     found = StrongestEdges().genotype({"normal": scores}, space)

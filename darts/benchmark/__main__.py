@@ -106,7 +106,7 @@ def _row(case: Any, settings: config.BenchmarkSettings, device: torch.device, ma
 
 def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, tuple[float, float]]:
     """How time and memory of a first-order step grow: by size, the exponents of the power laws that fit best."""
-    from darts import search
+    from darts import search_state
     from darts.benchmark.cases import random_search_data, search_action
     from darts.benchmark.measure import exponent, footprint, in_turn
 
@@ -123,7 +123,7 @@ def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Pa
         for value in values:
             changed = _resized(settings, size, value, batch)
             data = random_search_data(changed, device)
-            actions[str(value)] = search_action(search.new_state(changed, data, device, folder / "scaling"))
+            actions[str(value)] = search_action(search_state.new_state(changed, data, device, folder / "scaling"))
         timings = in_turn(actions, settings.repetitions, device)
         memory = [footprint(action, device).peak_mb for action in actions.values()]
         found[size] = exponent(values, [timings[str(value)].least for value in values]), exponent(values, memory)

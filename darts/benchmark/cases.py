@@ -22,8 +22,9 @@ from darts.cost import count_macs
 from darts.data import Batch, Batches, Preparation, SearchData, Split, TrainData
 from darts.datasets import ArrayImages
 from darts.depthwise import Depthwise
-from darts.execution import autocast, keep_freed_memory
+from darts.execution import Graphed, autocast, keep_freed_memory
 from darts.published import published
+from darts.search_state import SearchState, new_state
 from darts.seeding import generator
 from darts.settings import Augmentation, Engine, MemorySettings, Precision
 from darts.spaces import InputShape
@@ -73,12 +74,12 @@ def search_case(settings: BenchmarkSettings, second_order: bool, device: torch.d
     return Case({name: search_action(state) for name, state in states.items()}, flops)
 
 
-def search_states(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, search.SearchState]:
+def search_states(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, SearchState]:
     """A search before its first step, in each variant."""
     states = {}
     for name in VARIANTS:
         own = settings if name == OURS else dataclasses.replace(_slow(settings), engine=Engine.plain)
-        states[name] = search.new_state(own, random_search_data(settings, device), device, folder / name)
+        states[name] = new_state(own, random_search_data(settings, device), device, folder / name)
     data = states[ORIGINAL].data
     _as_originally(states[ORIGINAL].supernet)
     data.weights.preparation = data.architecture.preparation = _DefaultLayout(**vars(data.weights.preparation))
@@ -174,11 +175,13 @@ def _as_originally(network: nn.Module) -> None:
             module.library = True
 
 
-def search_action(state: search.SearchState) -> Action:
+def search_action(state: SearchState) -> Action:
     """A step of this search, on other random draws every time."""
     weights = state.data.weights.shuffled_raw(0, 0, 10**9)
     architecture = state.data.architecture.shuffled_raw(0, 0, 10**9)
-    return lambda: state.search_step(*next(weights), *next(architecture))
+    step = Graphed(search.step_of(state, True), state.settings.graphs)
+    done = torch.zeros((), device=state.device)
+    return lambda: step(done, *next(weights), *next(architecture))
 
 
 def _train_action(state: retrain.TrainState) -> Action:
@@ -192,8 +195,8 @@ def _train_action(state: retrain.TrainState) -> Action:
     return step
 
 
-def _evaluation_action(state: search.SearchState) -> Action:
-    mixture, preparation = state.mixture(), state.data.weights.preparation
+def _evaluation_action(state: SearchState) -> Action:
+    mixture, preparation = state.settled(), state.data.weights.preparation
     raw = next(state.data.weights.shuffled_raw(0))
     images = preparation.plain(raw.pixels, raw.labels).images
     state.supernet.eval()
@@ -206,10 +209,10 @@ def _evaluation_action(state: search.SearchState) -> Action:
     return answer
 
 
-def _search_macs(state: search.SearchState) -> int:
+def _search_macs(state: SearchState) -> int:
     """Multiply-adds of one image through the supernet."""
     image = torch.zeros(1, *_image_shape(state.settings), device=state.device)
-    return count_macs(state.supernet, image, state.mixture())
+    return count_macs(state.supernet, image, state.settled())
 
 
 def _image_shape(settings: SearchSettings) -> tuple[int, int, int]:

@@ -1,0 +1,20 @@
+"""Mixture weights as they pass from a method to the supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Paths(NamedTuple):
+    """Mixture weights of which some are zero and need not be computed: `computed` says by edge which columns are."""
+
+    weights: Tensor  # (edges, columns)
+    computed: list[list[int]]
+
+
+# By cell type the mixture weights (edges, columns) of all its cells, or (cells, edges, columns), a matrix each.
+Mixture = Mapping[str, "Tensor | Paths"]

@@ -1,0 +1,115 @@
+"""Every file of conf/method: it composes, searches, resumes bit for bit, and is the same in both engines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from darts import search, search_steps
+from darts.config import identity
+from darts.errors import UserError
+from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, run_command
+from tests.test_resume import Killed, everything, kill_after
+
+METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+SPACES = sorted(file.stem for file in (ROOT / "conf" / "space").glob("*.yaml"))
+SHORT = {  # what a search of three epochs needs changed
+    "sgas": ["method.schedule.first=1", "method.schedule.interval=1"],
+    "darts_pt": ["method.schedule.interval=1", "search.epochs=1"],
+    "darts_pt_fixed": ["method.schedule.interval=1", "search.epochs=1"],
+    "p_darts": ["method.schedule.more_cells=[0,1,2]", "method.schedule.candidates=[3,2]"],
+    "drnas_progressive": ["network.channels=12", "method.schedule.candidates=[2]", "search.epochs=2"],
+    "pc_darts": ["network.channels=4"],
+    "r_darts": ["method.stopping.first=1", "method.stopping.every=1"],
+    "oles": ["method.weight_rule.steps=2"],
+}
+
+
+def tiny(method: str, *overrides: str):
+    return composed("search", *TINY_SEARCH, f"method={method}", *SHORT.get(method, []), *overrides)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_path):
+    search.run(tiny(method), tmp_path / "whole")
+    settings = tiny(method, "checkpoint.minutes=1e-9")
+    for steps in (2, 5):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            kill_after(patch, search_steps, "weight_step", steps)
+            search.run(settings, tmp_path / "killed")
+    search.run(settings, tmp_path / "killed")
+    assert everything(tmp_path / "killed") == everything(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_engines_take_the_same_steps(method, tmp_path):
+    # Dropped values are drawn in the order of computation, which the engines do not share.
+    quiet = ["method.beside.rates=[0]"] if method == "p_darts" else []
+    found = []
+    for engine in ("plain", "fused"):
+        settings = tiny(method, f"engine={engine}", *quiet, "weight_optimiser.learning_rate=1e-3")
+        state = search.start_or_resume(settings, tmp_path / engine)
+        state.supernet.double()
+        for matrix in state.alpha.values():
+            matrix.data = matrix.data.double()
+        batches = zip(state.data.weights.shuffled(0), state.data.architecture.shuffled(0), strict=True)
+        for step, pair in enumerate(batches):
+            state.step = step
+            train, valid = (batch._replace(images=batch.images.double()) for batch in pair)
+            search_steps.architecture_step(state, train, valid, 0.5)
+            search_steps.weight_step(state, train, valid, 0.5)
+        weights = state.supernet.to_plain(state.supernet.state_dict())
+        found.append({**weights, **{f"alpha {name}": matrix.detach() for name, matrix in state.alpha.items()}})
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-6, atol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_names_its_paper_and_itself(method):
+    text = (ROOT / "conf" / "method" / f"{method}.yaml").read_text()
+    assert text.startswith("# ") and composed("search", f"method={method}", "network.channels=24").method.name == method
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_every_space_is_searched_from_the_command_line(space, tmp_path):
+    done = run_command(
+        [str(ROOT / "train_search.py"), *TINY, "search.epochs=1", "search.batch_size=16", f"space={space}",
+         "hydra.run.dir=run"], tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "genotype.json").read_text())
+    assert found["space"] == space
+    done = run_command(
+        [str(ROOT / "train_final.py"), *TINY, "train.epochs=1", "train.batch_size=32", f"space={space}",
+         "genotype=run", "hydra.run.dir=final"], tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["method=gdas", "method/perturbation=random_smoothing"], "computes the sampled ones alone"),
+        (["method=oles", "method/hypergradient=finite_difference"], "give method/hypergradient=first_order"),
+        (["method=gdas", "method/weight_rule=layer_alignment"], "give method/weight_rule=training_loss"),
+        (["method=proxyless", "method/hypergradient=finite_difference"], "give method/hypergradient=first_order"),
+        (["method=darts_pt", "method/stopping=eigenvalue_growth"], "give method/stopping=last_epoch"),
+        (["method=pc_darts", "network.channels=6"], "network.channels is 6; it must be a multiple of 4"),
+        (["method=darts_minus", "space=s4"], "space.candidates .* with skip_connect"),
+    ],
+)
+def test_a_combination_without_sense_is_refused_with_a_reason(overrides, message):
+    with pytest.raises(UserError, match=message):
+        composed("search", *overrides)
+
+
+def test_parts_combine_where_that_makes_sense(tmp_path):
+    overrides = ["method/channels=partial_channels", "network.channels=4", "method/perturbation=random_smoothing"]
+    settings = tiny("drnas", *overrides)
+    assert {"method.channels.part", "method.perturbation.part"} <= identity(settings).keys()
+    assert search.run(settings, tmp_path).cells.keys() == {"normal", "reduction"}
+
+
+def test_the_method_of_the_reader_is_plain_darts():
+    assert composed("search").method.name == "darts"

@@ -1,0 +1,334 @@
+"""The parts of methods against formulas written by hand, finite differences and enumeration, in float64."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from darts import alpha_terms, beside, bilevel, channels, perturbation, relaxation, schedule, stopping, weight_rules
+from darts.discretisation import FewSkips, Threshold
+from darts.mixture import Paths
+from darts.spaces import InputShape, plan_cells
+from darts.supernet import MixedOperation, Mixing, Supernet, shuffled
+from tests.conftest import composed, space_of
+
+LEFT = torch.tensor([[True, True, True], [True, False, True]])
+ALPHA = torch.tensor([[0.3, -0.2, 0.5], [1.0, 9.0, -0.5]], dtype=torch.float64)
+
+
+def test_candidates_that_are_gone_weigh_nothing_and_the_rest_as_if_they_had_never_been():
+    weights = relaxation.Softmax().weights(ALPHA, LEFT, 0.0)
+    torch.testing.assert_close(weights[1, [0, 2]], ALPHA[1, [0, 2]].softmax(0))
+    assert weights[1, 1] == 0
+    none_left = relaxation.Softmax().weights(ALPHA, torch.zeros_like(LEFT), 0.0)
+    assert none_left.abs().max() == 0
+
+
+@pytest.mark.parametrize("name, start, middle, end", [
+    ("gumbel", 1.0, math.sqrt(0.03), 0.03), ("gumbel_hard", 10.0, 5.05, 0.1),
+])  # fmt: skip
+def test_temperatures_fall_as_published(name, start, middle, end):
+    part = composed("search", f"method/relaxation={name}").method.relaxation
+    assert [part.temperature(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([start, middle, end])
+
+
+@pytest.mark.parametrize("part", [
+    relaxation.Softmax(), relaxation.Sigmoid(), relaxation.Gumbel(1.0, 0.5, relaxation.Decay.LINEAR),
+])  # fmt: skip
+def test_gradients_of_a_relaxation_are_those_of_finite_differences(part):
+    def weights(alpha):
+        torch.manual_seed(3)
+        return part.weights(alpha, LEFT, 0.5)
+
+    assert torch.autograd.gradcheck(weights, ALPHA.clone().requires_grad_())
+
+
+def test_a_softened_gumbel_draw_is_the_formula():
+    torch.manual_seed(0)
+    found = relaxation.Gumbel(2.0, 2.0, relaxation.Decay.LINEAR).weights(ALPHA, torch.ones_like(LEFT), 0.3)
+    torch.manual_seed(0)
+    noise = -torch.empty_like(ALPHA).exponential_().log()
+    torch.testing.assert_close(found, ((ALPHA.log_softmax(-1) + noise) / 2).softmax(-1))
+
+
+def test_hard_draws_come_with_the_softmax_probabilities_and_compute_themselves_alone():
+    torch.manual_seed(0)
+    part = relaxation.GumbelHard(1.0, 1.0, relaxation.Decay.LINEAR)
+    counts = torch.zeros_like(ALPHA)
+    for _ in range(4000):
+        drawn = part.weights(ALPHA, LEFT, 0.0)
+        assert isinstance(drawn, Paths)
+        assert [int(row.argmax()) for row in drawn.weights] == [columns[0] for columns in drawn.computed]
+        counts += drawn.weights
+    expected = relaxation.softmax(ALPHA, LEFT)
+    assert (counts / 4000 - expected).abs().max() < 4 * 0.5 / 4000**0.5
+
+
+def test_a_hard_draw_is_one_hot_and_its_gradient_that_of_the_soft_one():
+    part = relaxation.GumbelHard(0.7, 0.7, relaxation.Decay.LINEAR)
+    alpha = ALPHA.clone().requires_grad_()
+    torch.manual_seed(1)
+    hard = part.weights(alpha, LEFT, 0.0).weights
+    slope = torch.autograd.grad(hard[0, 1], alpha)[0]
+    torch.manual_seed(1)
+    soft = relaxation.softmax((alpha.log_softmax(-1) + relaxation.gumbel_noise(alpha)) / 0.7, LEFT)
+    torch.testing.assert_close(slope, torch.autograd.grad(soft[0, 1], alpha)[0])
+    assert sorted(hard[0].detach().round().tolist()) == [0, 0, 1]
+
+
+def test_two_binary_paths_are_in_memory_and_one_is_open_at_its_rate():
+    torch.manual_seed(0)
+    part, opened = relaxation.BinaryPaths(), torch.zeros_like(ALPHA)
+    for _ in range(4000):
+        drawn = part.weights(ALPHA, torch.ones_like(LEFT), 0.0)
+        assert all(len(columns) == 2 for columns in drawn.computed)
+        opened += drawn.weights
+    p = ALPHA.softmax(-1)
+    expected = torch.zeros_like(p)
+    for first in range(3):  # pairs without replacement, then one of the two
+        for second in range(3):
+            if first != second:
+                pair = p[:, first] * p[:, second] / (1 - p[:, first])
+                expected[:, first] += pair * p[:, first] / (p[:, first] + p[:, second])
+                expected[:, second] += pair * p[:, second] / (p[:, first] + p[:, second])
+    assert (opened / 4000 - expected).abs().max() < 4 * 0.5 / 4000**0.5
+
+
+def test_dirichlet_draws_have_the_mean_and_the_pathwise_gradient_of_their_distribution():
+    torch.manual_seed(0)
+    alpha = ALPHA.clone().requires_grad_()
+    left = torch.ones_like(LEFT)
+    draws = torch.stack([relaxation.Dirichlet().weights(alpha, left, 0.0) for _ in range(8000)])
+    concentration = F.elu(alpha) + 1
+    mean = concentration / concentration.sum(-1, keepdim=True)
+    assert (draws.mean(0) - mean).abs().max() < 0.02
+    of_draws = torch.autograd.grad(draws[:, 0, 0].mean(), alpha)[0][0]
+    assert (of_draws - torch.autograd.grad(mean[0, 0], alpha)[0][0]).abs().max() < 0.02
+
+
+def test_partial_channels_mix_a_part_and_deal_the_rest_out_anew(tiny_space):
+    operation = MixedOperation({0: torch.nn.Identity()}, 2, 1)
+    x = torch.arange(4.0).view(1, 4, 1, 1)
+    found = operation(x, torch.tensor([10.0, 0.5]))
+    assert found.flatten().tolist() == [0.0, 1.0, 10.0, 1.5]  # (0, 10) mixed, (1, 1.5) around, dealt out by pairs
+    assert shuffled(torch.arange(8).view(1, 8, 1, 1), 4).flatten().tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    plans = plan_cells(3, 8, tiny_space.multipliers())
+    whole, part = (Supernet(plans, tiny_space, InputShape(3, 8, 5), 0, Mixing(share=share)) for share in (1, 4))
+    count = [sum(w.numel() for n, w in s.named_parameters() if ".edges." in n) for s in (whole, part)]
+    assert count[1] < count[0] / 4
+
+
+def test_edge_weights_are_a_softmax_at_each_node_and_count_at_discretisation():
+    space = space_of("hand-made", 2, 2, ["none", "skip_connect", "sep_conv_3x3"])
+    beta = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0])
+    weights = channels.edge_softmax(beta, space, torch.ones(5, dtype=torch.bool))
+    torch.testing.assert_close(weights, torch.cat([beta[:2].softmax(0), beta[2:].softmax(0)]))
+    method = composed("search", "method=pc_darts").method
+    alpha = {"normal": torch.zeros(5, 3), "reduction": torch.zeros(5, 3), "edges/normal": beta, "edges/reduction": beta}
+    masks = {kind: torch.ones(5, 3, dtype=torch.bool) for kind in space.cell_types}
+    genotype = method.discretisation.genotype(method.scores(alpha, masks, space), space)
+    assert [edge.source for edge in genotype.cells["normal"].nodes[1]] == [0, 1]
+    beta[4] = 5.0
+    genotype = method.discretisation.genotype(method.scores(alpha, masks, space), space)
+    assert [edge.source for edge in genotype.cells["normal"].nodes[1]] == [2, 0]
+
+
+def test_the_auxiliary_skip_fades_and_skip_dropout_follows_its_schedule():
+    assert [beside.AuxiliarySkip(1.0).weights(p)[0] for p in (0.0, 0.5, 1.0)] == [1.0, 0.5, 0.0]
+    part = beside.SkipDropout([0.0, 0.4, 0.7], 0.2)
+    assert part.skip_dropout(2, 0.0, 0.4) == 0.7
+    assert part.skip_dropout(1, 0.2, 0.4) == pytest.approx(0.32)
+    assert part.skip_dropout(1, 10 / 25, 0.4) == pytest.approx(0.4)
+    assert part.skip_dropout(1, 15 / 25, 0.4) == pytest.approx(0.4 * math.exp(-1))
+
+
+def test_terms_of_the_architecture_loss_are_their_formulas():
+    alpha = [ALPHA, ALPHA + 1]
+    both = torch.cat([matrix.flatten() for matrix in alpha])
+    zero_one = alpha_terms.ZeroOne(10.0)(alpha, 0.0)
+    torch.testing.assert_close(zero_one, -10 * ((1 / (1 + (-both).exp()) - 0.5) ** 2).mean())
+    rows = torch.stack([row.exp().sum().log() for matrix in alpha for row in matrix])
+    torch.testing.assert_close(alpha_terms.LogSumExp(50.0)(alpha, 0.3), 50 * 0.3 * rows.mean())
+    flat = [torch.zeros(2, 3, dtype=torch.float64)]  # elu(0) + 1 = 1: the anchor itself
+    assert float(alpha_terms.Anchor(1.0)(flat, 0.0)) == pytest.approx(0.0)
+    assert float(alpha_terms.Anchor(1.0)(alpha, 0.0)) > 0.1
+
+
+def test_random_smoothing_stays_near_and_adversarial_smoothing_raises_the_loss():
+    mixture = {"normal": ALPHA.softmax(-1)}
+    part = perturbation.RandomSmoothing(0.03, 0.3)
+    assert [part.epsilon(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.03, 0.165, 0.3])
+    moved = part(mixture, None, 0.0)["normal"]
+    torch.testing.assert_close(moved.sum(-1), torch.ones(2).double())
+    assert 0 < (moved - mixture["normal"]).abs().max() < 0.1
+    slope = torch.tensor([[1.0, -1.0, 0.5], [0.2, 0.1, -2.0]]).double()
+
+    def loss(mixtures):
+        return (mixtures["normal"] * slope).sum()
+
+    found = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, loss, 0.0)
+    by_hand = (mixture["normal"] + 0.1 * slope.sign()).clamp(0, 1)
+    torch.testing.assert_close(found["normal"], by_hand / by_hand.sum(-1, keepdim=True))
+    assert loss(found) > loss(mixture)
+    worse = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, lambda m: -loss(m).abs() * 0, 0.0)
+    assert torch.equal(worse["normal"], mixture["normal"])
+
+
+def quadratic(seed: int = 0):
+    """Losses quadratic in w, with the exact derivative of L_val(w*(alpha), alpha) in closed form."""
+    draws = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(6, 6, generator=draws, dtype=torch.float64)
+    hessian = matrix @ matrix.T / 6 + torch.eye(6, dtype=torch.float64)
+    coupling, target = (torch.randn(*s, generator=draws, dtype=torch.float64) for s in ((6, 3), (6,)))
+    alpha = torch.randn(3, generator=draws, dtype=torch.float64).requires_grad_()
+    w = torch.linalg.solve(hessian, coupling @ alpha.detach())  # the optimum of the training loss
+    train = lambda weights, a: weights[0] @ hessian @ weights[0] / 2 - weights[0] @ coupling @ a[0]  # noqa: E731
+    valid = lambda weights, a: (weights[0] - target).square().sum() / 2  # noqa: E731
+    problem = bilevel.Problem(train, valid, [w], [alpha], [None], 0.2, 0.0, 0.0)
+    exact = coupling.T @ torch.linalg.solve(hessian, w - target)
+    return problem, exact, hessian, coupling, target
+
+
+@pytest.mark.parametrize("terms", [0, 1, 2, 5])
+def test_the_neumann_series_is_its_own_closed_form(terms):
+    problem, _, hessian, coupling, target = quadratic()
+    found, _ = bilevel.Neumann(terms, 0.01, 5)(problem)
+    step = torch.eye(6, dtype=torch.float64) - 0.2 * hessian
+    series = sum(torch.linalg.matrix_power(step, k) for k in range(terms + 1))
+    expected = 0.2 * coupling.T @ series @ (problem.weights[0] - target)
+    torch.testing.assert_close(found[0], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_long_neumann_series_is_the_exact_hypergradient():
+    problem, exact, *_ = quadratic()
+    torch.testing.assert_close(bilevel.Neumann(100, 0.01, 5)(problem)[0][0], exact, rtol=1e-4, atol=1e-6)
+
+
+def test_the_direction_of_alignment_is_the_gradient_of_the_mean_cosine():
+    slopes = torch.randn(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    rows = slopes.flatten(1)
+    pairs = [F.cosine_similarity(rows[i], rows[j], dim=0) for i in range(4) for j in range(i)]
+    expected = torch.autograd.grad(torch.stack(pairs).mean(), slopes)[0]
+    torch.testing.assert_close(weight_rules.alignment_direction(slopes.detach()), expected)
+
+
+def weight_problem(weights, train, valid, mixture):
+    return weight_rules.WeightProblem(train, valid, mixture, weights, {"normal": 2}, dict, 0.5)
+
+
+def test_layer_alignment_adds_the_gradient_of_the_alignment():
+    draws = torch.Generator().manual_seed(1)
+    weight = torch.randn(4, generator=draws, dtype=torch.float64).requires_grad_()
+    mixing = torch.randn(2, 4, 1, 3, generator=draws, dtype=torch.float64)
+
+    def train(mixture):
+        cells = mixture["normal"]
+        cells = cells.expand(2, -1, -1) if cells.dim() == 2 else cells
+        return torch.einsum("w,lwec,lec->", weight.sin(), mixing, cells).square()
+
+    mixture = {"normal": torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)}
+    problem = weight_problem({"w": weight}, train, train, mixture)
+    found, _ = weight_rules.LayerAlignment(0.25, 1e-4).slopes(problem, {})
+    cells = mixture["normal"].expand(2, -1, -1).clone().requires_grad_()
+    slopes = torch.autograd.grad(train({"normal": cells}), cells, create_graph=True)[0].flatten(1)
+    penalty = -F.cosine_similarity(slopes[0], slopes[1], dim=0)
+    plain = torch.autograd.grad(train(mixture), weight)[0]
+    expected = plain + 0.25 * 0.5 * torch.autograd.grad(penalty, weight)[0]
+    torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_operations_whose_gradients_disagree_are_frozen_for_good():
+    names = [f"cells.0.edges.{edge}.operations.4.1.weight" for edge in range(2)]
+    weights = {name: torch.ones(3, requires_grad=True) for name in names}
+    sign = torch.tensor([1.0, -1.0, -1.0])
+    train = lambda _: weights[names[0]].sum() + weights[names[1]].sum()  # noqa: E731
+    valid = lambda _: weights[names[0]].sum() + (weights[names[1]] * sign).sum()  # noqa: E731
+    rule, memory = weight_rules.FrozenOperations(0.4, 3), {}
+    for step in range(3):
+        assert rule.frozen(memory) == []
+        _, memory = rule.slopes(weight_problem(weights, train, valid, {}), memory)
+        assert step == 2 or memory["agreements"] == step + 1
+    assert rule.frozen(memory) == ["cells.0.edges.1.operations.4."]
+
+
+def test_a_frozen_operation_stays_and_the_others_move(tmp_path):
+    from darts import search, search_steps
+    from tests.conftest import TINY_SEARCH
+
+    state = search.start_or_resume(composed("search", *TINY_SEARCH, "method=oles"), tmp_path)
+    train, valid = next(state.data.weights.shuffled(0)), next(state.data.architecture.shuffled(0))
+    before = {n: w.clone() for n, w in state.supernet.to_plain(state.supernet.state_dict()).items()}
+    state.memory = {"frozen": ["cells.0.edges.0.operations.3."]}
+    search_steps.weight_step(state, train, valid)
+    after = state.supernet.to_plain(state.supernet.state_dict())
+    for name in before:
+        if name.endswith("weight") and ".operations.3." in name and name.startswith("cells.0."):
+            assert torch.equal(before[name], after[name]) == name.startswith("cells.0.edges.0."), name
+
+
+SPACE = space_of("hand-made", 2, 2, ["none", "skip_connect", "sep_conv_3x3"])
+SCORES = [[0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]
+
+
+def seen(epoch: int, left=None, scores=SCORES, memory=None, accuracy=None):
+    left = {"normal": left or [[True] * 3 for _ in range(5)]}
+    by_kind = {"normal": scores}
+    return schedule.Observation(epoch, SPACE, left, by_kind, by_kind, memory or {}, random.Random(0), accuracy)
+
+
+def test_stages_drop_the_weakest_candidates_at_their_ends():
+    part = schedule.Stages(0.4, [2, 1], [0, 6, 12], True)
+    stages = part.stages(75, SPACE)
+    assert [(s.first, s.last, s.more_cells, s.fresh) for s in stages] == [
+        (0, 25, 0, False), (25, 50, 6, True), (50, 75, 12, True),
+    ]  # fmt: skip
+    assert part.decide(seen(24), 75)[0] == seen(24).left
+    left = part.decide(seen(25), 75)[0]["normal"]
+    assert left == [[False, True, True], [True, True, False], [False, True, True], [True, False, True],
+                    [True, False, True]]  # fmt: skip
+    assert all(sum(row) == 1 and not row[0] for row in part.decide(seen(50), 75)[0]["normal"])  # never none alone
+    assert part.decide(seen(75), 75)[0] == seen(75).left
+
+
+def test_sgas_decides_the_most_important_and_most_certain_edge():
+    part = schedule.Greedy(10, 5, 0)
+    assert part.stages(50, composed("search").space)[0].last == 50  # as published: 10 + 5 * 7 + 5
+    assert part.decide(seen(9), 50)[0] == seen(9).left
+    left = part.decide(seen(10), 50)[0]["normal"]
+    assert left[1] == [False, True, False] and sum(map(sum, left)) == 13
+    decided = [[False, True, False], [True] * 3, [False, False, True], [False, True, False], [True] * 3]
+    left = part.decide(seen(15, decided), 50)[0]["normal"]
+    assert not any(left[4])  # the node has its two edges
+
+
+def test_projection_keeps_the_operation_whose_removal_hurts_most_then_the_edges():
+    def accuracy(left):  # skips matter, and edges of higher number matter more
+        return -sum((edge + 1) * ((not row[1]) + 0.1 * (not row[2])) for edge, row in enumerate(left["normal"]))
+
+    part, left = schedule.Projection(1, True), None
+    stages = part.stages(10, SPACE)
+    assert stages[0].frozen == stages[1].frozen == 1.0
+    for epoch in range(10, stages[1].last):
+        left = part.decide(seen(epoch, left, accuracy=accuracy), 10)[0]["normal"]
+    assert left == [[False, True, False], [False, True, False], [False] * 3, [False, True, False], [False, True, False]]
+
+
+def test_the_search_ends_when_the_eigenvalue_has_grown():
+    part = stopping.EigenvalueGrowth(10, 2, 5, 4, 1.3)
+    history = [{"epoch": e, **({"eigenvalue": 1.0} if e % 2 == 0 else {})} for e in range(1, 31)]
+    assert part.chosen_epoch(history) is None
+    history += [{"epoch": 32, "eigenvalue": 5.0}]
+    assert part.chosen_epoch(history) == 24  # four measurements before
+
+
+def test_at_most_so_many_skips_and_a_threshold():
+    scores = torch.tensor([[0, 0.9, 0.2], [0, 0.8, 0.3], [0, 0.7, 0.1], [0, 0.6, 0.5], [0, 0.4, 0.3]])
+    cell = FewSkips(2).genotype({"normal": scores}, SPACE).cells["normal"]
+    assert cell.operations().count("skip_connect") == 2
+    assert str(cell) == "skip_connect 0, skip_connect 1; sep_conv_3x3 1, sep_conv_3x3 2"
+    cell = Threshold(0.65).genotype({"normal": scores}, SPACE).cells["normal"]
+    assert str(cell) == "skip_connect 0, skip_connect 1; skip_connect 0"
