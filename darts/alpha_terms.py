@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from darts.errors import require
+from darts.mixture import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ class AlphaTerm:
     def __post_init__(self) -> None:
         require(0 <= self.weight < math.inf, "method.alpha_terms: weight", self.weight, "at least 0, finite")
 
-    def __call__(self, alpha: Sequence[Tensor], progress: float) -> Tensor:
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
         """The term for the matrices (edges, candidates) of all cell types, at a share of the search."""
         raise NotImplementedError
 
@@ -31,7 +32,7 @@ class AlphaTerm:
 class ZeroOne(AlphaTerm):
     """-weight * mean((sigmoid(alpha) - 1/2)^2): pushes weights to 0 or 1 (Chu et al. 2020, FairDARTS, equation 5)."""
 
-    def __call__(self, alpha: Sequence[Tensor], progress: float) -> Tensor:
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
         import torch
 
         values = torch.cat([matrix.flatten() for matrix in alpha])
@@ -42,7 +43,7 @@ class ZeroOne(AlphaTerm):
 class LogSumExp(AlphaTerm):
     """weight * progress * mean over edges of logsumexp(alpha) (Ye et al. 2022, beta-DARTS, equations 9 and 15)."""
 
-    def __call__(self, alpha: Sequence[Tensor], progress: float) -> Tensor:
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
         import torch
 
         return self.weight * progress * torch.cat([matrix.logsumexp(-1) for matrix in alpha]).mean()
@@ -52,7 +53,7 @@ class LogSumExp(AlphaTerm):
 class Anchor(AlphaTerm):
     """weight * KL(Dirichlet(elu(alpha) + 1), Dirichlet(1)), the sum over edges (Chen et al. 2021, DrNAS, 3.2)."""
 
-    def __call__(self, alpha: Sequence[Tensor], progress: float) -> Tensor:
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
         import torch
 
         from darts.relaxation import concentration

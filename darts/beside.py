@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from darts.errors import require
+from darts.mixture import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Beside:
         """Their names."""
         return ()
 
-    def weights(self, progress: float) -> Sequence[float | Tensor]:
+    def weights(self, progress: Progress) -> Sequence[Progress]:
         """Their weights at a share of the search."""
         return ()
 
@@ -58,7 +59,7 @@ class AuxiliarySkip(Beside):
     def operations(self) -> tuple[str, ...]:
         return ("skip_connect",)
 
-    def weights(self, progress: float) -> Sequence[float | Tensor]:
+    def weights(self, progress: Progress) -> Sequence[Progress]:
         return (self.start * (1 - progress),)
 
 

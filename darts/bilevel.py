@@ -158,7 +158,7 @@ class Neumann(Hypergradient):
         total = [v.clone() for v in vector]
         for _ in range(self.terms):
             product = self._along(problem, vector, in_weights=True)
-            vector = torch._foreach_sub(vector, torch._foreach_mul(product, problem.learning_rate))
+            vector = list(torch._foreach_sub(vector, torch._foreach_mul(product, problem.learning_rate)))
             torch._foreach_add_(total, vector)
         implicit = self._along(problem, total, in_weights=False)
         return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], loss.detach()

@@ -148,6 +148,19 @@ class CompareSettings(RunSettings):
         require(len(set(self.searched)) == len(self.searched), "searched", self.searched, allowed)
 
 
+@dataclass
+class SelectSettings(RunSettings):
+    """The settings of `python -m darts.select`."""
+
+    searched: list[str]  # folders of searches or of sweeps, published names, files
+    weight_share: float  # of the training images that train; the rest judges
+    train: TrainLoop
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.weight_share < 1, "weight_share", self.weight_share, "above 0 and below 1")
+
+
 ROWS = (
     "search step, first order",
     "search step, second order",
@@ -255,7 +268,7 @@ PARTS = {
 def register() -> None:
     """Tell Hydra the schemas; the YAML files under conf/ name them in their defaults lists."""
     store = ConfigStore.instance()
-    commands = {"search": SearchSettings, "final": FinalSettings, "compare": CompareSettings}
+    commands = {"search": SearchSettings, "final": FinalSettings, "compare": CompareSettings, "select": SelectSettings}
     for name, node in (commands | {"describe": DescribeSettings, "benchmark": BenchmarkSettings}).items():
         store.store(name=f"{name}_schema", node=node)
     for name, part in PARTS.items():
@@ -284,7 +297,7 @@ def _refuse_strays(config: DictConfig, prefix: str) -> None:
             raise unknown(f"{prefix.rstrip('.')}: setting" if prefix else "setting", key, known)
         value = config._get_node(key)
         if isinstance(value, DictConfig) and not value._is_missing():
-            _refuse_strays(value, f"{prefix}{key}.")
+            _refuse_strays(value, f"{prefix}{key!s}.")
 
 
 # What may differ between two runs that are still the same experiment.

@@ -15,7 +15,7 @@ from darts.bilevel import FiniteDifference, FirstOrder, Hypergradient
 from darts.channels import Channels, edge_softmax
 from darts.discretisation import Discretisation
 from darts.errors import UserError
-from darts.mixture import Paths
+from darts.mixture import Paths, Progress
 from darts.perturbation import Perturbation
 from darts.relaxation import Relaxation
 from darts.schedule import Projection, Schedule
@@ -79,7 +79,7 @@ class Method:
         return not (self.random or self.relaxation.sampled) and isinstance(self.weight_rule, TrainingLoss)
 
     def mixture(
-        self, alpha: Alpha, left: Masks, progress: float, space: SearchSpace, settled: bool = False
+        self, alpha: Alpha, left: Masks, progress: Progress, space: SearchSpace, settled: bool = False
     ) -> dict[str, Tensor | Paths]:
         """What the supernet is called with, by cell type: (edges, columns); differentiable in alpha.
 
@@ -98,7 +98,7 @@ class Method:
         return found
 
     def completed(
-        self, drawn: Tensor | Paths, beta: Tensor | None, left: Tensor, progress: float, space: SearchSpace
+        self, drawn: Tensor | Paths, beta: Tensor | None, left: Tensor, progress: Progress, space: SearchSpace
     ) -> Tensor | Paths:
         """Weights of the candidates with the columns that alpha has no part in, and with the weights of the edges."""
         import torch
@@ -127,7 +127,7 @@ class Method:
             found[kind] = scores
         return found
 
-    def penalty(self, alpha: Alpha, progress: float, space: SearchSpace) -> Tensor | None:
+    def penalty(self, alpha: Alpha, progress: Progress, space: SearchSpace) -> Tensor | None:
         """The sum of the terms that are added to the architecture loss; None where there is none."""
         total = None
         for term in self.alpha_terms.values():

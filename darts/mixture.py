@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +15,8 @@ class Paths(NamedTuple):
     weights: Tensor  # (edges, columns)
     computed: list[list[int]]
 
+
+Progress: TypeAlias = "float | Tensor"  # the share of the search that is done; a tensor where a CUDA graph reads it
 
 # By cell type the mixture weights (edges, columns) of all its cells, or (cells, edges, columns), a matrix each.
 Mixture = Mapping[str, "Tensor | Paths"]

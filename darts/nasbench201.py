@@ -136,11 +136,11 @@ def _official(path: Path) -> Table:
 
     try:
         if path.is_dir():
-            from nats_bench import create
+            from nats_bench import create  # type: ignore[import-not-found]
 
             api = create(str(path), "tss", fast_mode=True, verbose=False)
         else:
-            from nas_201_api import NASBench201API
+            from nas_201_api import NASBench201API  # type: ignore[import-not-found]
 
             api = NASBench201API(str(path), verbose=False)
     except ImportError as error:

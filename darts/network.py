@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.genotype import Cell, Genotype
-from darts.operations import ResidualReduction, candidate, checkpointed, input_preparations, stem, tail
+from darts.modules import checkpointed
+from darts.operations import ResidualReduction, candidate, input_preparations, stem, tail
 from darts.spaces import CellPlan, InputShape, layout_of, output_channels, plan_cells
 
 

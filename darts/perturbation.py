@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from darts.errors import require
+from darts.mixture import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ class Perturbation:
     random: ClassVar[bool] = False
     changes: ClassVar[bool] = True  # False: it is the identity
 
-    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: float) -> Mixtures:
+    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: Progress) -> Mixtures:
         """The mixture to train under. `loss` is the training loss under a mixture, in evaluation mode."""
         raise NotImplementedError
 
@@ -32,7 +33,7 @@ class Unperturbed(Perturbation):
 
     changes: ClassVar[bool] = False
 
-    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: float) -> Mixtures:
+    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: Progress) -> Mixtures:
         return mixture
 
 
@@ -49,11 +50,11 @@ class RandomSmoothing(Perturbation):
         for name, value in (("start", self.start), ("end", self.end)):
             require(0 < value <= 1, f"method.perturbation.{name}", value, "above 0 and at most 1")
 
-    def epsilon(self, progress: float) -> float:
+    def epsilon(self, progress: Progress) -> Progress:
         """At a share of the search."""
         return self.start + (self.end - self.start) * progress
 
-    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: float) -> Mixtures:
+    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: Progress) -> Mixtures:
         return normalised({kind: noisy(matrix, self.epsilon(progress)) for kind, matrix in mixture.items()})
 
 
@@ -73,10 +74,10 @@ class AdversarialSmoothing(RandomSmoothing):
         super().__post_init__()
         require(1 <= self.steps <= 1000, "method.perturbation.steps", self.steps, "from 1 to 1000")
 
-    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: float) -> Mixtures:
+    def __call__(self, mixture: Mixtures, loss: Callable[[Mixtures], Tensor], progress: Progress) -> Mixtures:
         import torch
 
-        epsilon = self.epsilon(progress)
+        epsilon = torch.as_tensor(self.epsilon(progress))
         moved = {kind: matrix.clone() for kind, matrix in mixture.items()}
         with torch.no_grad():
             before = loss(mixture)
@@ -92,7 +93,7 @@ class AdversarialSmoothing(RandomSmoothing):
         return {kind: torch.where(rose, matrix, mixture[kind]) for kind, matrix in moved.items()}
 
 
-def noisy(matrix: Tensor, epsilon: float) -> Tensor:
+def noisy(matrix: Tensor, epsilon: Progress) -> Tensor:
     """Uniform noise within epsilon of each weight; a weight of 0 belongs to a candidate that is gone and stays."""
     import torch
 

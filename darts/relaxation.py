@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from darts.errors import require
-from darts.mixture import Paths
+from darts.mixture import Paths, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ class Relaxation:
     random: ClassVar[bool] = False
     sampled: ClassVar[bool] = False  # a few operations an edge are drawn, and nothing else is computed
 
-    def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Tensor | Paths:
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor | Paths:
         """What the supernet is called with; differentiable."""
         raise NotImplementedError
 
@@ -44,7 +44,7 @@ class Relaxation:
 class Softmax(Relaxation):
     """Softmax over the candidates of each edge (Liu et al. 2019, equation 2)."""
 
-    def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Tensor:
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor:
         return softmax(alpha, left)
 
 
@@ -77,13 +77,13 @@ class Gumbel(Relaxation):
         for name, value in (("start", self.start), ("end", self.end)):
             require(0 < value < math.inf, f"method.relaxation.{name}", value, "above 0, finite")
 
-    def temperature(self, progress: float) -> float:
+    def temperature(self, progress: Progress) -> Progress:
         """At a share of the search."""
         if self.decay is Decay.EXPONENTIAL:
             return self.start * (self.end / self.start) ** progress
         return self.start + (self.end - self.start) * progress
 
-    def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Tensor | Paths:
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor | Paths:
         return softmax((alpha.log_softmax(-1) + gumbel_noise(alpha)) / self.temperature(progress), left)
 
 
@@ -97,7 +97,7 @@ class GumbelHard(Gumbel):
 
     sampled: ClassVar[bool] = True
 
-    def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Paths:
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Paths:
         soft = softmax((alpha.log_softmax(-1) + gumbel_noise(alpha)) / self.temperature(progress), left)
         hard, computed = best_paths(soft.detach(), left)
         return Paths(hard - soft.detach() + soft, computed)
@@ -130,7 +130,7 @@ class Dirichlet(Relaxation):
 
     random: ClassVar[bool] = True
 
-    def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Tensor:
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor:
         import torch
 
         gammas = torch._standard_gamma(concentration(alpha)).clamp_min(torch.finfo(alpha.dtype).tiny) * left
@@ -152,7 +152,7 @@ def concentration(alpha: Tensor) -> Tensor:
 class Sigmoid(Relaxation):
     """Each candidate for itself, from 0 to 1, so that they do not compete (Chu et al. 2020, FairDARTS, equation 4)."""
 
-    def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Tensor:
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor:
         return alpha.sigmoid() * left
 
     def scores(self, alpha: Tensor, left: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class BinaryPaths(Relaxation):
     random: ClassVar[bool] = True
     sampled: ClassVar[bool] = True
 
-    def weights(self, alpha: Tensor, left: Tensor, progress: float) -> Paths:
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Paths:
         import torch
         import torch.nn.functional as F
 

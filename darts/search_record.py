@@ -13,7 +13,7 @@ from darts.diagnostics import discrete_mixture, dominant_eigenvalue, edge_lists,
 from darts.execution import autocast
 from darts.genotype import Cell, Edge, Genotype
 from darts.mixture import Mixture
-from darts.operations import frozen_statistics
+from darts.modules import frozen_statistics
 from darts.search_state import SearchState, plain_twin
 from darts.search_steps import loss_on
 from darts.seeding import generator

@@ -14,13 +14,11 @@ from torch.func import functional_call
 from darts.bilevel import Loss, Problem
 from darts.data import Batch, RawBatch
 from darts.execution import Sums, autocast
-from darts.mixture import Mixture
-from darts.operations import frozen_statistics
+from darts.mixture import Mixture, Progress
+from darts.modules import frozen_statistics
 from darts.search_state import SearchState
 from darts.training import correct, step_down
 from darts.weight_rules import WeightProblem
-
-Progress = float | Tensor  # the share of the search that is done; a tensor, so that a CUDA graph can read it
 
 
 def search_step(state: SearchState, progress: Progress, train_raw: RawBatch, valid_raw: RawBatch, moves: bool) -> Sums:
@@ -125,4 +123,5 @@ def _training_mixture(state: SearchState, batch: Batch, progress: Progress) -> M
         return value
 
     with state.noise("perturbation"):
-        return method.perturbation(mixture, loss, progress) if method.perturbation.changes else mixture
+        matrices = {kind: weights for kind, weights in mixture.items() if isinstance(weights, Tensor)}
+        return method.perturbation(matrices, loss, progress) if method.perturbation.changes else mixture

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.mixture import Mixture, Paths
-from darts.operations import ResidualReduction, checkpointed, input_preparations, search_operation, stem, tail
+from darts.modules import checkpointed
+from darts.operations import ResidualReduction, input_preparations, search_operation, stem, tail
 from darts.spaces import CellPlan, InputShape, SearchSpace, output_channels
 
 
@@ -78,18 +79,19 @@ class SearchCell(nn.Module):
             for row, (source, _) in zip(left, space.edges(), strict=True)
         )
 
-    def prepared(self, older: Tensor, newer: Tensor) -> list[Tensor]:
-        """The states that the nodes begin with."""
-        return [prepare(x) for prepare, x in zip(self.inputs, (older, newer), strict=True)] if self.inputs else [newer]
-
     def forward(self, older: Tensor, newer: Tensor, weights: Tensor | Paths) -> Tensor:
         """`weights`: (edges, columns). Returns the nodes that the output joins, along the channels."""
         matrix, computed = weights if isinstance(weights, Paths) else (weights, [None] * len(weights))
-        states = self.prepared(older, newer)
+        states = prepared(self.inputs, older, newer)
         for node in range(self.space.nodes):
             incoming = zip(states, self.space.incoming(node), strict=True)
             states.append(sum(self.edges[edge](state, matrix[edge], computed[edge]) for state, edge in incoming))
         return torch.cat([states[node] for node in self.space.joined()], dim=1)
+
+
+def prepared(inputs: nn.ModuleList, older: Tensor, newer: Tensor) -> list[Tensor]:
+    """The states that a cell's nodes begin with: both inputs through their preparations, or the newer as it is."""
+    return [prepare(x) for prepare, x in zip(inputs, (older, newer), strict=True)] if inputs else [newer]
 
 
 def _operations(

@@ -33,6 +33,7 @@ SCHEMAS = {
     "final": config.FinalSettings,
     "compare": config.CompareSettings,
     "describe": config.DescribeSettings,
+    "select": config.SelectSettings,
     "benchmark": config.BenchmarkSettings,
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from darts.bilevel import FiniteDifference, FirstOrder, Problem, gradients, unrolled_weights
-from darts.operations import frozen_statistics
+from darts.modules import frozen_statistics
 
 
 def supernet_problem(supernet, batch, smooth: bool = True) -> Problem:

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 FLOORS = [
     ["errors", "seeding"],
     ["genotype", "settings", "mixture"],
-    ["published", "spaces", "depthwise", "nasbench201"],
+    ["published", "spaces", "depthwise", "nasbench201", "modules"],
     [
         *("genotype_sources", "operations", "augmentation", "diagnostics"),
         *("relaxation", "channels", "beside", "perturbation", "bilevel", "weight_rules"),
@@ -33,6 +33,7 @@ FLOORS = [
     [
         "compare.__main__",
         "describe",
+        "select",
         "compare.__init__",
         "fused.__init__",
         "benchmark.__main__",

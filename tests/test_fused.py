@@ -14,7 +14,8 @@ from darts import search, search_steps
 from darts.fused.folding import RunningStatistics, fold
 from darts.fused.maps import Before, Operand, convolved, mapped, moments, summed
 from darts.fused.supernet import FusedSupernet
-from darts.operations import OPERATIONS, frozen_statistics
+from darts.modules import frozen_statistics
+from darts.operations import OPERATIONS
 from darts.spaces import CELL_TYPES, InputShape, SearchSpace, plan_cells
 from darts.supernet import Supernet
 from tests.conftest import CANDIDATES, TINY_SEARCH, composed, space_of

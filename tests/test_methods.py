@@ -113,3 +113,19 @@ def test_parts_combine_where_that_makes_sense(tmp_path):
 
 def test_the_method_of_the_reader_is_plain_darts():
     assert composed("search").method.name == "darts"
+
+
+def test_an_operation_and_a_space_of_ones_own_take_ten_lines(tmp_path):
+    """The example of docs/methods.md, as it stands there."""
+    text = (ROOT / "docs" / "methods.md").read_text()
+    script, space = (
+        "\n".join(line[4:] for line in text.split(mark)[1].split("\n\n`")[0].splitlines())
+        for mark in ("`my_search.py`:\n", "`my_conf/space/blurred.yaml`:\n")
+    )
+    (tmp_path / "my_search.py").write_text(script + "\n")
+    (tmp_path / "my_conf" / "space").mkdir(parents=True)
+    (tmp_path / "my_conf" / "space" / "blurred.yaml").write_text(space + "\n")
+    small = [*TINY, "search.epochs=1", "search.batch_size=16", "hydra.run.dir=run"]
+    done = run_command(["my_search.py", "--config-dir", "my_conf", "space=blurred", *small], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "genotype.json").read_text())["space"] == "blurred"

@@ -9,7 +9,7 @@ import torch
 
 from darts import retrain
 from darts.genotype import to_json
-from darts.operations import frozen_statistics
+from darts.modules import frozen_statistics
 from darts.published import published
 from darts.training import RunningMeans, cosine_learning_rate, evaluate
 from tests.conftest import TINY_TRAIN, composed

@@ -181,8 +181,8 @@ class Dense(Stacked):
     def __init__(self, column: int, operations: Operations) -> None:
         super().__init__()
         rows = [Row(edge, column, "1.weight") for edge in range(len(operations))]
-        conv = operations[0][column].get_submodule("1")
-        self.column, self.stride, self.padding = column, conv.stride, conv.padding
+        conv = cast(nn.Conv2d, operations[0][column].get_submodule("1"))
+        self.column, self.stride, self.padding = column, conv.stride[0], conv.kernel_size[0] // 2
         self.weight = self.stack("weight", operations, rows)
         norms = [row._replace(name="2") for row in rows]
         tracked = operations[0][column].get_submodule("2").running_mean is not None
@@ -194,7 +194,7 @@ class Dense(Stacked):
         scales = mixture[:, self.column].repeat_interleave(self.weight.shape[1])
         if self.norm is None:
             return F.batch_norm(image, None, None, scales, training=True)
-        held = self.norm.running_mean.flatten(), self.norm.running_var.flatten()
+        held: tuple[Any, Any] = self.norm.running_mean.flatten(), self.norm.running_var.flatten()
         moving = self.norm.training and self.norm.track_running_stats
         if moving:
             self.norm.num_batches_tracked += 1

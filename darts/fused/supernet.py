@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from darts.fused.source import Row, Source, Stacked
-from darts.supernet import SearchCell, Supernet, around_mixture, shuffled, split_channels
+from darts.supernet import SearchCell, Supernet, around_mixture, prepared, shuffled, split_channels
 
 
 class Group(NamedTuple):
@@ -32,11 +32,9 @@ class FusedCell(nn.Module):
             Source([_by_column(plain.edges[edge]) for edge in group.edges]) for group in self.groups
         )
 
-    prepared = SearchCell.prepared
-
     def forward(self, older: Tensor, newer: Tensor, weights: Tensor) -> Tensor:
         """`weights`: (edges, columns). Returns the nodes that the output joins, along the channels."""
-        states = self.prepared(older, newer)
+        states = prepared(self.inputs, older, newer)
         first_node = len(states)
         mixed: list[Tensor | None] = [None] * self.space.nodes
         around: list[Tensor | None] = [None] * self.space.nodes

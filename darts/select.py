@@ -1,0 +1,105 @@
+"""The best of several searches: python -m darts.select "searched=[runs/search/SWEEP]" [train.epochs=3] ...
+
+Each found cell is trained briefly on one part of the training images and judged on the other; the test images are never
+read. So Liu et al. 2019 (section 3.2) pick one of four searches before the final training.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from darts import config, errors
+from darts.errors import UserError
+from darts.genotype import Genotype, to_json
+from darts.genotype_sources import find_genotype
+
+if TYPE_CHECKING:
+    from darts.data import SearchData
+
+config.register()
+log = logging.getLogger("darts")
+
+
+def candidates(settings: config.SelectSettings) -> dict[str, Genotype]:
+    """The found cells by where they lie: those of all finished searches in the folders, or those that are named."""
+    found: dict[str, Genotype] = {}
+    for reference in settings.searched:
+        inside = sorted(Path(reference).rglob("genotype.json")) if Path(reference).is_dir() else []
+        for name in [str(file.parent) for file in inside] or [reference]:
+            found[name] = find_genotype(name, settings.space, settings.runs, settings.seed)
+    if len(found) < 2:
+        raise UserError(
+            f"searched is {settings.searched}; a choice needs at least 2 finished searches, not {len(found)}"
+        )
+    return found
+
+
+def validation_accuracy(settings: config.SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:
+    """Train a cell on the one part of the training images; its accuracy on the other. The same folder goes on."""
+    from darts import retrain
+    from darts.config import refuse_other_settings
+    from darts.data import TrainData
+    from darts.training import evaluate
+
+    state = retrain.new_state(settings, genotype, TrainData(data.shape, data.weights, data.weights.preparation), folder)
+    saved = state.checkpoints.load()
+    if saved is not None:
+        refuse_other_settings(saved["settings"], retrain.protocol(settings, genotype), folder)
+        state.restore(saved)
+    with state.tracker.redirected():
+        for _ in state.epochs(settings.train.epochs):
+            retrain.train_epoch(state)
+            retrain.record_epoch(state)
+    state.tracker.close()
+    return evaluate(state.network, state.network, data.architecture.mixed())["accuracy"]
+
+
+def choose(settings: config.SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
+    """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
+    from darts.checkpoint import write_bytes
+    from darts.data import search_data
+    from darts.execution import ready_device
+    from darts.record import write_json
+
+    found = candidates(settings)
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    data = search_data(settings.dataset, settings.weight_share, settings.train.batch_size, settings.seed, device)
+    known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
+    accuracies: dict[str, float] = {}
+    for number, (name, genotype) in enumerate(found.items(), start=1):
+        log.info("%d/%d: %s", number, len(found), name)
+        digest = genotype.digest()
+        if digest not in known:
+            known[digest] = validation_accuracy(settings, genotype, data, folder / "trials" / digest)
+        accuracies[name] = known[digest]
+    best = max(accuracies, key=lambda name: accuracies[name])
+    provenance: dict[str, Any] = {**found[best].provenance, "selected": {"from": len(found), "accuracies": accuracies}}
+    chosen = Genotype(found[best].space, found[best].cells, provenance)
+    write_json(folder / "selection.json", {"chosen": best, "validation_accuracy": accuracies})
+    write_bytes(folder / "genotype.json", to_json(chosen).encode())
+    return best, accuracies
+
+
+@hydra.main(version_base="1.3", config_path=config.CONF, config_name="select")
+@errors.door
+def main(settings: DictConfig) -> float:
+    """Choose; returns the validation error of the chosen cell."""
+    typed = config.typed(settings, config.SelectSettings)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    best, accuracies = choose(typed, folder)
+    log.info("")
+    for name, accuracy in sorted(accuracies.items(), key=lambda pair: -pair[1]):
+        log.info("%6.2f%%  %s%s", 100 * accuracy, name, "  <- chosen" if name == best else "")
+    log.info("result: %s", folder / "genotype.json")
+    log.info("next:   python train_final.py genotype=%s", folder)
+    return 1 - accuracies[best]
+
+
+if __name__ == "__main__":
+    main()
