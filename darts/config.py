@@ -108,6 +108,9 @@ class SearchSettings(RunSettings):
         require(
             there, "space.candidates", self.space.candidates, f"with {', '.join(names)}, which method.beside is about"
         )
+        aligned = isinstance(method.weight_rule, rules.LayerAlignment)
+        allowed = "at least 4 with method/weight_rule=layer_alignment, which compares normal cells"
+        require(self.network.cells >= 4 or not aligned, "network.cells", self.network.cells, allowed)
         allowed = "false with this method, whose steps draw random numbers or decide on the host"
         require(not (self.graphs and not method.graphable), "graphs", True, allowed)
 

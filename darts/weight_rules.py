@@ -79,8 +79,6 @@ class LayerAlignment(WeightRule):
         by_cell = problem.mixture[kind].expand(count, -1, -1).detach().clone().requires_grad_()
         loss = problem.train_loss({**problem.mixture, kind: by_cell})
         *plain, cells = torch.autograd.grad(loss, [*problem.weights.values(), by_cell], allow_unused=True)
-        if count < 2:
-            return list(plain), memory
         direction = alignment_direction(cells)
         epsilon = self.scale / direction.norm().clamp_min(1e-30)
         ends = []

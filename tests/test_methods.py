@@ -23,6 +23,7 @@ SHORT = {  # what a search of three epochs needs changed
     "drnas_progressive": ["network.channels=12", "method.schedule.candidates=[2]", "search.epochs=2"],
     "pc_darts": ["network.channels=4"],
     "r_darts": ["method.stopping.first=1", "method.stopping.every=1"],
+    "lambda_darts": ["network.cells=4"],
     "oles": ["method.weight_rule.steps=2"],
 }
 
@@ -70,7 +71,10 @@ def test_both_engines_take_the_same_steps(method, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_it_names_its_paper_and_itself(method):
     text = (ROOT / "conf" / "method" / f"{method}.yaml").read_text()
-    assert text.startswith("# ") and composed("search", f"method={method}", "network.channels=24").method.name == method
+    assert (
+        text.startswith("# ")
+        and composed("search", f"method={method}", "network.channels=24", "network.cells=4").method.name == method
+    )
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -96,6 +100,7 @@ def test_every_space_is_searched_from_the_command_line(space, tmp_path):
         (["method=proxyless", "method/hypergradient=finite_difference"], "give method/hypergradient=first_order"),
         (["method=darts_pt", "method/stopping=eigenvalue_growth"], "give method/stopping=last_epoch"),
         (["method=pc_darts", "network.channels=6"], "network.channels is 6; it must be a multiple of 4"),
+        (["method=lambda_darts", "network.cells=3"], "network.cells is 3; it must be at least 4"),
         (["method=darts_minus", "space=s4"], "space.candidates .* with skip_connect"),
     ],
 )
