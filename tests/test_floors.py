@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ FLOORS = [
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "darts").rglob("*.py"))
 DOORS = [ROOT / "train_search.py", ROOT / "train_final.py"]
+TOP = {
+    *("README.md", "LICENSE", "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".ci", ".gitignore"),
+    *("conf", "darts", "docs", "tests", "train_search.py", "train_final.py"),
+}
 FORBIDDEN = {"eval", "exec", "instantiate", "compile", "__import__", "get_class", "get_object"}
 
 
@@ -69,6 +74,15 @@ def imports(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("darts."):
             found.add(node.module.removeprefix("darts."))
     return found
+
+
+def test_nothing_else_lies_in_the_repository():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = listed.stdout.splitlines()
+    assert {Path(file).parts[0] for file in files} <= TOP
+    assert len(files) < 500  # code, not data
 
 
 def test_every_file_has_a_floor():
