@@ -36,6 +36,8 @@ class CostModel:
     limits: dict[str, float] = field(init=False)
     tables: dict[str, dict[str, Tensor]] = field(init=False)  # cost -> cell type -> (edges, candidates), all cells
     rest: dict[str, float] = field(init=False)  # cost -> what does not lie on edges
+    selectable: dict[str, Tensor] = field(init=False)  # cell type -> (edges, candidates), 1 where it may be chosen
+    kept: Tensor = field(init=False)  # (edges,), how likely an edge stays
 
     def __post_init__(self) -> None:
         given = {name: getattr(self.settings, name) for name in COSTS}
@@ -43,6 +45,8 @@ class CostModel:
         self.tables = {name: self._table(name) for name in self.limits}
         reference = self.space.sample(random.Random(0))
         known = self.measured(reference) if self.limits else {}
+        self.selectable = {kind: self._selectable(kind) for kind in self.space.cell_types}
+        self.kept = self._kept()
         self.rest = {name: known[name] - self._on_edges(name, reference) for name in self.limits}
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
@@ -59,9 +63,9 @@ class CostModel:
         for name, table in self.tables.items():
             found[name] = torch.as_tensor(self.rest[name], device=self.device)
             for kind, matrix in scores.items():
-                chosen = matrix * self._selectable(kind)
+                chosen = matrix * self.selectable[kind]
                 share = chosen / chosen.sum(1, keepdim=True).clamp_min(1e-12)
-                found[name] = found[name] + ((share * table[kind]).sum(1) * self._kept()).sum()
+                found[name] = found[name] + ((share * table[kind]).sum(1) * self.kept).sum()
         return found
 
     def penalty(self, scores: Mapping[str, Tensor]) -> Tensor:
@@ -104,13 +108,8 @@ class CostModel:
             side = after
 
     def _on_edges(self, name: str, genotype: Genotype) -> float:
-        total = 0.0
-        for kind, cell in genotype.cells.items():
-            for node, edges in enumerate(cell.nodes):
-                for edge in edges:
-                    row = self.space.incoming(node)[edge.source]
-                    total += float(self.tables[name][kind][row, self.space.candidates.index(edge.operation)])
-        return total
+        pairs = [(kind, place) for kind, cell in genotype.cells.items() for place in self.space.places(cell)]
+        return sum(float(self.tables[name][kind][place]) for kind, place in pairs)
 
     def _selectable(self, kind: str) -> Tensor:
         mask = torch.zeros(len(self.space.edges()), len(self.space.candidates))
@@ -119,7 +118,6 @@ class CostModel:
         return mask.to(self.device)
 
     def _kept(self) -> Tensor:
-        """By edge, how likely it stays."""
         nodes = range(self.space.nodes)
         shares = [self.space.kept(n) / len(self.space.incoming(n)) for n in nodes for _ in self.space.incoming(n)]
         return torch.tensor(shares, device=self.device)

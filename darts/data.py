@@ -76,8 +76,7 @@ class Batches:
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, not augmented, for evaluation."""
-        for raw in self.images.batches(self._chunks(self.indices)):
-            yield self.preparation.plain(raw.images, raw.labels)
+        return self._plain(self.indices)
 
     def mixed(self) -> Iterator[Batch]:
         """Every image once, not augmented, in one shuffled order, the same every time.
@@ -85,7 +84,10 @@ class Batches:
         Folders list their images class by class; where a batch's own statistics normalise it, it must hold all classes.
         """
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))
-        for raw in self.images.batches(self._chunks(self.indices[order])):
+        return self._plain(self.indices[order])
+
+    def _plain(self, indices: Tensor) -> Iterator[Batch]:
+        for raw in self.images.batches(self._chunks(indices)):
             yield self.preparation.plain(raw.images, raw.labels)
 
     def shuffled(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[Batch]:

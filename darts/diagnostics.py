@@ -49,9 +49,8 @@ def discrete_mixture(genotype: Genotype, space: SearchSpace, like: Mapping[str, 
     """Mixture weights that select a genotype in the supernet: 1 where an edge stays with its operation."""
     found = {kind: torch.zeros_like(matrix) for kind, matrix in like.items()}
     for kind, cell in genotype.cells.items():
-        for node, edges in enumerate(cell.nodes):
-            for edge in edges:
-                found[kind][space.incoming(node)[edge.source], space.candidates.index(edge.operation)] = 1
+        for row, column in space.places(cell):
+            found[kind][row, column] = 1
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from darts.genotype import Cell, Genotype
 from darts.modules import checkpointed
-from darts.operations import ResidualReduction, candidate, input_preparations, stem, tail
+from darts.operations import ResidualReduction, candidate, input_preparations, prepared, stem, tail
 from darts.spaces import CellPlan, InputShape, layout_of, output_channels, plan_cells
 
 
@@ -35,8 +35,7 @@ class DiscreteCell(nn.Module):
 
     def forward(self, older: Tensor, newer: Tensor, path_scales: Tensor | None) -> Tensor:
         """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
-        given = older, newer
-        states = [prepare(x) for prepare, x in zip(self.inputs, given, strict=True)] if self.inputs else [newer]
+        states = prepared(self.inputs, older, newer)
         edge = 0
         for edges in self.cell.nodes:
             paths = []

@@ -71,6 +71,11 @@ def input_preparations(plan: CellPlan, affine: bool) -> tuple[nn.Module, nn.Modu
     return first(older, plan.channels, affine), relu_conv_norm(newer, plan.channels, affine)
 
 
+def prepared(inputs: nn.ModuleList, older: Tensor, newer: Tensor) -> list[Tensor]:
+    """The states that a cell's nodes begin with: both inputs through their preparations, or the newer as it is."""
+    return [prepare(x) for prepare, x in zip(inputs, (older, newer), strict=True)] if inputs else [newer]
+
+
 def _separated(depthwise: nn.Module, channels: int, affine: bool) -> list[nn.Module]:
     return [
         nn.ReLU(),

@@ -84,6 +84,10 @@ class Gumbel(Relaxation):
         return self.start + (self.end - self.start) * progress
 
     def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor | Paths:
+        return self.softened(alpha, left, progress)
+
+    def softened(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor:
+        """A draw, softened by the temperature."""
         return softmax((alpha.log_softmax(-1) + gumbel_noise(alpha)) / self.temperature(progress), left)
 
 
@@ -98,7 +102,7 @@ class GumbelHard(Gumbel):
     sampled: ClassVar[bool] = True
 
     def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Paths:
-        soft = softmax((alpha.log_softmax(-1) + gumbel_noise(alpha)) / self.temperature(progress), left)
+        soft = self.softened(alpha, left, progress)
         hard, computed = best_paths(soft.detach(), left)
         return Paths(hard - soft.detach() + soft, computed)
 

@@ -50,7 +50,6 @@ def search_epoch(state: SearchState) -> None:
     """Alternate one architecture step and one weight step over the two halves of the training images."""
     settings, data, stage = state.settings, state.data, state.stage
     steps = len(data.weights)
-    actions = {moves: Graphed(step_of(state, moves), settings.graphs) for moves in (True, False)}
     pairs = zip(
         data.weights.shuffled_raw(state.epoch, state.step),
         data.architecture.shuffled_raw(state.epoch, state.step, steps),
@@ -64,7 +63,9 @@ def search_epoch(state: SearchState) -> None:
             skip.probability = settings.method.beside.skip_dropout(stage.number, progress, stage.frozen)
         moves = progress >= stage.frozen and state.step % settings.method.hypergradient.weight_steps == 0
         done = torch.tensor(state.progress(steps), device=state.device)
-        for name, total in actions[moves](done, *train_raw, *valid_raw).items():
+        if moves not in state.actions:
+            state.actions[moves] = Graphed(step_of(state, moves), settings.graphs)
+        for name, total in state.actions[moves](done, *train_raw, *valid_raw).items():
             state.means.add(name, total, len((valid_raw if name.startswith("architecture") else train_raw).labels))
 
 

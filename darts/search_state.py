@@ -18,11 +18,11 @@ from darts.config import SearchSettings, identity
 from darts.constraints import CostModel
 from darts.data import SearchData
 from darts.errors import UserError
-from darts.execution import placed
+from darts.execution import Graphed, placed
 from darts.fused.supernet import FusedSupernet
 from darts.genotype import Genotype
 from darts.method import EDGES
-from darts.mixture import Mixture
+from darts.mixture import Mixture, Progress
 from darts.nasbench201 import Table
 from darts.operations import candidate
 from darts.progress import RunState
@@ -51,6 +51,7 @@ class SearchState(RunState):
     masks: dict[str, Tensor] = field(init=False)  # `left` on the device
     memory: dict[str, Any] = field(default_factory=dict)  # what the method's parts remember
     chosen_epoch: int | None = None  # whose genotype is the result, where that is not the last one's
+    actions: dict[bool, Graphed] = field(default_factory=dict)  # by whether alpha moves: the step, recorded on CUDA
     costs: CostModel | None = None  # where the network's cost is limited
     table: Table | None = None  # where one knows the true accuracies
 
@@ -109,7 +110,7 @@ class SearchState(RunState):
         """The present genotype."""
         return self.settings.method.discretisation.genotype(self.scores(), self.settings.space)
 
-    def penalties(self, alpha: Mapping[str, Tensor], progress: float | Tensor) -> list[Tensor]:
+    def penalties(self, alpha: Mapping[str, Tensor], progress: Progress) -> list[Tensor]:
         """What alpha pays for besides errors."""
         method, space = self.settings.method, self.settings.space
         own = method.penalty(alpha, progress, space)
@@ -184,6 +185,7 @@ def begin(state: SearchState) -> None:
 def begin_supernet(state: SearchState) -> None:
     """Give the search a supernet of what is left, with new weights, and their optimiser."""
     settings = state.settings
+    state.actions.clear()
     state.masks = {kind: torch.tensor(rows, device=state.device) for kind, rows in state.left.items()}
     state.supernet = build_supernet(settings, state.data.shape, state.stage, state.left)
     placed(state.supernet, state.device)

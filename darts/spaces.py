@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -128,6 +128,12 @@ class SearchSpace:
         allowed = self.allowed(kind)[edge]
         named = [column for column, name in enumerate(self.candidates) if name != "none" or self.edges_kept is None]
         return [column for column in named if allowed[column]]
+
+    def places(self, cell: Cell) -> Iterator[tuple[int, int]]:
+        """Row and column of the architecture parameters of each edge of a cell."""
+        for node, edges in enumerate(cell.nodes):
+            for edge in edges:
+                yield self.incoming(node)[edge.source], self.candidates.index(edge.operation)
 
     def joined(self) -> tuple[int, ...]:
         """The states that a cell's output joins."""

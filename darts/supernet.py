@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from darts.mixture import Mixture, Paths
 from darts.modules import checkpointed
-from darts.operations import ResidualReduction, input_preparations, search_operation, stem, tail
+from darts.operations import ResidualReduction, input_preparations, prepared, search_operation, stem, tail
 from darts.spaces import CellPlan, InputShape, SearchSpace, output_channels
 
 
@@ -87,11 +87,6 @@ class SearchCell(nn.Module):
             incoming = zip(states, self.space.incoming(node), strict=True)
             states.append(sum(self.edges[edge](state, matrix[edge], computed[edge]) for state, edge in incoming))
         return torch.cat([states[node] for node in self.space.joined()], dim=1)
-
-
-def prepared(inputs: nn.ModuleList, older: Tensor, newer: Tensor) -> list[Tensor]:
-    """The states that a cell's nodes begin with: both inputs through their preparations, or the newer as it is."""
-    return [prepare(x) for prepare, x in zip(inputs, (older, newer), strict=True)] if inputs else [newer]
 
 
 def _operations(

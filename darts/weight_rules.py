@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from darts.errors import require
+from darts.mixture import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ class WeightProblem:
     weights: Mapping[str, Tensor]
     cells: Mapping[str, int]  # by cell type, how many there are
     to_plain: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-    progress: float | Tensor
+    progress: Progress
 
 
 @dataclass

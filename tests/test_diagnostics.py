@@ -17,7 +17,7 @@ from darts.relaxation import softmax
 from darts.search_state import plain_twin
 from darts.seeding import generator
 from darts.spaces import InputShape
-from tests.conftest import TINY_SEARCH, composed
+from tests.conftest import TINY, TINY_SEARCH, composed
 
 
 def test_entropy_is_log_of_the_candidates_where_nothing_is_decided():
@@ -70,6 +70,21 @@ def test_costly_diagnostics_come_when_they_are_due_and_are_drawn(tmp_path):
     assert search_record.recorded_genotype(lines[-1], settings.space) == genotype
 
 
+def test_the_gap_is_none_where_the_mixture_is_discrete_already(tmp_path):
+    settings = composed("search", *TINY, "search.batch_size=16", "space=nasbench201", "diagnostics.gap_every=1")
+    state = search.start_or_resume(settings, tmp_path)
+    genotype = state.genotype()
+    undecided = search_record.valid_figures(state, state.settled())
+    selected = search_record.valid_figures(state, search_record.selecting(state, genotype))
+    assert selected["loss"] != undecided["loss"]
+    with torch.no_grad():
+        for kind, matrix in discrete_mixture(genotype, settings.space, state.scores()).items():
+            state.alpha[kind].copy_(1e4 * matrix)
+    decided = search_record.valid_figures(state, state.settled())
+    assert decided == selected
+    assert dict(search_record.costly_figures(state, genotype, decided["accuracy"]))["gap"] == 0
+
+
 def test_changes_count_the_edges_that_are_new():
     assert changes([[0, "a", 0], [0, "b", 1]], [[0, "b", 1], [0, "a", 0]]) == 0
     assert changes([[0, "a", 0], [0, "b", 1]], [[0, "b", 1], [0, "c", 0]]) == 1
@@ -86,7 +101,7 @@ def test_the_expected_cost_of_a_genotype_that_is_sure_is_its_own(model):
     genotype = model.space.sample(random.Random(5))
     like = {kind: torch.zeros(len(model.space.edges()), len(model.space.candidates)) for kind in model.space.cell_types}
     sure = discrete_mixture(genotype, model.space, like)
-    model._kept = lambda: torch.ones(len(model.space.edges()))  # the chosen edges alone have weights: each is sure
+    model.kept = torch.ones(len(model.space.edges()))  # the chosen edges alone have weights: each is sure
     for name, value in model.expected(sure).items():
         assert float(value) == pytest.approx(model.measured(genotype)[name], rel=1e-6)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from darts.fused.source import Row, Source, Stacked
-from darts.supernet import SearchCell, Supernet, around_mixture, prepared, shuffled, split_channels
+from darts.operations import prepared
+from darts.supernet import SearchCell, Supernet, around_mixture, shuffled, split_channels
 
 
 class Group(NamedTuple):
