@@ -14,14 +14,20 @@ config.register()
 @hydra.main(version_base="1.3", config_path=config.CONF, config_name="search")
 @errors.door
 def main(settings: DictConfig) -> float:
-    """Run a search in Hydra's folder; returns the supernet's error on the architecture's half, for sweepers."""
-    typed = config.typed(settings, config.SearchSettings)
-    from darts import search
-
+    """Run a search in Hydra's folder; returns its error (or minus its score), for sweepers."""
+    typed = config.search_settings(settings)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    genotype = search.run(typed, folder)
-    search.announce(genotype, folder)
-    return 1 - genotype.provenance["supernet_valid_accuracy"]
+    if isinstance(typed, config.SearchSettings):
+        from darts import search
+
+        genotype = search.run(typed, folder)
+        search.announce(genotype, folder)
+        return 1 - genotype.provenance["supernet_valid_accuracy"]
+    from darts.blackbox import search as blackbox
+
+    genotype = blackbox.run(typed, folder)
+    blackbox.announce(genotype, folder)
+    return -genotype.provenance["score"]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ stay counts k / n, and on it each candidate that may be chosen counts its weight
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +19,7 @@ from darts.execution import placed
 from darts.genotype import Genotype
 from darts.network import build_network
 from darts.operations import candidate
-from darts.settings import ConstraintSettings
+from darts.settings import ConstraintSettings, NetworkSettings
 from darts.spaces import InputShape, SearchSpace, plan_cells
 
 COSTS = ("parameters", "macs", "latency_ms")
@@ -51,11 +51,7 @@ class CostModel:
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
         """The costs, among those that are limited, of a genotype's own network."""
-        size = self.settings.network
-        network = build_network(genotype, size.cells, size.channels, size.stem_reductions, self.shape)
-        network.auxiliary = None
-        image = _map(self.shape.channels, self.shape.size, self.device)
-        return {name: _cost(name, placed(network, self.device), image) for name in self.limits}
+        return network_costs(genotype, self.settings.network, self.shape, self.device, self.limits)
 
     def expected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """By cost, its expectation under the scores (edges, candidates) of every cell type; differentiable."""
@@ -121,6 +117,16 @@ class CostModel:
         nodes = range(self.space.nodes)
         shares = [self.space.kept(n) / len(self.space.incoming(n)) for n in nodes for _ in self.space.incoming(n)]
         return torch.tensor(shares, device=self.device)
+
+
+def network_costs(
+    genotype: Genotype, size: NetworkSettings, shape: InputShape, device: torch.device, names: Iterable[str] = COSTS
+) -> dict[str, float]:
+    """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image."""
+    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
+    network.auxiliary = None
+    image = _map(shape.channels, shape.size, device)
+    return {name: _cost(name, placed(network, device), image) for name in names}
 
 
 def _map(channels: int, side: int, device: torch.device) -> Tensor:

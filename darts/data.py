@@ -86,6 +86,12 @@ class Batches:
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))
         return self._plain(self.indices[order])
 
+    def first(self, images: int) -> Batch:
+        """The first so many images of `mixed` as one batch."""
+        order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))
+        (raw,) = self.images.batches([self.indices[order[:images]]])
+        return self.preparation.plain(raw.images, raw.labels)
+
     def _plain(self, indices: Tensor) -> Iterator[Batch]:
         for raw in self.images.batches(self._chunks(indices)):
             yield self.preparation.plain(raw.images, raw.labels)

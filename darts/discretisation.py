@@ -90,7 +90,8 @@ class FewSkips(StrongestEdges):
 class Threshold(StrongestEdges):
     """Of the edges that would stay those go whose operation is under a threshold (Chu et al. 2020, FairDARTS, 3.3).
 
-    A node's strongest edge stays in any case, since a node without an edge would be no node.
+    A node's strongest edge stays in any case, since a node without an edge would be no node. Where all edges stay an
+    operation gives way to `none`.
     """
 
     least: float
@@ -106,6 +107,9 @@ class Threshold(StrongestEdges):
                 scores[space.incoming(node)[edge.source]][space.candidates.index(edge.operation)] for edge in edges
             ]
             strongest = max(range(len(edges)), key=lambda index: strength[index])
-            kept = [e for i, e in enumerate(edges) if strength[i] >= self.least or i == strongest]
-            nodes.append(tuple(kept))
+            kept = [i for i in range(len(edges)) if strength[i] >= self.least or i == strongest]
+            stay = space.edges_kept is None and "none" in space.candidates
+            nodes.append(tuple(
+                edge if i in kept else Edge("none", edge.source) for i, edge in enumerate(edges) if i in kept or stay
+            ))  # fmt: skip
         return Cell(tuple(nodes), cell.concat, cell.inputs)

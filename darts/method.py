@@ -19,6 +19,7 @@ from darts.mixture import Paths, Progress
 from darts.perturbation import Perturbation
 from darts.relaxation import Relaxation
 from darts.schedule import Projection, Schedule
+from darts.settings import SearchMethod
 from darts.spaces import SearchSpace
 from darts.stopping import Stopping
 from darts.weight_rules import TrainingLoss, WeightRule
@@ -32,10 +33,9 @@ EDGES = "edges/"
 
 
 @dataclass
-class Method:
+class Method(SearchMethod):
     """A differentiable search method."""
 
-    name: str
     relaxation: Relaxation  # alpha to mixture weights
     channels: Channels  # which channels pass the mixed operation
     beside: Beside  # what stands beside it
@@ -91,11 +91,24 @@ class Method:
             drawn = (
                 self.relaxation.settled(alpha[kind], left[kind])
                 if settled
-                else self.relaxation.weights(alpha[kind], left[kind], progress)
+                else self.relaxation.weights(alpha[kind], self._open(left[kind], kind, space), progress)
             )
             beta = alpha[EDGES + kind] if self.channels.edge_weights else None
             found[kind] = self.completed(drawn, beta, left[kind], progress, space)
         return found
+
+    def _open(self, left: Tensor, kind: str, space: SearchSpace) -> Tensor:
+        """What a step may draw from: all that is left, or of each node so many random inputs as a genotype has."""
+        import torch
+
+        if not self.relaxation.whole:
+            return left
+        mask = torch.zeros_like(left)
+        for node in range(space.nodes):
+            there = [edge for edge in space.incoming(node) if bool(left[edge].any())]
+            for place in torch.randperm(len(there))[: space.kept(node)].tolist():
+                mask[there[place], space.selectable(kind, there[place])] = True
+        return mask & left
 
     def completed(
         self, drawn: Tensor | Paths, beta: Tensor | None, left: Tensor, progress: Progress, space: SearchSpace

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from darts.errors import UserError
 from darts.genotype import Cell, Edge, Genotype
+from darts.settings import BenchmarkTable
+from darts.spaces import SearchSpace
 
 if TYPE_CHECKING:
     import numpy
@@ -128,6 +130,13 @@ def read_table(path: Path) -> Table:
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"benchmark.table {path}: not a table with a column 'arch' and numbers ({error})") from None
     return Table({cell: row for row, cell in enumerate(cells)}, columns)
+
+
+def truth(settings: BenchmarkTable, space: SearchSpace) -> Table | None:
+    """The table of true accuracies, where one is given."""
+    if settings.table is not None and space.name != SPACE:
+        raise UserError(f"benchmark.table is of space {SPACE!r}, but space is {space.name!r}")
+    return None if settings.table is None else read_table(Path(settings.table).expanduser())
 
 
 def _official(path: Path) -> Table:

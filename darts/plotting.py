@@ -40,7 +40,7 @@ def draw_cell(cell: Cell, title: str) -> Figure:
     inputs = ["c_{k-2}", "c_{k-1}"][-cell.inputs :]
     columns = [*inputs, *map(str, range(len(cell.nodes))), "c_{k}"]
     rows = [(edge, node + cell.inputs) for node, edges in enumerate(cell.nodes) for edge in edges]
-    figure = _figure(1.15 * len(columns) + 0.6, 0.42 * (len(rows) + 3) + 0.4)
+    figure = new_figure(1.15 * len(columns) + 0.6, 0.42 * (len(rows) + 3) + 0.4)
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.88))
     axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) + 1.0, -1.5))
     axes.axis("off")
@@ -67,7 +67,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
     edges = space.edges()
     across = 5 if len(edges) > 5 else len(edges)
     down = -(-len(edges) // across)
-    figure = _figure(2.4 * across, 1.7 * down + 0.8)
+    figure = new_figure(2.4 * across, 1.7 * down + 0.8)
     figure.suptitle(f"mixture weights, {kind} cell", fontsize=11)
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     epochs = [line["epoch"] for line in history]
@@ -91,7 +91,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
 
 def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Losses and accuracies over the epochs."""
-    figure = _figure(8, 3)
+    figure = new_figure(8, 3)
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for half in ("train", "valid"):
             if history and f"{half}/{quantity}" in history[0]:
@@ -121,7 +121,7 @@ def draw_diagnostics(history: Sequence[Mapping[str, Any]]) -> Figure:
         for title, starts in PANELS.items()
     }
     shown = {title: keys for title, keys in named.items() if keys}
-    figure = _figure(2.9 * max(1, len(shown)), 2.6)
+    figure = new_figure(2.9 * max(1, len(shown)), 2.6)
     grid = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
     for axes, (title, keys) in zip(grid, shown.items(), strict=False):
         for key in keys:
@@ -133,6 +133,19 @@ def draw_diagnostics(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(keys) > 1:
             axes.legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def draw_progress(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """The score of every evaluation and the best so far."""
+    figure = new_figure(6, 3)
+    axes = figure.subplots()
+    numbers = [line["evaluation"] for line in history]
+    axes.plot(numbers, [line["score"] for line in history], ".", color="#b0b0b0", label="score")
+    axes.plot(numbers, [line["best"] for line in history], color="#1f77b4", drawstyle="steps-post", label="best so far")
+    axes.set(xlabel="evaluation", ylabel="score")
+    axes.legend(frameon=False)
     figure.tight_layout()
     return figure
 
@@ -157,7 +170,8 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty picture, in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))

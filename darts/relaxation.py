@@ -25,6 +25,7 @@ class Relaxation:
 
     random: ClassVar[bool] = False
     sampled: ClassVar[bool] = False  # a few operations an edge are drawn, and nothing else is computed
+    whole: ClassVar[bool] = False  # what is drawn is a whole genotype: `left` then holds one set of inputs a node
 
     def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Tensor | Paths:
         """What the supernet is called with; differentiable."""
@@ -186,3 +187,15 @@ class BinaryPaths(Relaxation):
         hard = F.one_hot(opened, soft.shape[-1]) * drawn
         computed = [[column for column, there in enumerate(row) if there] for row in drawn.tolist()]
         return Paths(hard - soft.detach() + soft, computed)
+
+
+@dataclass
+class UniformPaths(Relaxation):
+    """A genotype drawn uniformly for every step, whatever alpha is (Li and Talwalkar 2019, section 3.3)."""
+
+    random: ClassVar[bool] = True
+    sampled: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
+
+    def weights(self, alpha: Tensor, left: Tensor, progress: Progress) -> Paths:
+        return best_paths(gumbel_noise(alpha).masked_fill(~left, -math.inf), left)

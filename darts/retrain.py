@@ -14,7 +14,8 @@ from torch import Tensor
 
 from darts import plotting
 from darts.checkpoint import Checkpoints, DamagedFileError, read_state, write_state
-from darts.config import FinalSettings, SelectSettings, digest, identity, refuse_other_settings
+from darts.commands import FinalSettings, SelectSettings
+from darts.config import digest, identity, refuse_other_settings
 from darts.cost import count_macs, count_parameters, count_parameters_without_auxiliary
 from darts.data import Preparation, RawBatch, TrainData, test_batches, train_data
 from darts.errors import UserError

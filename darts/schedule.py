@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from darts.errors import require
+from darts.genotype import Genotype
 from darts.spaces import SearchSpace
 
 Left = dict[str, list[list[bool]]]  # by cell type, edge and candidate: is it still there?
@@ -42,6 +43,7 @@ class Observation:
     memory: Mapping[str, Any]
     generator: random.Random
     accuracy: Callable[[Left], float]  # of the supernet on the validation images, with these candidates alone
+    path_accuracy: Callable[[Genotype], float]  # and with a genotype's operations alone, each with weight 1
 
 
 @dataclass
@@ -239,6 +241,34 @@ class Projection(Schedule):
             for edge in sorted(alive, key=lambda edge: without[edge])[seen.space.kept(node) :]:
                 rows[edge] = [False] * len(rows[edge])
         return rows
+
+
+@dataclass
+class BestOfSamples(Schedule):
+    """Alpha never moves; the result is the best of random genotypes by the supernet's weights (Li and Talwalkar 2019,
+    section 3.3). It is chosen before the last epoch, which trains its path alone.
+    """
+
+    samples: int
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 1, "method.schedule.samples", self.samples, "at least 1")
+
+    def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
+        require(epochs >= 2, "search.epochs", epochs, "at least 2 with this method")
+        return [Stage(0, 0, epochs, frozen=1.0)]
+
+    def decide(self, seen: Observation, epochs: int) -> tuple[Left, dict[str, Any]]:
+        if seen.epoch != epochs - 1:
+            return seen.left, dict(seen.memory)
+        drawn = [seen.space.sample(seen.generator) for _ in range(self.samples)]
+        best = max(drawn, key=seen.path_accuracy)
+        chosen = {kind: set(seen.space.places(cell)) for kind, cell in best.cells.items()}
+        left = {
+            kind: [[(edge, column) in chosen[kind] for column in range(len(row))] for edge, row in enumerate(rows)]
+            for kind, rows in seen.left.items()
+        }
+        return left, dict(seen.memory)
 
 
 def _alive(rows: Sequence[Sequence[bool]], space: SearchSpace, node: int) -> list[int]:

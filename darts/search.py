@@ -11,17 +11,18 @@ from torch import Tensor
 
 from darts import plotting
 from darts.checkpoint import Checkpoints, write_bytes
-from darts.config import SearchSettings, digest, identity, refuse_other_settings
+from darts.commands import SearchSettings
+from darts.config import digest, identity, refuse_other_settings
 from darts.constraints import CostModel
 from darts.data import RawBatch, search_data
 from darts.errors import UserError
 from darts.execution import Graphed, Sums, memory_advice, ready_device
 from darts.genotype import Genotype, from_json, to_json
 from darts.mixture import Paths
-from darts.nasbench201 import SPACE, Table, read_table
+from darts.nasbench201 import truth
 from darts.record import environment, write_json
 from darts.schedule import Left, Observation
-from darts.search_record import record_epoch, recorded_genotype, valid_figures
+from darts.search_record import record_epoch, recorded_genotype, selecting, valid_figures
 from darts.search_state import SearchState, go_on, new_state
 from darts.search_steps import search_step
 from darts.seeding import python_generator
@@ -84,9 +85,18 @@ def decide(state: SearchState) -> None:
     method, epochs = settings.method, settings.search.epochs
     left, state.memory = method.schedule.decide(observation(state, done), epochs)
     state.chosen_epoch = method.stopping.chosen_epoch(state.tracker.history)
-    state.ended = state.chosen_epoch is not None
+    state.ended = state.chosen_epoch is not None or spent(state)
     stages = method.schedule.stages(epochs, settings.space)
     go_on(state, left, next((stage for stage in stages if stage.first <= done < stage.last), state.stage))
+
+
+def spent(state: SearchState) -> bool:
+    """Whether budget.minutes is used up; budget.epochs was checked before the first step."""
+    minutes, seconds = state.settings.budget.minutes, state.tracker.total_seconds()
+    if minutes is None or seconds < 60 * minutes:
+        return False
+    log.info("budget.minutes is reached after epoch %d", state.epoch + 1)
+    return True
 
 
 def observation(state: SearchState, done: int) -> Observation:
@@ -115,6 +125,7 @@ def observation(state: SearchState, done: int) -> Observation:
         memory=state.memory,
         generator=python_generator(settings.seed, "schedule", done),
         accuracy=accuracy,
+        path_accuracy=lambda genotype: valid_figures(state, selecting(state, genotype))["accuracy"],
     )
 
 
@@ -127,7 +138,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     loop = settings.search
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
     state = new_state(settings, data, device, folder, plain)
-    state.costs, state.table = cost_model(settings, data.shape, device), truth(settings)
+    state.costs, state.table = cost_model(settings, data.shape, device), truth(settings.benchmark, settings.space)
     write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
     write_bytes(folder / "split.json", data.split.to_json().encode())
     if plain is None:
@@ -142,14 +153,6 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
 def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device) -> CostModel | None:
     """What the found network will cost, where that is limited."""
     return CostModel(settings.constraints, settings.space, shape, device) if settings.constraints.any else None
-
-
-def truth(settings: SearchSettings) -> Table | None:
-    """The table of true accuracies, where one is given."""
-    path = settings.benchmark.table
-    if path is not None and settings.space.name != SPACE:
-        raise UserError(f"benchmark.table is of space {SPACE!r}, but space is {settings.space.name!r}")
-    return None if path is None else read_table(Path(path).expanduser())
 
 
 def finish(state: SearchState, folder: Path) -> Genotype:
@@ -176,7 +179,8 @@ def finish(state: SearchState, folder: Path) -> Genotype:
     for kind in settings.space.cell_types:
         mixtures = plotting.draw_mixtures(tracker.history, kind, settings.space)
         plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
-    cost = {"seconds": round(tracker.total_seconds(), 3), "epochs": len(tracker.history)}
+    epochs = round(len(tracker.history) * settings.epoch_cost(), 6)  # passes over all training images
+    cost = {"evaluations": 0, "epochs": epochs, "seconds": round(tracker.total_seconds(), 3)}
     record = {"settings": identity(settings), "environment": environment(state.device), "cost": cost}
     write_json(folder / "run.json", record)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from darts.checkpoint import Checkpoints
-from darts.config import SearchSettings, identity
+from darts.commands import SearchSettings
+from darts.config import identity
 from darts.constraints import CostModel
 from darts.data import SearchData
 from darts.errors import UserError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,9 +18,6 @@ from darts import config, errors
 from darts.errors import UserError
 from darts.genotype import Genotype, to_json
 from darts.genotype_sources import find_genotype
-
-if TYPE_CHECKING:
-    from darts.data import SearchData
 
 config.register()
 log = logging.getLogger("darts")
@@ -40,28 +37,9 @@ def candidates(settings: config.SelectSettings) -> dict[str, Genotype]:
     return found
 
 
-def validation_accuracy(settings: config.SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:
-    """Train a cell on the one part of the training images; its accuracy on the other. The same folder goes on."""
-    from darts import retrain
-    from darts.config import refuse_other_settings
-    from darts.data import TrainData
-    from darts.training import evaluate
-
-    state = retrain.new_state(settings, genotype, TrainData(data.shape, data.weights, data.weights.preparation), folder)
-    saved = state.checkpoints.load()
-    if saved is not None:
-        refuse_other_settings(saved["settings"], retrain.protocol(settings, genotype), folder)
-        state.restore(saved)
-    with state.tracker.redirected():
-        for _ in state.epochs(settings.train.epochs):
-            retrain.train_epoch(state)
-            retrain.record_epoch(state)
-    state.tracker.close()
-    return evaluate(state.network, state.network, data.architecture.mixed())["accuracy"]
-
-
 def choose(settings: config.SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
+    from darts.brief import validation_accuracy
     from darts.checkpoint import write_bytes
     from darts.data import search_data
     from darts.execution import ready_device

@@ -255,3 +255,115 @@ class BenchmarkTable:
 
     table: str | None  # a CSV file, or an official file or folder of NAS-Bench-201 or NATS-Bench
     column: str  # the accuracy that counts
+
+
+@dataclass
+class Budget:
+    """What a search may spend; null: no limit. It ends before what would go beyond."""
+
+    evaluations: int | None  # of genotypes; differentiable methods make none
+    epochs: float | None  # passes over all training images
+    minutes: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("evaluations", "epochs", "minutes"):
+            limit = getattr(self, name)
+            require(limit is None or 0 < limit < math.inf, f"budget.{name}", limit, "above 0, finite, or null")
+
+
+@dataclass
+class Rules:
+    """Which cells may be drawn at all, besides what `constraints` allows them to cost."""
+
+    most_skips: int | None  # skip connections in a cell
+    required: list[str]  # operations that every cell must have
+    forbidden: list[str]  # and that none may have
+    least_depth: int | None  # operations on the longest way from an input to the output
+    most_depth: int | None
+    uniform: bool  # draw all valid cells alike, by drawing again; false: find one by going back, which never fails
+
+    def __post_init__(self) -> None:
+        for name in ("most_skips", "least_depth", "most_depth"):
+            limit = getattr(self, name)
+            require(limit is None or limit >= 0, f"rules.{name}", limit, "at least 0, or null")
+        both = sorted(set(self.required) & set(self.forbidden))
+        require(not both, "rules.required", self.required, "without what rules.forbidden names")
+
+
+@dataclass
+class Evaluator:
+    """How a black-box search scores a genotype; the classes below are its kinds (darts/blackbox/evaluators.py)."""
+
+    network: NetworkSettings  # of the networks that are made of genotypes
+
+
+@dataclass
+class ShortTraining(Evaluator):
+    """Train on the weights' half of the training images, count right answers on the other."""
+
+    train: TrainLoop
+    weight_optimiser: WeightOptimiser
+
+
+@dataclass
+class InheritedWeights(Evaluator):
+    """Accuracy of the path through a trained supernet, on the architecture's half (Bender et al. 2018)."""
+
+    supernet: str  # the folder of a finished search
+    batch_statistics: bool  # batches normalise themselves; false: by the supernet's running statistics
+
+
+@dataclass
+class TableLookup(Evaluator):
+    """A column of benchmark.table, in place of training."""
+
+    column: str
+
+
+class Proxy(Enum):
+    """Scores of an untrained network (Abdelfattah et al. 2021; Mellor et al. 2021)."""
+
+    SYNFLOW = "synflow"
+    SNIP = "snip"
+    GRAD_NORM = "grad_norm"
+    NASWOT = "naswot"
+    JACOB_COV = "jacob_cov"
+    PARAMETERS = "parameters"
+    MACS = "macs"
+
+
+@dataclass
+class ZeroCost(Evaluator):
+    """A score of the untrained network on one batch."""
+
+    proxy: Proxy
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, "evaluator.batch_size", self.batch_size, "at least 2 (batch norm)")
+
+
+@dataclass
+class MultiObjective(Evaluator):
+    """Another evaluator's score times (cost / target) ^ exponent for every cost that has a target (Tan et al. 2019,
+    MnasNet, equation 2); the cells that no other beats in accuracy and all costs are kept as the Pareto front."""
+
+    accuracy: Evaluator
+    targets: dict[str, float | None]  # parameters, macs, latency_ms
+    exponent: float
+
+    def __post_init__(self) -> None:
+        names = ["parameters", "macs", "latency_ms"]
+        require(sorted(self.targets) == sorted(names), "evaluator.targets", sorted(self.targets), ", ".join(names))
+        for name, target in self.targets.items():
+            sound = target is None or 0 < target < math.inf
+            require(sound, f"evaluator.targets.{name}", target, "above 0, finite, or null")
+        require(-math.inf < self.exponent <= 0, "evaluator.exponent", self.exponent, "at most 0, finite")
+        require(not isinstance(self.accuracy, MultiObjective), "evaluator.accuracy", "multi_objective", "a single one")
+
+
+@dataclass
+class SearchMethod:
+    """A way to search: by gradients (darts/method.py) or by asking for scores (darts/blackbox/strategy.py)."""
+
+    name: str

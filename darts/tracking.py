@@ -32,6 +32,8 @@ T = TypeVar("T")
 class Tracker:
     """Keeps the records of one run; the loops call `steps` around an epoch and `record` after it."""
 
+    quiet = False  # True: nothing on the console
+
     def __init__(self, folder: Path, epochs: int, device: torch.device) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -61,8 +63,8 @@ class Tracker:
         from tqdm import tqdm
 
         self.epoch_start = time.perf_counter()
-        title = f"epoch {epoch + 1}/{self.epochs}"
-        bar = tqdm(items, title, steps, leave=False, initial=start, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not sys.stderr.isatty()
+        bar = tqdm(items, title, steps, leave=False, initial=start, disable=hidden, dynamic_ncols=True)
         if self.history:
             bar.set_postfix_str(f"{_summary(self.history[-1])}, {self._left(epoch)} left", refresh=False)
         yield from bar
@@ -88,7 +90,8 @@ class Tracker:
         self.scalars(epoch, figures)
         self.scalars(epoch, {f"time/{name}": timing[name] for name in ("seconds", "step_ms", "memory_mb")})
         left = self._left(epoch + 1)
-        log.info("epoch %*d/%d  %s  %.1f s, %s left", len(str(self.epochs)), epoch + 1, self.epochs,
+        level = logging.DEBUG if self.quiet else logging.INFO
+        log.log(level, "epoch %*d/%d  %s  %.1f s, %s left", len(str(self.epochs)), epoch + 1, self.epochs,
                  _summary(self.history[-1]), seconds, left)  # fmt: skip
 
     def scalars(self, epoch: int, figures: Figures) -> None:

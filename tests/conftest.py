@@ -29,7 +29,7 @@ TINY_SEARCH = [*TINY, "search.epochs=3", "search.batch_size=16", "space.nodes=2"
 TINY_TRAIN = [*TINY, "train.epochs=2", "train.batch_size=32"]
 
 SCHEMAS = {
-    "search": config.SearchSettings,
+    "search": config.AnySearchSettings,
     "final": config.FinalSettings,
     "compare": config.CompareSettings,
     "describe": config.DescribeSettings,

@@ -111,7 +111,7 @@ def test_help_and_wrong_settings_answer_before_anything_slow_is_imported(tmp_pat
         start = time.monotonic()
         done = run_command(["-c", code, *arguments], tmp_path)
         assert f"slow: [] {code_of_it}" in done.stdout, done.stderr
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 6
 
 
 def test_published_settings_run_on_a_folder_of_pictures(tmp_path):

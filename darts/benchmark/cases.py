@@ -17,7 +17,7 @@ from torchvision import transforms
 from darts import retrain, search
 from darts.benchmark.measure import Action
 from darts.bilevel import FiniteDifference, FirstOrder
-from darts.config import BenchmarkSettings, FinalSettings, RunSettings, SearchSettings
+from darts.commands import BenchmarkSettings, FinalSettings, RunSettings, SearchSettings
 from darts.cost import count_macs
 from darts.data import Batch, Batches, Preparation, SearchData, Split, TrainData
 from darts.datasets import ArrayImages

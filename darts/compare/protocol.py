@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darts import retrain
-from darts.config import CompareSettings, FinalSettings, digest
+from darts.commands import CompareSettings, FinalSettings
+from darts.config import digest
 from darts.genotype import Genotype
 from darts.genotype_sources import find_genotype, newest_search, random_genotype
 

@@ -1,0 +1,91 @@
+"""What a black-box search leaves behind while it goes: a line of history.jsonl and of timing.jsonl an evaluation.
+
+A stopped search goes on from history.jsonl: strategies ask again, and what stands there is answered from it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darts.checkpoint import write_bytes
+from darts.errors import UserError
+from darts.tracking import peak_memory_mb
+
+log = logging.getLogger(__name__)
+Line = dict[str, Any]
+
+
+class Journal:
+    """The lines of a search's evaluations, those before an interruption included."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.device = folder, device
+        before, seconds = _lines(folder / "history.jsonl"), _lines(folder / "timing.jsonl")
+        whole = min(len(before), len(seconds))
+        self.before = list(zip(before[:whole], seconds[:whole], strict=True))  # what a stopped search left
+        self.asked: str | None = None  # the key of a new evaluation under way
+        self.history: list[Line] = []
+        self.timing: list[Line] = []
+        for name, lines in (("history.jsonl", before[:whole]), ("timing.jsonl", seconds[:whole])):
+            if lines:
+                write_bytes(folder / name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        self.writer: Any = SummaryWriter(str(folder))
+
+    def recall(self, key: str) -> tuple[Line, float] | None:
+        """The next line that a stopped search left, and its seconds; it must answer this key. None: it is new."""
+        if len(self.history) >= len(self.before):
+            self.asked = key
+            return None
+        line, timing = self.before[len(self.history)]
+        if line.get("key") != key:
+            place = self.folder / "history.jsonl"
+            raise UserError(f"{place}: line {len(self.history) + 1} is not of this search; give another hydra.run.dir")
+        self.history.append(line)
+        self.timing.append(timing)
+        return line, float(timing["seconds"])
+
+    def record(self, line: Line, seconds: float) -> None:
+        """Write down the evaluation that was new; its timing comes second: a torn pair is seen and made again."""
+        number = len(self.history) + 1
+        memory = round(peak_memory_mb(self.device), 1)
+        timing = {"evaluation": number, "seconds": round(seconds, 3), "memory_mb": memory}
+        line = {"evaluation": number, "key": self.asked, **line}
+        self.history.append(line)
+        self.timing.append(timing)
+        for name, value in (("history.jsonl", line), ("timing.jsonl", timing)):
+            with open(self.folder / name, "a") as file:
+                file.write(json.dumps(value) + "\n")
+        self.scalars(number, {name: value for name, value in line.items() if isinstance(value, float)})
+        self.scalars(number, {"time/seconds": timing["seconds"]})
+
+    def scalars(self, number: int, values: Mapping[str, float]) -> None:
+        """Values for TensorBoard."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, number)
+
+    def close(self) -> None:
+        """Write out what TensorBoard has not written yet."""
+        self.writer.close()
+
+
+def _lines(path: Path) -> list[Line]:
+    """The whole lines of a file; a last line that a kill tore is dropped."""
+    if not path.exists():
+        return []
+    lines: list[Line] = []
+    texts = path.read_text().splitlines()
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(dict(json.loads(text)))
+        except (ValueError, TypeError):
+            if number < len(texts):
+                raise UserError(f"{path}: line {number} is damaged; remove the folder to start again") from None
+    return lines

@@ -1,0 +1,41 @@
+"""The Pareto front: evaluations that no other beats in accuracy and in all costs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from darts.plotting import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Line = Mapping[str, Any]
+
+
+def dominates(first: Line, second: Line, costs: Sequence[str]) -> bool:
+    """Whether `first` is at least as good in all respects, and better in one."""
+    pairs = [(first["accuracy"], second["accuracy"]), *((-first[name], -second[name]) for name in costs)]
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def front(lines: Sequence[Line], costs: Sequence[str]) -> list[Line]:
+    """The lines that no other line dominates, from the cheapest to the dearest."""
+    kept = [line for line in lines if not any(dominates(other, line, costs) for other in lines)]
+    return sorted(kept, key=lambda line: line[costs[0]])
+
+
+def draw_front(lines: Sequence[Line], kept: Sequence[Line], costs: Sequence[str]) -> Figure:
+    """Accuracy over each cost: all evaluations, and those on the front."""
+    figure = new_figure(3.4 * len(costs), 3)
+    titles = {"parameters": "parameters", "macs": "multiply-adds", "latency_ms": "latency, ms"}
+    for axes, name in zip(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0], costs, strict=True):
+        axes.plot([line[name] for line in lines], [100 * line["accuracy"] for line in lines], "o", color="#b0b0b0",
+                  markersize=4, label="evaluated")  # fmt: skip
+        axes.plot([line[name] for line in kept], [100 * line["accuracy"] for line in kept], "o", color="#d62728",
+                  markersize=5, label="on the front")  # fmt: skip
+        axes.set_xlabel(titles[name])
+    figure.axes[0].set_ylabel("accuracy %")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,218 @@
+"""A black-box search, from typed settings to genotype.json: ask the strategy, answer once, keep to the budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darts import plotting
+from darts.blackbox.budget import Cost, Ledger
+from darts.blackbox.evaluators import Setting, evaluator
+from darts.blackbox.exchange import Answer, Scorer, exchange
+from darts.blackbox.generator import Generator, Limit
+from darts.blackbox.journal import Journal, Line
+from darts.blackbox.pareto import draw_front, front
+from darts.blackbox.strategy import Pool, Request
+from darts.checkpoint import write_bytes
+from darts.commands import BlackBoxSettings
+from darts.config import digest, identity, refuse_other_settings
+from darts.constraints import CostModel
+from darts.data import SearchData, search_data
+from darts.errors import UserError
+from darts.execution import memory_advice, ready_device
+from darts.genotype import Genotype, from_json, to_json
+from darts.nasbench201 import Table, truth
+from darts.record import environment, write_json
+from darts.seeding import python_generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class BlackBoxSearch:
+    """A search under way."""
+
+    settings: BlackBoxSettings
+    folder: Path
+    device: torch.device
+    data: SearchData
+    table: Table | None
+    scorer: Scorer
+    pool: Pool
+    ledger: Ledger
+    journal: Journal
+    best: tuple[float, float, Genotype] | None = None  # share of the effort, score, genotype
+
+    def lines(self) -> Iterator[Line]:
+        """Ask the strategy until it or the budget ends; gives the line of every evaluation."""
+        asking = self.settings.method.ask(self.pool, python_generator(self.settings.seed, "strategy"))
+        for request, answer in exchange(asking, self.scorer, self._evaluated, self.ledger):
+            share = request.share if self.scorer.shares else 1.0
+            if self.best is None or (share, answer.score) > self.best[:2]:
+                self.best = share, answer.score, request.genotype
+            if self.journal.asked is not None:
+                self._record(request, answer)
+            yield self.journal.history[-1]
+
+    def _evaluated(self, key: str, request: Request) -> Answer:
+        """What the journal knows from before an interruption, else a new answer."""
+        known = self.journal.recall(key)
+        if known is not None:
+            line, seconds = known
+            return Answer(line["score"], {}, Cost(line["cost/epochs"], seconds))
+        start = time.perf_counter()
+        score, figures = self.scorer.score(request.genotype, request.share)
+        return Answer(score, figures, Cost(self.scorer.epochs(request.share), time.perf_counter() - start))
+
+    def _record(self, request: Request, answer: Answer) -> None:
+        best = self._best()
+        line = {
+            "share": request.share,
+            "score": answer.score,
+            "best": best[1],
+            **answer.figures,
+            "cost/epochs": answer.cost.epochs,
+            **self._truth(best[2]),
+            "cells": {kind: cell.nodes for kind, cell in request.genotype.cells.items()},
+        }
+        self.journal.record(line, answer.cost.seconds)
+
+    def _best(self) -> tuple[float, float, Genotype]:
+        if self.best is None:
+            raise UserError("the budget allows no evaluation; raise budget.epochs or budget.minutes")
+        return self.best
+
+    def _truth(self, genotype: Genotype) -> dict[str, float]:
+        """What the table says of the best genotype so far, for the record alone."""
+        if self.table is None:
+            return {}
+        column = self.settings.benchmark.column
+        return {
+            "table/accuracy": self.table.accuracy(genotype, column),
+            "table/rank": self.table.rank(genotype, column),
+        }
+
+
+def run(settings: BlackBoxSettings, folder: Path) -> Genotype:
+    """Search; the same folder again goes on where it was stopped, and answers at once where it had ended."""
+    if (folder / "genotype.json").exists():
+        return finished(settings, folder)
+    search = start_or_resume(settings, folder)
+    digits = len(str(settings.budget.evaluations or ""))
+    advice = f"lower evaluator.network ({settings.evaluator.network.channels} channels) or the evaluator's batch size"
+    with memory_advice(advice):
+        for line in search.lines():
+            of = f"/{settings.budget.evaluations}" if settings.budget.evaluations else ""
+            seconds = search.journal.timing[-1]["seconds"]
+            log.info("evaluation %*d%s  score %.4f, best %.4f  %.1f s", digits, line["evaluation"], of,
+                     line["score"], line["best"], seconds)  # fmt: skip
+    return finish(search)
+
+
+def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
+    """Build everything a search needs, in the open."""
+    record = folder / "run.json"
+    if record.exists():
+        refuse_other_settings(_stored(record), identity(settings), folder)
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    loop = settings.search
+    data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
+    table = truth(settings.benchmark, settings.space)
+    scorer = evaluator(settings.evaluator, Setting(settings, data, device, table, folder))
+    if settings.method.shares and not scorer.shares:
+        log.info("this evaluator knows no smaller effort: every rung costs a whole evaluation, once")
+    generator = Generator(settings.space, settings.rules, limits(settings, data, device))
+    pool = Pool(
+        settings.space,
+        generator.draw if generator.bounded else settings.space.sample,
+        generator.valid if generator.bounded else lambda genotype: True,
+    )
+    write_json(record, {"settings": identity(settings), "environment": environment(device)})
+    write_bytes(folder / "split.json", data.split.to_json().encode())
+    journal = Journal(folder, device)
+    if journal.before:
+        log.info("going on after %d evaluations", len(journal.before))
+    else:
+        log.info("%s search on %s in %s genotypes", settings.method.name, device, f"{settings.space.count():,}")
+    return BlackBoxSearch(settings, folder, device, data, table, scorer, pool, Ledger(settings.budget), journal)
+
+
+def limits(settings: BlackBoxSettings, data: SearchData, device: torch.device) -> list[Limit]:
+    """What a cell may cost, as sums over its edges."""
+    if not settings.constraints.any:
+        return []
+    model = CostModel(settings.constraints, settings.space, data.shape, device)
+    return [
+        Limit(name, most, model.rest[name], {kind: table.tolist() for kind, table in model.tables[name].items()})
+        for name, most in model.limits.items()
+    ]
+
+
+def finish(search: BlackBoxSearch) -> Genotype:
+    """Draw, and write genotype.json last: where it stands the search has ended."""
+    settings, folder, journal = search.settings, search.folder, search.journal
+    _, score, found = search._best()
+    provenance = {
+        "method": settings.method.name,
+        "dataset": settings.dataset.name,
+        "seed": settings.seed,
+        "settings": digest(identity(settings)),
+        "split": search.data.split.digest(),
+        "score": score,
+        "evaluations": search.ledger.evaluations,
+        "epochs": round(search.ledger.epochs, 6),
+        **{f"table_{name.split('/')[1]}": value for name, value in search._truth(found).items()},
+    }
+    genotype = Genotype(found.space, found.cells, provenance)
+    plotting.save_cells(genotype, folder / "cells")
+    plotting.save_figure(plotting.draw_progress(journal.history), folder / "cells" / "progress")
+    costs = [name for name in ("parameters", "macs", "latency_ms") if name in journal.history[0]]
+    if costs:
+        kept = front(journal.history, costs)
+        write_json(folder / "pareto.json", kept)
+        plotting.save_figure(draw_front(journal.history, kept, costs), folder / "cells" / "pareto")
+    cost: dict[str, Any] = {
+        "evaluations": search.ledger.evaluations,
+        "epochs": round(search.ledger.epochs, 6),
+        "seconds": round(search.ledger.seconds, 3),
+    }
+    write_json(folder / "run.json", {
+        "settings": identity(settings), "environment": environment(search.device), "cost": cost
+    })  # fmt: skip
+    write_bytes(folder / "genotype.json", to_json(genotype).encode())
+    journal.close()
+    return genotype
+
+
+def finished(settings: BlackBoxSettings, folder: Path) -> Genotype:
+    """The genotype of a folder whose search has ended, unless it was one of other settings."""
+    refuse_other_settings(_stored(folder / "run.json"), identity(settings), folder)
+    log.info("this search has ended before; nothing is changed")
+    return from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
+
+
+def announce(genotype: Genotype, folder: Path) -> None:
+    """Say what was found, where it lies and what to type next."""
+    log.info("")
+    for kind, cell in genotype.cells.items():
+        log.info("%-9s cell: %s", kind, cell)
+    known: Mapping[str, Any] = genotype.provenance
+    if "table_accuracy" in known:
+        log.info("true accuracy by the table: %.2f%%", known["table_accuracy"])
+    log.info("score %.4f after %d evaluations, %.3g epochs", known["score"], known["evaluations"], known["epochs"])
+    log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
+    log.info("next:   python train_final.py genotype=%s", folder)
+
+
+def _stored(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text())["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{record} is damaged or missing; remove the folder to start again") from None

@@ -1,0 +1,68 @@
+"""What a strategy is: a generator that asks for the score of one genotype after the other.
+
+    score = yield Request(genotype)
+
+A strategy depends on its settings, the pool, the random numbers it is given and the scores it is told, on nothing else.
+So a search that was stopped goes on by asking again: what is known already is answered from the record.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from darts.genotype import Genotype
+from darts.settings import SearchMethod
+from darts.spaces import SearchSpace
+from darts.variation import all_genotypes, crossing, neighbours
+
+
+@dataclass(frozen=True)
+class Request:
+    """A genotype to be scored, by a share of the evaluator's whole effort."""
+
+    genotype: Genotype
+    share: float = 1.0
+
+
+Asking = Generator[Request, float, None]  # asks with requests, is told scores: the higher, the better
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The genotypes that a strategy may ask for: those that keep the rules."""
+
+    space: SearchSpace
+    draw: Callable[[random.Random], Genotype]
+    valid: Callable[[Genotype], bool]
+
+    def neighbours(self, genotype: Genotype) -> list[Genotype]:
+        """Those that differ at one place."""
+        return [other for other in neighbours(genotype, self.space) if self.valid(other)]
+
+    def mutation(self, genotype: Genotype, generator: random.Random) -> Genotype:
+        """A neighbour; a fresh draw where there is none."""
+        near = self.neighbours(genotype)
+        return generator.choice(near) if near else self.draw(generator)
+
+    def crossing(self, first: Genotype, second: Genotype, generator: random.Random) -> Genotype:
+        """A child of two parents; where it breaks a rule, the first parent's mutation."""
+        child = crossing(first, second, generator)
+        return child if self.valid(child) else self.mutation(first, generator)
+
+    def all(self) -> Generator[Genotype, None, None]:
+        """All of them, in a fixed order."""
+        yield from (genotype for genotype in all_genotypes(self.space) if self.valid(genotype))
+
+
+@dataclass
+class Strategy(SearchMethod):
+    """A search method that asks and is told."""
+
+    shares: ClassVar[bool] = False  # asks for a share of the whole effort at times
+
+    def ask(self, pool: Pool, generator: random.Random) -> Asking:
+        """The search itself; ends when it has nothing more to ask."""
+        raise NotImplementedError

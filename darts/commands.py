@@ -1,0 +1,250 @@
+"""The typed settings of the commands, and the checks that need two settings at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from darts import bilevel
+from darts import weight_rules as rules
+from darts.blackbox.strategy import Strategy
+from darts.errors import require
+from darts.method import Method
+from darts.settings import (
+    ArchitectureOptimiser,
+    BenchmarkTable,
+    Budget,
+    CheckpointSettings,
+    ConstraintSettings,
+    Dataset,
+    DiagnosticsSettings,
+    Engine,
+    Evaluator,
+    MemorySettings,
+    NetworkSettings,
+    Precision,
+    Rules,
+    SearchLoop,
+    SearchMethod,
+    TrainLoop,
+    WeightOptimiser,
+)
+from darts.spaces import SearchSpace
+
+
+@dataclass
+class CommonSettings:
+    """What every command is told."""
+
+    seed: int
+    device: str  # auto, cpu, cuda, cuda:1, mps
+    runs: str  # the folder of all runs; `latest` looks there
+    space: SearchSpace
+    network: NetworkSettings
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
+
+
+@dataclass
+class RunSettings(CommonSettings):
+    """What every command is told that trains on images."""
+
+    deterministic: bool  # on a GPU, algorithms that repeat to the bit where there are any; the CPU always repeats
+    precision: Precision
+    graphs: bool  # on CUDA, a step as one graph: recorded once, replayed after
+    memory: MemorySettings
+    dataset: Dataset
+    weight_optimiser: WeightOptimiser
+    checkpoint: CheckpointSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("dataset.image_size", self.dataset.image_size, self.network)
+
+
+@dataclass
+class AnySearchSettings(RunSettings):
+    """The settings of train_search.py, whatever the method."""
+
+    method: SearchMethod
+    engine: Engine
+    search: SearchLoop
+    architecture_optimiser: ArchitectureOptimiser
+    diagnostics: DiagnosticsSettings
+    constraints: ConstraintSettings
+    rules: Rules
+    evaluator: Evaluator
+    budget: Budget
+    benchmark: BenchmarkTable
+
+    def narrowed(self) -> SearchSettings | BlackBoxSettings:
+        """The same as the settings of the method's kind, with that kind's checks."""
+        kind = SearchSettings if isinstance(self.method, Method) else BlackBoxSettings
+        return kind(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
+@dataclass
+class BlackBoxSettings(AnySearchSettings):
+    """The settings of a search that asks for scores."""
+
+    method: Strategy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        budget = self.budget
+        limited = any(limit is not None for limit in (budget.evaluations, budget.epochs, budget.minutes))
+        require(limited, "budget", "unlimited", "limited in evaluations, epochs or minutes with this method")
+        check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
+
+
+@dataclass
+class SearchSettings(AnySearchSettings):
+    """The settings of a search by gradients."""
+
+    method: Method
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.method.hypergradient, bilevel.FiniteDifference):
+            allowed = "false with a second-order method, whose unrolled step has none"
+            require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
+        self._check_method()
+        stages = self.method.schedule.stages(self.search.epochs, self.space)
+        limit, needed = self.budget.epochs, stages[-1].last * self.epoch_cost()
+        within = limit is None or needed <= limit + 1e-9
+        allowed = f"at least {needed:g}, the passes over all training images of search.epochs ({self.search.epochs})"
+        require(within, "budget.epochs", limit, allowed + " and the method's own; or lower search.epochs")
+
+    def epoch_cost(self) -> float:
+        """How many passes over all training images an epoch is: its images for the weights, as many for alpha."""
+        return 2 * self.search.weight_share
+
+    def _check_method(self) -> None:
+        method, width = self.method, self.network.channels
+        shares = {
+            method.channels.share(stage.number) for stage in method.schedule.stages(self.search.epochs, self.space)
+        }
+        for share in shares:
+            require(width % share == 0, "network.channels", width, f"a multiple of {share} (method.channels.shares)")
+        names = [*method.beside.operations, *(["skip_connect"] if method.beside.drops_skips else [])]
+        there = set(names) <= set(self.space.candidates)
+        require(
+            there, "space.candidates", self.space.candidates, f"with {', '.join(names)}, which method.beside is about"
+        )
+        aligned = isinstance(method.weight_rule, rules.LayerAlignment)
+        allowed = "at least 4 with method/weight_rule=layer_alignment, which compares normal cells"
+        require(self.network.cells >= 4 or not aligned, "network.cells", self.network.cells, allowed)
+        allowed = "false with this method, whose steps draw random numbers or decide on the host"
+        require(not (self.graphs and not method.graphable), "graphs", True, allowed)
+
+
+@dataclass
+class FinalSettings(RunSettings):
+    """The settings of train_final.py."""
+
+    genotype: str  # latest, random, a published name, or a path
+    weights: str | None  # evaluate this file instead of training
+    train: TrainLoop
+
+
+@dataclass
+class RandomBaseline:
+    """The random-sampling baseline of a comparison."""
+
+    samples: int  # cells drawn uniformly, each with its own seed
+
+    def __post_init__(self) -> None:
+        require(2 <= self.samples <= 10_000, "random.samples", self.samples, "from 2 (a spread needs two) to 10000")
+
+
+@dataclass
+class CompareSettings(RunSettings):
+    """The settings of `python -m darts.compare`: the retraining protocol, and what goes through it."""
+
+    searched: list[str]  # genotypes of independent searches: latest, published names, paths
+    random: RandomBaseline
+    train: TrainLoop
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.searched), "searched", self.searched, "a list of at least one genotype")
+        allowed = f"at most random.samples long ({self.random.samples})"
+        require(len(self.searched) <= self.random.samples, "searched", self.searched, allowed)
+        allowed = "different cells: searches whose cells are to be compared"
+        require(len(set(self.searched)) == len(self.searched), "searched", self.searched, allowed)
+
+
+@dataclass
+class SelectSettings(RunSettings):
+    """The settings of `python -m darts.select`."""
+
+    searched: list[str]  # folders of searches or of sweeps, published names, files
+    weight_share: float  # of the training images that train; the rest judges
+    train: TrainLoop
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.weight_share < 1, "weight_share", self.weight_share, "above 0 and below 1")
+
+
+ROWS = (
+    "search step, first order",
+    "search step, second order",
+    "retraining step",
+    "evaluation",
+    "data loading",
+)
+
+
+@dataclass
+class BenchmarkSettings(SearchSettings):
+    """The settings of `python -m darts.benchmark`."""
+
+    rows: list[str]  # what is timed
+    repetitions: int  # of each action, in turn with the others of its row
+    scaling: bool
+    images: int  # training images of the data set to extrapolate to; 0: no extrapolation
+    json: bool  # print one JSON object and nothing else
+    genotype: str  # a published cell
+    retrained: NetworkSettings
+    train: TrainLoop
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.repetitions <= 1000, "repetitions", self.repetitions, "from 1 to 1000")
+        require(self.images >= 0, "images", self.images, "at least 0")
+        require(bool(self.rows) and set(self.rows) <= set(ROWS), "rows", self.rows, f"some of {', '.join(ROWS)}")
+
+
+@dataclass
+class InputSettings:
+    """The images that a network is described for."""
+
+    channels: int
+    size: int
+    classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "size", "classes"):
+            require(getattr(self, name) >= 1, f"input.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass
+class DescribeSettings(CommonSettings):
+    """The settings of `python -m darts.describe`."""
+
+    genotype: str
+    input: InputSettings
+    json: bool  # print one JSON object and nothing else
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("input.size", self.input.size, self.network)
+
+
+def check_size(setting: str, image_size: int, network: NetworkSettings) -> None:
+    """Images must be large enough for the stem and the two reduction cells."""
+    least = 2 ** (network.stem_reductions + 2)
+    allowed = f"at least {least}: the network halves it {network.stem_reductions + 2} times"
+    require(image_size >= least, setting, image_size, allowed)
