@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from darts import bilevel
 from darts import weight_rules as rules
@@ -21,11 +22,13 @@ from darts.settings import (
     Engine,
     Evaluator,
     MemorySettings,
+    MultiObjective,
     NetworkSettings,
     Precision,
     Rules,
     SearchLoop,
     SearchMethod,
+    TableLookup,
     TrainLoop,
     WeightOptimiser,
 )
@@ -96,6 +99,9 @@ class BlackBoxSettings(AnySearchSettings):
         limited = any(limit is not None for limit in (budget.evaluations, budget.epochs, budget.minutes))
         require(limited, "budget", "unlimited", "limited in evaluations, epochs or minutes with this method")
         check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
+        how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
+        allowed = "a file with evaluator=table, which reads it"
+        require(not isinstance(how, TableLookup) or bool(self.benchmark.table), "benchmark.table", None, allowed)
 
 
 @dataclass
@@ -160,19 +166,37 @@ class RandomBaseline:
 
 @dataclass
 class CompareSettings(RunSettings):
-    """The settings of `python -m darts.compare`: the retraining protocol, and what goes through it."""
+    """The settings of `python -m darts.compare`: what is searched, the retraining protocol, what goes through it."""
 
-    searched: list[str]  # genotypes of independent searches: latest, published names, paths
+    methods: list[str]  # searches to run: a method's name, or that and settings of its search after spaces
+    seeds: list[int]  # of each method's searches
+    searches: dict[str, Any]  # settings of all searches
+    scored_by: str | None  # evaluator: what scores cells for those that ask for scores; null: brief training
+    budget: Budget  # of each search; all null: as the searches' own settings say
+    searched: list[str] | None  # cells that are there already; null: the newest search's, where methods is empty
     random: RandomBaseline
     train: TrainLoop
+    benchmark: BenchmarkTable  # a table of true accuracies, which then judges in place of retraining
+    trial: str | None  # one trial alone, by name: what the launcher runs
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.searched), "searched", self.searched, "a list of at least one genotype")
+        if self.searched is None:
+            self.searched = [] if self.methods else ["latest"]
+        require(bool(self.searched or self.methods), "searched", self.searched, "a genotype, or give methods")
         allowed = f"at most random.samples long ({self.random.samples})"
         require(len(self.searched) <= self.random.samples, "searched", self.searched, allowed)
         allowed = "different cells: searches whose cells are to be compared"
         require(len(set(self.searched)) == len(self.searched), "searched", self.searched, allowed)
+        require(len(set(self.methods)) == len(self.methods), "methods", self.methods, "different searches")
+        for method in self.methods:
+            require(bool(method.split()), "methods", self.methods, "names, each with its settings after spaces")
+        different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds) and min(self.seeds) >= 0
+        require(different, "seeds", self.seeds, "different numbers from 0")
+        most = self.random.samples
+        require(
+            not self.methods or len(self.seeds) <= most, "seeds", self.seeds, f"at most random.samples long ({most})"
+        )
 
 
 @dataclass

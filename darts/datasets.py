@@ -20,6 +20,7 @@ from torch import Tensor
 
 from darts.errors import UserError, require
 from darts.settings import BundledDataset, Dataset, ImageFolderDataset, TorchvisionDataset, TorchvisionName
+from darts.spaces import InputShape
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,6 +135,12 @@ def open_training(settings: Dataset) -> ImageSet:
         if count < 2:
             raise UserError(f"dataset.root {settings.root}: class {name!r} has {count} training images; at least 2")
     return images
+
+
+def shape_of(settings: Dataset) -> InputShape:
+    """What a network of this data set is given and asked for."""
+    images = open_training(settings)
+    return InputShape(images.channels, settings.image_size, len(images.classes))
 
 
 def open_test(settings: Dataset) -> ImageSet:

@@ -214,7 +214,7 @@ def finish(state: TrainState, folder: Path) -> Result:
     return result
 
 
-def finished(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
+def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: bool = False) -> Result:
     """The result of a folder whose run has ended, unless it was one of other settings."""
     try:
         result = json.loads((folder / "result.json").read_text())
@@ -222,7 +222,8 @@ def finished(settings: FinalSettings, genotype: Genotype, folder: Path) -> Resul
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / 'result.json'} is damaged; remove it to train again") from None
     refuse_other_settings(stored, protocol(settings, genotype), folder)
-    log.info("this network has been trained before; nothing is changed")
+    if not quiet:
+        log.info("this network has been trained before; nothing is changed")
     return result
 
 

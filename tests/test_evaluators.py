@@ -116,7 +116,7 @@ def test_brief_training_is_repeatable_and_a_share_takes_fewer_epochs(tmp_path):
 
 
 def test_a_table_is_read_and_missing_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"evaluator=table reads benchmark.table, which is null"):
+    with pytest.raises(UserError, match=r"benchmark.table is None; it must be a file with evaluator=table"):
         scorer_of(tmp_path, "evaluator=table")
 
 

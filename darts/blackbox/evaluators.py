@@ -96,7 +96,7 @@ def table_lookup(how: TableLookup, setting: Setting) -> Scorer:
     """What a table says; in the table equal cells have entries of their own."""
     table = setting.table
     if table is None:
-        raise UserError("evaluator=table reads benchmark.table, which is null; give benchmark.table=FILE")
+        raise UserError("benchmark.table is null; it must be a file with evaluator=table, which reads it")
 
     def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
         return table.accuracy(genotype, how.column) / 100, {}

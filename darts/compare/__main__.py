@@ -1,5 +1,6 @@
-"""Compare searched cells with random ones: python -m darts.compare [searched=[latest]] [random.samples=8] ..."""
+"""Compare searches with random sampling: python -m darts.compare [methods=[darts,evolution]] [random.samples=8] ..."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors
+from darts import commands, config, errors
 
 config.register()
 
@@ -15,15 +16,29 @@ config.register()
 @hydra.main(version_base="1.3", config_path=config.CONF, config_name="compare")
 @errors.door
 def main(settings: DictConfig) -> float:
-    """Train all trials that the folder lacks, report; returns the p-value."""
-    typed = config.typed(settings, config.CompareSettings)
-    from darts.compare import protocol, report
+    """Run all trials that the folder lacks, report; returns the least corrected p-value."""
+    typed = config.typed(settings, commands.CompareSettings)
+    from darts.compare import page, plan, report, trials
+    from darts.execution import choose_device
+    from darts.record import environment
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    outcomes = protocol.run_trials(typed, folder)
-    found = report.make_report(outcomes, config.identity(typed))
-    logging.getLogger("darts").info("\n%s\nreport: %s", report.write_report(found, folder), folder / "report.md")
-    return found.test.p
+    folder = Path(HydraConfig.get().runtime.output_dir).resolve()
+    trials.check(typed)
+    failed = trials.run_all(typed, folder)
+    outcomes = trials.outcomes(typed, folder)
+    found = report.make_report(outcomes, config.identity(typed), trials.search_costs(typed, folder), failed)
+    histories = {
+        method: [
+            [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()]
+            for search in plan.plan_searches(typed)
+            if search.method == method and ((place := plan.search_folder(folder, search)) / "genotype.json").exists()
+        ]
+        for method in typed.methods
+    }
+    cells = plan.found_cells(typed, folder)
+    text = page.write_report(found, folder, environment(choose_device(typed.device)), cells, histories)
+    logging.getLogger("darts").info("\n%s\nreport: %s, %s", text, folder / "report.html", folder / "report.md")
+    return min(verdict.corrected for verdict in found.verdicts)
 
 
 if __name__ == "__main__":

@@ -1,176 +1,184 @@
-"""The table, and the sentence that says whether the searched cells beat random sampling or the data do not say."""
+"""What a comparison found: the figures of every group, the tests, and the sentences that the data allow."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from darts.checkpoint import write_bytes
-from darts.compare.protocol import RANDOM, SEARCHED, Outcome
-from darts.compare.statistics import PairedTest, Spread, paired_permutation_test, relative_improvement, spread
+from darts.compare.plan import RANDOM, SEARCHED
+from darts.compare.statistics import (
+    PairedTest,
+    Spread,
+    UnpairedTest,
+    bootstrap_interval,
+    holm,
+    paired_permutation_test,
+    permutation_test,
+    relative_improvement,
+    spread,
+)
+from darts.compare.trials import Outcome
+from darts.errors import UserError
 
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a comparison found."""
+class Group:
+    """One method, or the cells that were given, or the random ones."""
 
-    outcomes: list[Outcome]
-    test: PairedTest
-    search_test: PairedTest | None  # with each independent search as one observation; None for a single search
+    name: str
+    cells: int
+    trained: int
+    accuracy: float  # mean over cells of their mean over retrainings
+    interval: tuple[float, float] | None  # 95%, studentised bootstrap over cells, or over retrainings of a single cell
+    spread: Spread
+    parameters: float
+    macs: float
+    seconds: float  # of one training
+    searches: list[dict[str, float]]  # what each search has spent
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A group against the random cells."""
+
+    group: str
+    cells: int
+    difference: float  # of mean accuracies: over cells, or over the pairs of a single cell
     relative_improvement: float  # percent
-    spreads: dict[str, Spread]
+    pairs: PairedTest  # of the networks: whether these cells differ from random ones
+    searches: UnpairedTest | None  # with a search as one observation: whether the method does; None for a single cell
+    corrected: float  # the p-value that decides, corrected for all groups
+
+    @property
+    def decides(self) -> float:
+        """The p-value of the claim: of the method where there are several searches, else of the cell."""
+        return self.pairs.p if self.searches is None else self.searches.p
+
+    @property
+    def least(self) -> float:
+        """The smallest that the deciding p-value could be."""
+        return self.pairs.least_p if self.searches is None else self.searches.least_p
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a comparison says."""
+
+    groups: list[Group]
+    verdicts: list[Verdict]
+    outcomes: list[Outcome]
     settings: dict[str, Any]
+    failed: list[str]  # trials that failed twice
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return dataclasses.asdict(self) | {"sentence": sentence(self)}
+        return dataclasses.asdict(self) | {"sentences": [sentence(self, verdict) for verdict in self.verdicts]}
 
 
-def make_report(outcomes: Sequence[Outcome], settings: dict[str, Any]) -> Report:
-    """Compute the statistics of all trials."""
-    searched, drawn = _accuracies(outcomes, SEARCHED), _accuracies(outcomes, RANDOM)
+def make_report(
+    outcomes: Sequence[Outcome],
+    settings: dict[str, Any],
+    searches: Mapping[str, list[dict[str, float]]] | None = None,
+    failed: Sequence[str] = (),
+) -> Report:
+    """Compute the statistics of all trials; `UserError` where fewer than two pairs are whole."""
+    whole = len({outcome.pair for outcome in outcomes if outcome.group == RANDOM})
+    if whole < 2:
+        raise UserError(f"{whole} pairs have all their trials, a spread needs 2; failed: {', '.join(failed) or 'none'}")
+    names = [name for name in dict.fromkeys(outcome.group for outcome in outcomes) if name != RANDOM]
+    verdicts = [_verdict(outcomes, name) for name in names]
+    corrected = holm([verdict.decides for verdict in verdicts])
     return Report(
+        groups=[_group(outcomes, name, (searches or {}).get(name, [])) for name in [*names, RANDOM]],
+        verdicts=[dataclasses.replace(v, corrected=p) for v, p in zip(verdicts, corrected, strict=True)],
         outcomes=list(outcomes),
-        test=paired_permutation_test(searched, drawn),
-        search_test=_test_of_searches(outcomes),
-        relative_improvement=relative_improvement(statistics.fmean(searched), statistics.fmean(drawn)),
-        spreads={group: spread(_by_cell(outcomes, group)) for group in (SEARCHED, RANDOM)},
         settings=settings,
+        failed=list(failed),
     )
 
 
-def sentence(report: Report) -> str:
-    """Whether the searched cells beat random sampling, and over what that claim extends."""
-    test, cells = report.test, list(_by_cell(report.outcomes, SEARCHED))
-    what = "the searched cell" if len(cells) == 1 else f"the {len(cells)} searched cells together"
-    verb = "is" if len(cells) == 1 else "are"
-    figures = (
-        f"{100 * test.mean_difference:+.2f} points of accuracy, "
-        f"relative improvement {report.relative_improvement:+.2f}%, "
-        f"p = {test.p:.4f} ({test.name}, two-sided, {test.pairs} pairs)"
-    )
-    if test.p > LEVEL:
-        claim = f"These data do not show that {what} {verb} better or worse than random sampling: {figures}."
-        if test.least_p > LEVEL:
-            claim += f" So few pairs cannot: their least p is {test.least_p:.3f}; raise random.samples to 6 or more."
+def sentence(report: Report, verdict: Verdict) -> str:
+    """Whether a group beat random sampling, and over what that claim extends."""
+    single, figures = verdict.searches is None, _figures(verdict)
+    what = f"the cell of {verdict.group}" if single else f"{verdict.group} ({verdict.cells} searches)"
+    if verdict.group == SEARCHED:
+        what = "the searched cell" if single else f"the {verdict.cells} searched cells"
+    verb = "are" if verdict.group == SEARCHED and not single else "is"
+    correction = f", corrected for {len(report.verdicts)} comparisons" if len(report.verdicts) > 1 else ""
+    p = f"p = {verdict.corrected:.4f}{correction}"
+    if verdict.corrected > LEVEL:
+        claim = f"These data do not show that {what} {verb} better or worse than random sampling: {figures}, {p}."
+        if verdict.least * len(report.verdicts) > LEVEL:
+            claim += f" So few observations cannot: the least p is {verdict.least:.3f}; raise random.samples or seeds."
     else:
-        direction = "better" if test.mean_difference > 0 else "worse"
-        claim = f"{what[0].upper()}{what[1:]} {verb} {direction} than random sampling: {figures}."
-    return f"{claim} {_scope(report, len(cells))}"
-
-
-def write_report(report: Report, folder: Path) -> str:
-    """Write report.json and report.md; returns the text of the latter."""
-    parts = ("# Searched cells against random sampling", sentence(report), _summary_table(report), _notes(report))
-    text = "\n\n".join([*parts, _pair_table(report)]) + "\n"
-    write_bytes(folder / "report.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
-    write_bytes(folder / "report.md", text.encode())
-    return text
-
-
-def _scope(report: Report, searches: int) -> str:
-    if searches == 1:
-        return (
-            "This speaks of this one cell; a claim about the search method needs several independent searches "
-            "(searched=[RUN,RUN,...])."
+        direction = "better" if verdict.difference > 0 else "worse"
+        subject = "The " + what.removeprefix("the ") if what.startswith("the ") else what
+        claim = f"{subject} {verb} {direction} than random sampling: {figures}, {p}."
+    if single:
+        claim += (
+            " This speaks of this one cell; a claim about the search method needs several independent searches "
+            "(methods=[...] with seeds, or searched=[RUN,RUN,...])."
         )
-    test = report.search_test
-    assert test is not None
-    reach = "" if test.least_p <= LEVEL else f" ({searches} searches cannot go under p = {test.least_p:.3f})"
-    return f"With each independent search as one observation, p = {test.p:.4f}{reach}."
+    return claim
 
 
-def _test_of_searches(outcomes: Sequence[Outcome]) -> PairedTest | None:
-    """The same test with the mean difference of each search as one observation."""
-    random_of = {outcome.pair: outcome.test_accuracy for outcome in outcomes if outcome.group == RANDOM}
-    means = []
-    for cell in _by_cell(outcomes, SEARCHED):
-        own = [outcome for outcome in outcomes if outcome.group == SEARCHED and outcome.cell == cell]
-        searched = statistics.fmean(outcome.test_accuracy for outcome in own)
-        means.append((searched, statistics.fmean(random_of[outcome.pair] for outcome in own)))
-    if len(means) < 2:
-        return None
-    first, second = zip(*means, strict=True)
-    return paired_permutation_test(first, second)
+def _figures(verdict: Verdict) -> str:
+    tests = f"{verdict.pairs.name}, two-sided, {verdict.pairs.pairs} pairs"
+    if verdict.searches is not None:
+        first, second = verdict.searches.numbers
+        tests = f"{verdict.searches.name}, two-sided, {first} searches against {second} random cells"
+        tests += f"; a search beats a random cell {100 * verdict.searches.superiority:.0f}% of the time"
+    return (
+        f"{100 * verdict.difference:+.2f} points of accuracy, relative improvement "
+        f"{verdict.relative_improvement:+.2f}% ({tests})"
+    )
 
 
-def _accuracies(outcomes: Sequence[Outcome], group: str) -> list[float]:
-    return [outcome.test_accuracy for outcome in sorted(outcomes, key=lambda o: o.pair) if outcome.group == group]
+def _group(outcomes: Sequence[Outcome], name: str, searches: list[dict[str, float]]) -> Group:
+    own = [outcome for outcome in outcomes if outcome.group == name]
+    cells = by_cell(outcomes, name)
+    means = [statistics.fmean(values) for values in cells.values()]
+    values = means if len(means) > 1 else [outcome.test_accuracy for outcome in own]
+    return Group(
+        name=name,
+        cells=len(cells),
+        trained=len(own),
+        accuracy=statistics.fmean(means),
+        interval=bootstrap_interval(values),
+        spread=spread(cells),
+        parameters=statistics.fmean(outcome.parameters for outcome in own),
+        macs=statistics.fmean(outcome.macs for outcome in own),
+        seconds=statistics.fmean(outcome.seconds for outcome in own),
+        searches=searches,
+    )
 
 
-def _by_cell(outcomes: Sequence[Outcome], group: str) -> dict[str, list[float]]:
+def _verdict(outcomes: Sequence[Outcome], name: str) -> Verdict:
+    paired = {outcome.pair: outcome.test_accuracy for outcome in outcomes if outcome.group == name}
+    drawn = {outcome.pair: outcome.test_accuracy for outcome in outcomes if outcome.group == RANDOM}
+    pairs = sorted(paired.keys() & drawn.keys())
+    means = [statistics.fmean(values) for values in by_cell(outcomes, name).values()]
+    test = paired_permutation_test([paired[pair] for pair in pairs], [drawn[pair] for pair in pairs])
+    return Verdict(
+        group=name,
+        cells=len(means),
+        difference=statistics.fmean(means) - statistics.fmean(drawn.values()),
+        relative_improvement=relative_improvement(statistics.fmean(means), statistics.fmean(drawn.values())),
+        pairs=test,
+        searches=permutation_test(means, list(drawn.values())) if len(means) > 1 else None,
+        corrected=1.0,
+    )
+
+
+def by_cell(outcomes: Sequence[Outcome], group: str) -> dict[str, list[float]]:
+    """The accuracies of a group's cells."""
     cells: dict[str, list[float]] = {}
     for outcome in outcomes:
         if outcome.group == group:
             cells.setdefault(outcome.cell, []).append(outcome.test_accuracy)
     return cells
-
-
-def _summary_table(report: Report) -> str:
-    rows = [["cells", "number", "trained", "test accuracy %", "std", "std over cells", "std over seeds", "parameters",
-             "multiply-adds", "seconds"]]  # fmt: skip
-    for group in (SEARCHED, RANDOM):
-        own = [outcome for outcome in report.outcomes if outcome.group == group]
-        deviations = report.spreads[group]
-        rows.append(
-            [
-                group,
-                str(len({outcome.cell for outcome in own})),
-                str(len(own)),
-                f"{100 * statistics.fmean(outcome.test_accuracy for outcome in own):.2f}",
-                *(_points(value) for value in (deviations.total, deviations.over_cells, deviations.over_seeds)),
-                f"{statistics.fmean(outcome.parameters for outcome in own):,.0f}",
-                f"{statistics.fmean(outcome.macs for outcome in own) / 1e6:.2f} M",
-                f"{statistics.fmean(outcome.seconds for outcome in own):.0f}",
-            ]
-        )
-    return _markdown(rows)
-
-
-def _pair_table(report: Report) -> str:
-    rows = [["pair", "seed", "searched cell", "accuracy %", "random cell", "accuracy %", "difference"]]
-    by_pair = {(outcome.pair, outcome.group): outcome for outcome in report.outcomes}
-    for pair in range(report.test.pairs):
-        searched, drawn = by_pair[pair, SEARCHED], by_pair[pair, RANDOM]
-        difference = searched.test_accuracy - drawn.test_accuracy
-        rows.append(
-            [
-                str(pair),
-                str(searched.seed),
-                f"{searched.cell} ({searched.genotype})",
-                f"{100 * searched.test_accuracy:.2f}",
-                drawn.genotype,
-                f"{100 * drawn.test_accuracy:.2f}",
-                f"{100 * difference:+.2f}",
-            ]
-        )
-    return _markdown(rows)
-
-
-def _notes(report: Report) -> str:
-    interval = report.test.interval
-    bounds = f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}" if interval else "not with fewer than 3 pairs"
-    return (
-        f"95% interval of the mean difference, in points (Student's t): {bounds}. std over seeds is that of "
-        "retrainings of one cell; std over cells is that of the cells' means and, where a cell was trained once, "
-        "contains the former. Parameters without the auxiliary head; multiply-adds of one forward pass; seconds of "
-        "training."
-    )
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

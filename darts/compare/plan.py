@@ -1,0 +1,114 @@
+"""What a comparison runs: searches by method and seed, then networks in pairs by one protocol, each a named trial.
+
+Every group (a method, or the cells that were given) trains as many networks as there are random cells: its cells take
+turns. The n-th network of every group and the n-th random cell share the seed `seed + n`, so that differences are
+paired; each random cell is a draw of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from darts import retrain
+from darts.commands import CompareSettings, FinalSettings
+from darts.config import digest
+from darts.errors import UserError
+from darts.genotype import Genotype, from_json
+from darts.genotype_sources import find_genotype, newest_search, random_genotype
+
+SEARCHED, RANDOM = "searched", "random sampling"
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search to run."""
+
+    method: str  # its name, and settings of its own after spaces
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """How its folder is called."""
+        label = self.method.split()[0]
+        own = "" if label == self.method else "_" + digest({"settings": self.method})[:6]
+        return f"{label}{own}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network to train."""
+
+    pair: int
+    group: str  # a method, SEARCHED or RANDOM
+    cell: str  # how the cell is called in the report
+    genotype: Genotype
+    seed: int
+
+
+def plan_searches(settings: CompareSettings) -> list[Search]:
+    """All searches, seed after seed, so that an interrupted comparison has all methods."""
+    return [Search(method, seed) for seed in settings.seeds for method in settings.methods]
+
+
+def search_folder(folder: Path, search: Search) -> Path:
+    """Where a search of the comparison lies."""
+    return folder / "searches" / search.name
+
+
+def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple[str, Genotype]]]:
+    """By group the cells with their names; searches that failed are left out."""
+    groups: dict[str, list[tuple[str, Genotype]]] = {}
+    for method in settings.methods:
+        own = [search for search in plan_searches(settings) if search.method == method]
+        files = [(search, search_folder(folder, search) / "genotype.json") for search in own]
+        cells = [
+            (f"{search.method}, seed {search.seed}", from_json(file.read_text(), origin=str(file)))
+            for search, file in files
+            if file.exists()
+        ]
+        if cells:
+            groups[method] = cells
+    if settings.searched:
+        names = [str(newest_search(settings.runs).parent) if n == "latest" else n for n in settings.searched]
+        groups[SEARCHED] = [(n, find_genotype(n, settings.space, settings.runs, settings.seed)) for n in names]
+    if not groups:
+        raise UserError(
+            f"methods: no search of {', '.join(settings.methods)} has ended well; see {folder / 'searches'}"
+        )
+    for cells in groups.values():
+        for name, genotype in cells:
+            settings.space.check(genotype, f"searched {name}")  # else its random cells would be of another space
+    return groups
+
+
+def plan_trials(settings: CompareSettings, folder: Path) -> list[Trial]:
+    """All trainings, pair after pair, so that an interrupted comparison has whole pairs."""
+    groups = found_cells(settings, folder)
+    trials = []
+    for pair in range(settings.random.samples):
+        seed = settings.seed + pair
+        for group, cells in groups.items():
+            name, genotype = cells[pair % len(cells)]
+            trials.append(Trial(pair, group, name, genotype, seed))
+        drawn = random_genotype(settings.space, settings.seed, pair)
+        trials.append(Trial(pair, RANDOM, f"random {pair}", drawn, seed))
+    return trials
+
+
+def trial_settings(settings: CompareSettings, trial: Trial) -> FinalSettings:
+    """The retraining settings of a trial: the comparison's, with the pair's seed."""
+    shared = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(FinalSettings)
+        if field.name not in ("seed", "genotype", "weights")
+    }
+    return FinalSettings(**shared, seed=trial.seed, genotype=trial.cell, weights=None)
+
+
+def trial_name(settings: CompareSettings, trial: Trial) -> str:
+    """A folder name that says which cell, protocol and seed: equal names mean equal results."""
+    final = trial_settings(settings, trial)
+    flat = {key: value for key, value in retrain.protocol(final, trial.genotype).items() if key != "seed"}
+    return f"{trial.genotype.digest()}_{digest(flat)}_seed{trial.seed}"
