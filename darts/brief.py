@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from darts import retrain
-from darts.commands import SelectSettings
+from darts.commands import BriefSettings
 from darts.config import refuse_other_settings
 from darts.data import SearchData, TrainData
 from darts.genotype import Genotype
@@ -13,7 +13,7 @@ from darts.training import evaluate
 
 
 def validation_accuracy(
-    settings: SelectSettings, genotype: Genotype, data: SearchData, folder: Path, quiet: bool = False
+    settings: BriefSettings, genotype: Genotype, data: SearchData, folder: Path, quiet: bool = False
 ) -> float:
     """Train a cell on the one part of the training images; its accuracy on the other. The same folder goes on."""
     train = TrainData(data.shape, data.weights, data.weights.preparation)

@@ -67,19 +67,43 @@ class RunSettings(CommonSettings):
 
 
 @dataclass
-class AnySearchSettings(RunSettings):
+class EvaluationSettings(RunSettings):
+    """What an evaluator of genotypes is told."""
+
+    search: SearchLoop
+    evaluator: Evaluator
+    benchmark: BenchmarkTable
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
+
+
+@dataclass
+class CorrelateSettings(EvaluationSettings):
+    """The settings of `python -m darts.correlate`."""
+
+    results: list[str]  # folders of trained networks; empty: the table's column is the final accuracy
+    samples: int  # cells of the table that are drawn
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = "a file, or give results=[FOLDER,...]"
+        require(bool(self.results) or bool(self.benchmark.table), "benchmark.table", self.benchmark.table, allowed)
+        require(3 <= self.samples <= 100_000, "samples", self.samples, "from 3 to 100000")
+
+
+@dataclass
+class AnySearchSettings(EvaluationSettings):
     """The settings of train_search.py, whatever the method."""
 
     method: SearchMethod
     engine: Engine
-    search: SearchLoop
     architecture_optimiser: ArchitectureOptimiser
     diagnostics: DiagnosticsSettings
     constraints: ConstraintSettings
     rules: Rules
-    evaluator: Evaluator
     budget: Budget
-    benchmark: BenchmarkTable
 
     def narrowed(self) -> SearchSettings | BlackBoxSettings:
         """The same as the settings of the method's kind, with that kind's checks."""
@@ -98,7 +122,6 @@ class BlackBoxSettings(AnySearchSettings):
         budget = self.budget
         limited = any(limit is not None for limit in (budget.evaluations, budget.epochs, budget.minutes))
         require(limited, "budget", "unlimited", "limited in evaluations, epochs or minutes with this method")
-        check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
         how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
         allowed = "a file with evaluator=table, which reads it"
         require(not isinstance(how, TableLookup) or bool(self.benchmark.table), "benchmark.table", None, allowed)
@@ -200,16 +223,72 @@ class CompareSettings(RunSettings):
 
 
 @dataclass
-class SelectSettings(RunSettings):
-    """The settings of `python -m darts.select`."""
+class BriefSettings(RunSettings):
+    """A brief training on one part of the training images, judged on the other."""
 
-    searched: list[str]  # folders of searches or of sweeps, published names, files
     weight_share: float  # of the training images that train; the rest judges
     train: TrainLoop
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.weight_share < 1, "weight_share", self.weight_share, "above 0 and below 1")
+
+
+@dataclass
+class SelectSettings(BriefSettings):
+    """The settings of `python -m darts.select`."""
+
+    searched: list[str]  # folders of searches or of sweeps, published names, files
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a tuned setting may be: from `low` to `high`, whole where both are, or one of `choices`."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+    choices: list[str]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+@dataclass
+class TuneSettings(BriefSettings):
+    """The settings of `python -m darts.tune`."""
+
+    genotype: str  # latest, random, a published name, or a path
+    parameters: list[str]  # "SETTING LOW HIGH", "SETTING LOW HIGH log", or "SETTING A|B|C"
+    trials: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.trials <= 100_000, "trials", self.trials, "from 1 to 100000")
+        names = [text.split()[0] if text.split() else "" for text in self.parameters]
+        allowed = "at least one setting with its range, each once"
+        require(bool(names) and len(set(names)) == len(names), "parameters", self.parameters, allowed)
+        for text in self.parameters:
+            self.range_of(text)
+
+    @staticmethod
+    def range_of(text: str) -> Range:
+        """A parameter's name and what it may be; `UserError` where the text says neither."""
+        name, *rest = text.split() or [""]
+        allowed = "'SETTING LOW HIGH', with ' log' after it for a logarithmic scale, or 'SETTING A|B|C'"
+        choices = rest[0].split("|") if len(rest) == 1 else []
+        try:
+            values = [_number(value) for value in rest[:2]] if len(rest) in (2, 3) else []
+        except ValueError:
+            values = []
+        log = rest[2:] == ["log"]
+        ranged = (
+            len(values) == 2 and values[0] < values[1] and rest[2:] in ([], ["log"]) and not (log and values[0] <= 0)
+        )
+        require(ranged or len(choices) > 1, "parameters", text, allowed)
+        return Range(name, values[0] if ranged else 0, values[1] if ranged else 0, log, choices)
 
 
 ROWS = (

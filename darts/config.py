@@ -25,10 +25,12 @@ from darts.commands import (
     BenchmarkSettings,
     BlackBoxSettings,
     CompareSettings,
+    CorrelateSettings,
     DescribeSettings,
     FinalSettings,
     SearchSettings,
     SelectSettings,
+    TuneSettings,
 )
 from darts.errors import UserError, unknown
 from darts.method import Method
@@ -115,8 +117,12 @@ def register() -> None:
         "final": FinalSettings,
         "compare": CompareSettings,
         "select": SelectSettings,
+        "tune": TuneSettings,
+        "correlate": CorrelateSettings,
+        "describe": DescribeSettings,
+        "benchmark": BenchmarkSettings,
     }
-    for name, node in (commands | {"describe": DescribeSettings, "benchmark": BenchmarkSettings}).items():
+    for name, node in commands.items():
         store.store(name=f"{name}_schema", node=node)
     for name, part in PARTS.items():
         store.store(group="schema", name=name, node=part)

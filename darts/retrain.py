@@ -14,7 +14,7 @@ from torch import Tensor
 
 from darts import plotting
 from darts.checkpoint import Checkpoints, DamagedFileError, read_state, write_state
-from darts.commands import FinalSettings, SelectSettings
+from darts.commands import BriefSettings, FinalSettings
 from darts.config import digest, identity, refuse_other_settings
 from darts.cost import count_macs, count_parameters, count_parameters_without_auxiliary
 from darts.data import Preparation, RawBatch, TrainData, test_batches, train_data
@@ -56,7 +56,7 @@ EVALUATION_BATCH = 500
 class TrainState(RunState):
     """Everything retraining works on; a checkpoint holds exactly what changes."""
 
-    settings: FinalSettings | SelectSettings
+    settings: FinalSettings | BriefSettings
     genotype: Genotype
     data: TrainData
     network: Network
@@ -80,7 +80,7 @@ class TrainState(RunState):
         self.optimiser.load_state_dict(contents["optimiser"])
 
 
-def protocol(settings: FinalSettings | SelectSettings, genotype: Genotype) -> dict[str, Any]:
+def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dict[str, Any]:
     """The settings that decide the result, flat; the cell itself in place of how it was named."""
     return {**identity(settings), "genotype": genotype.digest()}
 
@@ -164,9 +164,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     return state
 
 
-def new_state(
-    settings: FinalSettings | SelectSettings, genotype: Genotype, data: TrainData, folder: Path
-) -> TrainState:
+def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data: TrainData, folder: Path) -> TrainState:
     """A retraining before its first step."""
     device = data.preparation.device
     with ambient(settings.seed, "weights"):
@@ -290,7 +288,7 @@ def announce(result: Result, folder: Path) -> None:
     log.info("next:   python -m darts.compare    (is it any better than a random cell?)")
 
 
-def _network(settings: FinalSettings | SelectSettings, genotype: Genotype, shape: InputShape) -> Network:
+def _network(settings: FinalSettings | BriefSettings, genotype: Genotype, shape: InputShape) -> Network:
     size = settings.network
     network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
     if settings.train.auxiliary_weight == 0:

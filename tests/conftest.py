@@ -35,6 +35,8 @@ SCHEMAS = {
     "describe": config.DescribeSettings,
     "select": config.SelectSettings,
     "benchmark": config.BenchmarkSettings,
+    "tune": config.TuneSettings,
+    "correlate": config.CorrelateSettings,
 }
 
 torch.set_num_threads(1)

@@ -40,6 +40,8 @@ FLOORS = [
         "compare.__main__",
         "describe",
         "select",
+        "tune",
+        "correlate",
         "compare.__init__",
         "fused.__init__",
         "blackbox.__init__",

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from darts import retrain, select
+from darts import brief, retrain, select
 from darts.errors import UserError
 from darts.genotype import Genotype, to_json
 from darts.genotype_sources import read_genotype
@@ -33,7 +33,7 @@ def test_the_best_on_validation_images_is_chosen_and_equal_cells_are_trained_onc
         trained.append(genotype.digest())
         return by_digest[genotype.digest()]
 
-    monkeypatch.setattr(select, "validation_accuracy", accuracy)
+    monkeypatch.setattr(brief, "validation_accuracy", accuracy)
     settings = composed("select", *TINY_SELECT, f"searched=[{tmp_path / 'sweep'},{tmp_path / 'again'}]")
     best, accuracies = select.choose(settings, tmp_path / "out")
     assert best.endswith("darts_v2") and len(accuracies) == 4 and len(trained) == len(set(trained)) == 3

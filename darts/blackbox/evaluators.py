@@ -18,7 +18,7 @@ from darts.blackbox.exchange import Scorer
 from darts.blackbox.inherited import path_accuracy, trained_supernet
 from darts.blackbox.proxies import PROXIES
 from darts.brief import validation_accuracy
-from darts.commands import BlackBoxSettings, SelectSettings
+from darts.commands import BriefSettings, EvaluationSettings
 from darts.constraints import network_costs
 from darts.data import SearchData
 from darts.errors import UserError
@@ -33,9 +33,9 @@ from darts.variation import canonical
 
 @dataclass(frozen=True)
 class Setting:
-    """What evaluations have in common: the search's settings, its two halves of the images, device, table, folder."""
+    """What evaluations have in common: the settings, its two halves of the images, device, table, folder."""
 
-    settings: BlackBoxSettings
+    settings: EvaluationSettings
     data: SearchData
     device: torch.device
     table: Table | None
@@ -67,16 +67,16 @@ def short_training(how: ShortTraining, setting: Setting) -> Scorer:
     return Scorer(score, lambda share: part * lasts(share), shares=True)
 
 
-def training_settings(settings: BlackBoxSettings, how: ShortTraining, epochs: int) -> SelectSettings:
+def training_settings(settings: EvaluationSettings, how: ShortTraining, epochs: int) -> BriefSettings:
     """The settings of a brief training within a search."""
     own: dict[str, Any] = {"network": how.network, "weight_optimiser": how.weight_optimiser}
-    own |= {"train": dataclasses.replace(how.train, epochs=epochs), "searched": []}
+    own |= {"train": dataclasses.replace(how.train, epochs=epochs)}
     shared: dict[str, Any] = {
         field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(SelectSettings)
+        for field in dataclasses.fields(BriefSettings)
         if field.name not in (*own, "weight_share")
     }
-    return SelectSettings(**shared, **own, weight_share=settings.search.weight_share)
+    return BriefSettings(**shared, **own, weight_share=settings.search.weight_share)
 
 
 @evaluator.register

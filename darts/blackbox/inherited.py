@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from darts.checkpoint import Checkpoints
-from darts.commands import BlackBoxSettings
+from darts.commands import EvaluationSettings
 from darts.config import identity
 from darts.data import Batch, SearchData
 from darts.errors import UserError
@@ -30,7 +30,7 @@ SAME = (
 
 
 def trained_supernet(
-    folder: Path, size: NetworkSettings, settings: BlackBoxSettings, data: SearchData, device: torch.device
+    folder: Path, size: NetworkSettings, settings: EvaluationSettings, data: SearchData, device: torch.device
 ) -> Supernet:
     """The supernet of a finished search's last checkpoint, in its plain form.
 

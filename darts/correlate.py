@@ -1,0 +1,154 @@
+"""How well an evaluator ranks cells: python -m darts.correlate evaluator=zero_cost results=[runs/compare/fashion_mini].
+
+The final accuracies are those of trained networks (every result.json under `results`, the mean where a cell was trained
+several times) or a table's column for cells drawn at random.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from darts import commands, config, errors
+from darts.errors import UserError
+from darts.genotype import Genotype, from_json
+from darts.seeding import python_generator
+from darts.variation import canonical, ordered
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from darts.nasbench201 import Table
+
+config.register()
+log = logging.getLogger("darts")
+Points = list[dict[str, Any]]
+
+
+def trained_cells(settings: commands.CorrelateSettings) -> list[tuple[Genotype, float]]:
+    """The cells of all trained networks with their mean test accuracy; one protocol for all, or `UserError`."""
+    found: dict[str, tuple[Genotype, list[float]]] = {}
+    protocols = set()
+    for folder in settings.results:
+        for file in sorted(Path(folder).rglob("result.json")):
+            result = json.loads(file.read_text())
+            genotype = from_json(json.dumps(result["genotype"]), origin=str(file))
+            settings.space.check(genotype, str(file))
+            protocols.add(result["protocol"])
+            found.setdefault(canonical(genotype), (genotype, []))[1].append(result["test_accuracy"])
+    if len(found) < 3:
+        raise UserError(f"results is {settings.results}; a rank correlation needs 3 cells, there are {len(found)}")
+    if len(protocols) > 1:
+        raise UserError(f"results is {settings.results}; the networks were trained by {len(protocols)} protocols")
+    return [(genotype, statistics.fmean(values)) for genotype, values in found.values()]
+
+
+def drawn_cells(settings: commands.CorrelateSettings, table: Table) -> list[tuple[Genotype, float]]:
+    """Different cells drawn uniformly with the table's accuracies."""
+    found: dict[str, Genotype] = {}
+    draws = python_generator(settings.seed, "correlate")
+    number = min(settings.samples, settings.space.count())
+    while len(found) < number:
+        genotype = settings.space.sample(draws)
+        found.setdefault(ordered(genotype).digest(), genotype)
+    column = settings.benchmark.column
+    return [(genotype, table.accuracy(genotype, column) / 100) for genotype in found.values()]
+
+
+def measure(settings: commands.CorrelateSettings, folder: Path) -> Points:
+    """Score every cell; what folder/points.jsonl holds of the same settings is not scored again."""
+    from darts.blackbox.evaluators import Setting, evaluator
+    from darts.data import search_data
+    from darts.execution import ready_device
+    from darts.nasbench201 import truth
+    from darts.record import environment, write_json
+
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    loop, table = settings.search, truth(settings.benchmark, settings.space)
+    data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
+    cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
+    scorer = evaluator(settings.evaluator, Setting(settings, data, device, table, folder))
+    record = folder / "run.json"
+    if record.exists():
+        config.refuse_other_settings(json.loads(record.read_text())["settings"], config.identity(settings), folder)
+    write_json(record, {"settings": config.identity(settings), "environment": environment(device)})
+    file = folder / "points.jsonl"
+    texts = file.read_text().splitlines(keepends=True) if file.exists() else []
+    known = {line["cell"]: line for line in (json.loads(text) for text in texts if text.endswith("\n"))}
+    points: Points = []
+    file.write_text("".join(text for text in texts if text.endswith("\n")))
+    for number, (genotype, final) in enumerate(cells, start=1):
+        name = ordered(genotype).digest()
+        if name not in known:
+            score = scorer.score(genotype, 1.0)[0]
+            known[name] = {"cell": name, "score": score, "final": final}
+            with open(file, "a") as lines:
+                lines.write(json.dumps(known[name]) + "\n")
+        points.append(known[name])
+        if number % max(1, len(cells) // 10) == 0:
+            log.info("%d/%d cells scored", number, len(cells))
+    return points
+
+
+def correlations(points: Points) -> dict[str, Any]:
+    """Kendall's tau-b and Spearman's rho of scores and final accuracies, with 95% bootstrap intervals over cells."""
+    import numpy as np
+    from scipy import stats
+
+    scores, finals = (np.array([point[name] for point in points]) for name in ("score", "final"))
+    measures = {
+        "kendall_tau": lambda a, b: stats.kendalltau(a, b).statistic,
+        "spearman_rho": lambda a, b: stats.spearmanr(a, b).statistic,
+    }
+    draws = np.random.default_rng(0).integers(len(points), size=(1000, len(points)))
+    found: dict[str, Any] = {"cells": len(points)}
+    for name, measured in measures.items():
+        resampled = [measured(scores[rows], finals[rows]) for rows in draws if len(set(scores[rows])) > 1]
+        usable = [value for value in resampled if np.isfinite(value)]
+        low, high = np.quantile(usable, [0.025, 0.975]) if usable else (np.nan, np.nan)
+        found[name] = {"value": float(measured(scores, finals)), "interval": [float(low), float(high)]}
+    return found
+
+
+def draw(points: Points, title: str) -> Figure:
+    """Final accuracy over score."""
+    from darts.plotting import new_figure
+
+    figure = new_figure(5, 3.6)
+    axes = figure.subplots()
+    shown = ([point["score"] for point in points], [100 * point["final"] for point in points])
+    axes.plot(*shown, "o", markersize=4, alpha=0.6)
+    axes.set(xlabel="score", ylabel="final accuracy %", title=title)
+    figure.tight_layout()
+    return figure
+
+
+@hydra.main(version_base="1.3", config_path=config.CONF, config_name="correlate")
+@errors.door
+def main(settings: DictConfig) -> float:
+    """Measure and report; returns Kendall's tau."""
+    typed = config.typed(settings, commands.CorrelateSettings)
+    from darts.plotting import save_figure
+    from darts.record import write_json
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    points = measure(typed, folder)
+    found = correlations(points)
+    write_json(folder / "correlation.json", found)
+    save_figure(draw(points, f"{len(points)} cells, tau = {found['kendall_tau']['value']:.2f}"), folder / "correlation")
+    for name, label in (("kendall_tau", "Kendall's tau"), ("spearman_rho", "Spearman's rho")):
+        low, high = found[name]["interval"]
+        log.info("%-14s %.3f  [%.3f, %.3f]", label, found[name]["value"], low, high)
+    log.info("result: %s, picture beside it", folder / "correlation.json")
+    return float(found["kendall_tau"]["value"])
+
+
+if __name__ == "__main__":
+    main()

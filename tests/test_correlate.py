@@ -1,0 +1,80 @@
+"""How well an evaluator ranks cells: known correlations, the table's fact, trained networks, resuming."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from darts import correlate, retrain
+from darts.errors import UserError
+from darts.genotype_sources import random_genotype
+from tests.conftest import ROOT, TINY, TINY_TRAIN, composed, run_command
+
+DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
+TINY_SCORES = [*TINY, "search.batch_size=16", "evaluator.network.channels=2", "evaluator.batch_size=8"]
+
+
+def points(scores, finals):
+    return [{"cell": str(n), "score": s, "final": f} for n, (s, f) in enumerate(zip(scores, finals, strict=True))]
+
+
+def test_known_correlations():
+    same = correlate.correlations(points([1.0, 2.0, 3.0, 4.0, 5.0], [0.1, 0.2, 0.3, 0.4, 0.5]))
+    assert same["kendall_tau"]["value"] == same["spearman_rho"]["value"] == pytest.approx(1.0)
+    mixed = correlate.correlations(points([1.0, 2.0, 3.0, 4.0], [0.1, 0.3, 0.2, 0.4]))
+    assert mixed["kendall_tau"]["value"] == pytest.approx(4 / 6) and mixed["spearman_rho"]["value"] == pytest.approx(
+        0.8
+    )
+    low, high = mixed["kendall_tau"]["interval"]
+    assert low < 4 / 6 <= high
+
+
+def test_twelve_epochs_rank_the_tables_cells_as_is_known(tmp_path):
+    if not DATA.exists():
+        pytest.skip(f"the table is not at hand ({DATA})")
+    table = ["space=nasbench201", f"benchmark.table={DATA}", "evaluator=table", "evaluator.column=cifar10_valid_12"]
+    settings = composed("correlate", *TINY, "search.batch_size=16", *table, "samples=2000")
+    found = correlate.correlations(correlate.measure(settings, tmp_path))
+    low, high = found["spearman_rho"]["interval"]
+    assert low <= 0.772 <= high and high - low < 0.1 and found["cells"] == 2000
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    settings = composed("final", *TINY_TRAIN, "train.epochs=1")
+    for number in range(4):
+        retrain.run(settings, random_genotype(settings.space, 0, number), folder / str(number))
+    return folder
+
+
+def test_trained_networks_are_the_final_accuracies_and_scores_are_kept(trained, tmp_path):
+    settings = composed("correlate", *TINY_SCORES, f"results=[{trained}]")
+    first = correlate.measure(settings, tmp_path)
+    finals = sorted(json.loads(file.read_text())["test_accuracy"] for file in trained.rglob("result.json"))
+    assert sorted(point["final"] for point in first) == finals and len({point["score"] for point in first}) == 4
+    lines = (tmp_path / "points.jsonl").read_text().splitlines(keepends=True)
+    torn = [json.dumps({**json.loads(lines[0]), "score": -1.0}) + "\n", lines[1], lines[2][:10]]
+    (tmp_path / "points.jsonl").write_text("".join(torn))
+    second = correlate.measure(settings, tmp_path)
+    assert second[0]["score"] == -1.0 and second[1:] == first[1:]  # what was there was kept, what was torn made again
+
+
+def test_networks_of_two_protocols_are_not_mixed(trained, tmp_path):
+    settings = composed("final", *TINY_TRAIN, "train.epochs=2")
+    retrain.run(settings, random_genotype(settings.space, 0, 9), tmp_path / "other")
+    mixed = composed("correlate", *TINY_SCORES, f"results=[{trained},{tmp_path / 'other'}]")
+    with pytest.raises(UserError, match="trained by 2 protocols"):
+        correlate.measure(mixed, tmp_path / "out")
+    with pytest.raises(UserError, match="needs 3 cells, there are 0"):
+        correlate.measure(composed("correlate", *TINY_SCORES, "results=[nowhere]"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"benchmark.table is None"):
+        composed("correlate")
+
+
+def test_the_command_reports(trained, tmp_path):
+    done = run_command(["-m", "darts.correlate", *TINY_SCORES, f"results=[{trained}]", "hydra.run.dir=out"], tmp_path)
+    assert done.returncode == 0 and "Kendall's tau" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "out" / "correlation.json").read_text())["cells"] == 4
+    assert (tmp_path / "out" / "correlation.png").exists()
