@@ -104,6 +104,12 @@ class AnySearchSettings(EvaluationSettings):
     constraints: ConstraintSettings
     rules: Rules
     budget: Budget
+    for_method: str | None  # an experiment's settings are those of this method; others are refused
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = f"{self.for_method}, whose settings the experiment gives (for_method=null: any)"
+        require(self.for_method in (None, self.method.name), "method", self.method.name, allowed)
 
     def narrowed(self) -> SearchSettings | BlackBoxSettings:
         """The same as the settings of the method's kind, with that kind's checks."""

@@ -85,6 +85,11 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bf16)
 
 
+def widened(logits: Tensor) -> Tensor:
+    """In float32 at least: what a loss and its sums are computed in."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
     """Turn a lack of memory within the block into a `UserError` that says which settings lower the need."""

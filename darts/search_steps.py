@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from darts.bilevel import Loss, Problem
 from darts.data import Batch, RawBatch
-from darts.execution import Sums, autocast
+from darts.execution import Sums, autocast, widened
 from darts.mixture import Mixture, Progress
 from darts.modules import frozen_statistics
 from darts.search_state import SearchState
@@ -65,7 +65,7 @@ def loss_on(state: SearchState, batch: Batch, progress: Progress = 0.0, penalise
             mixture = method.mixture(named, state.masks, progress, space)
         with state.noise("operations for alpha"), autocast(state.device, state.settings.precision):
             logits = functional_call(state.supernet, dict(zip(names, weights, strict=True)), (batch.images, mixture))
-        value = F.cross_entropy(logits.float(), batch.labels)
+        value = F.cross_entropy(widened(logits), batch.labels)
         penalties = state.penalties(named, progress) if penalised else []
         return sum(penalties, start=value)
 
@@ -107,7 +107,7 @@ def _loss_under(state: SearchState, batch: Batch, mixture: Mapping[str, Any], fi
 
 def _logits(state: SearchState, batch: Batch, mixture: Mapping[str, Any]) -> Tensor:
     with state.noise("operations"), autocast(state.device, state.settings.precision):
-        return state.supernet(batch.images, mixture).float()
+        return widened(state.supernet(batch.images, mixture))
 
 
 def _training_mixture(state: SearchState, batch: Batch, progress: Progress) -> Mixture:

@@ -7,13 +7,15 @@ import json
 import pytest
 import torch
 
-from darts import search, search_steps
+from darts import config, search, search_steps
 from darts.config import identity
 from darts.errors import UserError
 from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, run_command
 from tests.test_resume import Killed, everything, kill_after
 
-METHODS = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+ALL = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+WIDE = ["network.channels=24", "network.cells=4"]  # what every method can use
+METHODS = [name for name in ALL if isinstance(composed("search", f"method={name}", *WIDE), config.SearchSettings)]
 SPACES = sorted(file.stem for file in (ROOT / "conf" / "space").glob("*.yaml"))
 SHORT = {  # what a search of three epochs needs changed
     "sgas": ["method.schedule.first=1", "method.schedule.interval=1"],
@@ -68,13 +70,27 @@ def test_both_engines_take_the_same_steps(method, tmp_path):
         torch.testing.assert_close(found[1][name], expected, rtol=1e-6, atol=1e-8, msg=name)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL)
 def test_it_names_its_paper_and_itself(method):
     text = (ROOT / "conf" / "method" / f"{method}.yaml").read_text()
-    assert (
-        text.startswith("# ")
-        and composed("search", f"method={method}", "network.channels=24", "network.cells=4").method.name == method
-    )
+    assert text.startswith("# ") and composed("search", f"method={method}", *WIDE).method.name == method
+
+
+def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path):
+    """As a user would compare them: one command, a job a method; those that add epochs are told to add few."""
+    own = {name: settings for name, settings in SHORT.items() if any("method." in item for item in settings)}
+    common = [item for item in TINY_SEARCH if not item.startswith(("network.", "search.epochs"))]
+    common += ["network.channels=12", "network.cells=4", "network.stem_reductions=2", "search.epochs=3"]
+    budget = ["budget.evaluations=2", "evaluator.network.channels=2", "evaluator.train.epochs=1",
+              "evaluator.train.batch_size=16"]  # fmt: skip
+    plain = ",".join(name for name in ALL if name not in own)
+    jobs = [[f"method={plain}"], *([f"method={name}", *settings] for name, settings in own.items())]
+    for number, job in enumerate(jobs):
+        place = [f"hydra.sweep.dir=sweep{number}", "hydra.sweep.subdir=${method.name}"]
+        done = run_command([str(ROOT / "train_search.py"), "-m", *common, *budget, *job, *place], tmp_path)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = [json.loads(file.read_text()) for file in tmp_path.glob("sweep*/*/genotype.json")]
+    assert sorted(genotype["provenance"]["method"] for genotype in found) == ALL
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -134,3 +150,31 @@ def test_an_operation_and_a_space_of_ones_own_take_ten_lines(tmp_path):
     done = run_command(["my_search.py", "--config-dir", "my_conf", "space=blurred", *small], tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "genotype.json").read_text())["space"] == "blurred"
+
+
+# By experiment: the method, batch, epochs, learning rates of weights and alpha, cells, candidates.
+PUBLISHED = {
+    "darts_cifar10": ("darts", 64, 50, 0.025, 3e-4, 8, 8),
+    "pc_darts_cifar10": ("pc_darts", 256, 50, 0.1, 6e-4, 8, 8),
+    "p_darts_cifar10": ("p_darts", 96, 75, 0.025, 6e-4, 5, 8),
+    "drnas_cifar10": ("drnas_progressive", 64, 50, 0.1, 6e-4, 20, 7),
+    "fair_darts_cifar10": ("fair_darts", 128, 50, 0.005, 3e-3, 8, 7),
+    "nasbench201_cifar10": ("gdas", 64, 50, 0.025, 3e-4, 17, 5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings_are_the_papers(name):
+    method, *expected = PUBLISHED[name]
+    found = composed("search", f"experiment={name}", f"method={method}")
+    rates = (found.weight_optimiser.learning_rate, found.architecture_optimiser.learning_rate)
+    sizes = (found.network.cells, len(found.space.candidates))
+    assert [found.search.batch_size, found.search.epochs, *rates, *sizes] == expected
+    assert composed("final", f"experiment={name}", "genotype=random").dataset.name == "cifar10"
+    if found.for_method is not None:
+        with pytest.raises(UserError, match=f"method is 'gdas'; it must be {method}, whose settings the experiment"):
+            composed("search", f"experiment={name}", "method=gdas")
+
+
+def test_every_experiment_of_a_search_is_known_here():
+    assert {file.stem for file in (ROOT / "conf" / "experiment" / "search").glob("*.yaml")} == set(PUBLISHED)

@@ -1,0 +1,259 @@
+"""One whole step of every method on a space of two edges, in float64, against the formulas of its paper written out.
+
+The supernet is taken as the function f(w, mixture); everything around it is computed here by hand: the mixture from
+alpha, the gradient of alpha, Adam's first step, the mixture that the weights train under, SGD's clipped first step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from darts import search, search_steps
+from darts.mixture import Paths
+from darts.modules import frozen_statistics
+from tests.conftest import TINY, composed
+from tests.test_methods import METHODS
+
+PROGRESS, RATE, ALPHA_RATE, DECAY, ALPHA_DECAY, CLIP = 0.6, 0.05, 0.01, 3e-4, 1e-3, 5.0
+TOY = [*TINY, "space.nodes=1", "space.candidates=[none,skip_connect,sep_conv_3x3]", "network.channels=12",
+       "network.cells=4", "engine=plain", "search.batch_size=16", "search.epochs=15"]  # fmt: skip
+
+
+def softmax(alpha):
+    return alpha.exp() / alpha.exp().sum(-1, keepdim=True)
+
+
+def noise(alpha):
+    return -torch.empty_like(alpha).exponential_().log()
+
+
+def gumbel(alpha, temperature):
+    return softmax((softmax(alpha).log() + noise(alpha)) / temperature)
+
+
+def gdas(alpha):
+    soft = gumbel(alpha, 10 + (0.1 - 10) * PROGRESS)
+    best = soft.argmax(-1)
+    hard = F.one_hot(best, 3).to(soft)
+    return Paths(hard * (1 + soft - soft.detach()), [[int(column)] for column in best])
+
+
+def proxyless(alpha):
+    first = (softmax(alpha).log() + noise(alpha)).topk(2, -1).indices
+    pair = torch.zeros_like(alpha).scatter(-1, first, 1.0)
+    soft = alpha.exp() * pair / (alpha.exp() * pair).sum(-1, keepdim=True)
+    opened = F.one_hot((soft.detach().log() + noise(alpha)).argmax(-1), 3)
+    return Paths(opened + (soft - soft.detach()) * pair, [sorted(row) for row in first.tolist()])
+
+
+def dirichlet(alpha):
+    gammas = torch._standard_gamma(F.elu(alpha) + 1)
+    return gammas / gammas.sum(-1, keepdim=True)
+
+
+def uniform_paths(alpha):
+    """Both edges stay, as a node keeps two; on each an operation that is not none."""
+    torch.randperm(2)
+    drawn = noise(alpha)
+    drawn[:, 0] = -math.inf
+    best = drawn.argmax(-1)
+    return Paths(F.one_hot(best, 3).to(alpha), [[int(column)] for column in best])
+
+
+RELAXED = {
+    "gdas": gdas,
+    "proxyless": proxyless,
+    "snas": lambda alpha: gumbel(alpha, 1.0 * 0.03**PROGRESS),
+    "drnas": dirichlet,
+    "drnas_progressive": dirichlet,
+    "fair_darts": lambda alpha: 1 / (1 + (-alpha).exp()),
+    "random_weight_sharing": uniform_paths,
+}
+
+
+def mixture_of(method, alpha):
+    """By cell type the weights of the columns that the supernet is called with."""
+    found = {}
+    for kind in ("normal", "reduction"):
+        weights = RELAXED.get(method, softmax)(alpha[kind])
+        if method == "darts_minus":
+            weights = torch.cat([weights, torch.full((2, 1), 1 - PROGRESS, dtype=weights.dtype)], 1)
+        if method in ("pc_darts", "drnas_progressive"):
+            weights = torch.cat([weights, torch.ones(2, 1, dtype=weights.dtype)], 1)
+            weights = weights * softmax(alpha[f"edges/{kind}"])[:, None]
+        found[kind] = weights
+    return found
+
+
+def penalty(method, alpha):
+    both = torch.cat([alpha["normal"], alpha["reduction"]])
+    if method == "beta_darts":
+        return 50.0 * PROGRESS * both.exp().sum(-1).log().mean()
+    if method == "fair_darts":
+        return -10.0 * ((1 / (1 + (-both).exp()) - 0.5) ** 2).mean()
+    if method in ("drnas", "drnas_progressive"):  # KL to Dirichlet(1) in closed form
+        c = F.elu(both) + 1
+        total = c.sum(-1)
+        log_norm = torch.lgamma(total) - torch.lgamma(c).sum(-1) - math.lgamma(3)
+        return 1e-3 * (log_norm + ((c - 1) * (torch.digamma(c) - torch.digamma(total)[:, None])).sum(-1)).sum()
+    return 0.0
+
+
+class Toy:
+    """A search before its first step, its two losses, and their slopes."""
+
+    def __init__(self, method, folder):
+        settings = composed("search", *TOY, f"method={method}", f"weight_optimiser.learning_rate={RATE}")
+        self.method, self.state = method, search.start_or_resume(settings, folder)
+        self.state.supernet.double()
+        for name, matrix in self.state.alpha.items():
+            draws = torch.Generator().manual_seed(len(name))
+            matrix.data = 0.5 * torch.randn(matrix.shape, generator=draws, dtype=torch.float64)
+        pair = (self.state.data.weights, self.state.data.architecture)
+        batches = [next(iter(half.shuffled(0))) for half in pair]
+        self.train, self.valid = (batch._replace(images=batch.images.double()) for batch in batches)
+        self.names = [name for name, _ in self.state.supernet.named_parameters()]
+        self.weights = [weight.detach().clone() for weight in self.state.supernet.parameters()]
+        self.alpha = {name: matrix.detach().clone().requires_grad_() for name, matrix in self.state.alpha.items()}
+        rows = list(self.alpha.values())
+        self.rows = rows
+
+    def loss_under(self, batch, weights, mixture):
+        named = dict(zip(self.names, weights, strict=True))
+        with frozen_statistics(self.state.supernet):
+            logits = functional_call(self.state.supernet, named, (batch.images, mixture))
+        return F.cross_entropy(logits, batch.labels)
+
+    def loss(self, batch, weights, penalised=False):
+        with self.state.noise("mixture of alpha"):
+            mixture = mixture_of(self.method, self.alpha)
+        return self.loss_under(batch, weights, mixture) + (penalty(self.method, self.alpha) if penalised else 0.0)
+
+    def slopes(self, loss, tensors):
+        return torch.autograd.grad(loss, tensors, materialize_grads=True)
+
+    def leaves(self, weights):
+        return [weight.detach().requires_grad_() for weight in weights]
+
+    def train_slopes(self, weights, tensors=None):
+        """Of the training loss, in alpha or in the weights."""
+        leaves = self.leaves(weights)
+        return self.slopes(self.loss(self.train, leaves), tensors or leaves)
+
+    def moved(self, direction, step):
+        return [w + step * d for w, d in zip(self.weights, direction, strict=True)]
+
+    def central(self, direction, tensors=None):
+        """The mixed derivative along a direction of the weights, by the paper's difference of 0.01 / norm."""
+        step = 0.01 / torch.cat([d.flatten() for d in direction]).norm()
+        ends = [self.train_slopes(self.moved(direction, signed), tensors) for signed in (step, -step)]
+        return [(a - b) / (2 * step) for a, b in zip(*ends, strict=True)]
+
+
+def hypergradient(toy):
+    if toy.method in ("darts_second_order", "r_darts"):  # equations 7 and 8 of Liu et al. 2019
+        slopes = toy.train_slopes(toy.weights)
+        unrolled = [w - RATE * (s + DECAY * w) for w, s in zip(toy.weights, slopes, strict=True)]
+        leaves = toy.leaves(unrolled)
+        both = toy.slopes(toy.loss(toy.valid, leaves, True), [*toy.rows, *leaves])
+        implicit = toy.central(both[len(toy.rows) :], toy.rows)
+        return [d - RATE * i for d, i in zip(both, implicit, strict=False)]
+    if toy.method == "idarts":  # equation 9 of Zhang et al. 2021: v + (I - lr H) v + (I - lr H)^2 v
+        leaves = toy.leaves(toy.weights)
+        both = toy.slopes(toy.loss(toy.valid, leaves, True), [*toy.rows, *leaves])
+        terms = [list(both[len(toy.rows) :])]
+        for _ in range(2):
+            product = toy.central(terms[-1])
+            terms.append([v - RATE * h for v, h in zip(terms[-1], product, strict=True)])
+        total = [sum(parts) for parts in zip(*terms, strict=True)]
+        return [d - RATE * i for d, i in zip(both, toy.central(total, toy.rows), strict=False)]
+    return toy.slopes(toy.loss(toy.valid, toy.weights, True), toy.rows)
+
+
+def training_mixture(toy):
+    """What the weights train under: the relaxation's draw of this step, perturbed where the method does."""
+    with torch.no_grad(), toy.state.noise("mixture"):
+        mixture = mixture_of(toy.method, {name: matrix.detach() for name, matrix in toy.state.alpha.items()})
+    epsilon = 0.03 + 0.27 * PROGRESS
+    if toy.method == "sdarts_rs":
+        with toy.state.noise("perturbation"):
+            mixture = {kind: m + epsilon * (2 * torch.rand_like(m) - 1) for kind, m in mixture.items()}
+        mixture = {kind: m.clamp(0, 1) / m.clamp(0, 1).sum(-1, keepdim=True) for kind, m in mixture.items()}
+    if toy.method == "sdarts_adv":
+        mixture = adversarial(toy, mixture, epsilon)
+    return mixture
+
+
+def adversarial(toy, mixture, epsilon):
+    """Seven signed steps of 2 epsilon / 7 up the training loss in evaluation mode, projected, undone unless it rose."""
+    toy.state.supernet.eval()
+    named = dict(zip(toy.names, toy.weights, strict=True))
+
+    def loss(other):
+        return F.cross_entropy(functional_call(toy.state.supernet, named, (toy.train.images, other)), toy.train.labels)
+
+    moved = dict(mixture)
+    for _ in range(7):
+        leaves = {kind: m.detach().requires_grad_() for kind, m in moved.items()}
+        slopes = torch.autograd.grad(loss(leaves), list(leaves.values()))
+        stepped = {k: m.detach() + 2 * epsilon / 7 * s.sign() for (k, m), s in zip(leaves.items(), slopes, strict=True)}
+        moved = {k: m.clamp(mixture[k] - epsilon, mixture[k] + epsilon) for k, m in stepped.items()}
+    moved = {kind: m.clamp(0, 1) / m.clamp(0, 1).sum(-1, keepdim=True) for kind, m in moved.items()}
+    rose = bool(loss(moved) > loss(mixture))
+    toy.state.supernet.train()
+    return moved if rose else mixture
+
+
+def weight_slopes(toy, mixture):
+    leaves = toy.leaves(toy.weights)
+    if toy.method != "lambda_darts":
+        return torch.autograd.grad(toy.loss_under(toy.train, leaves, mixture), leaves, materialize_grads=True)
+    cells = mixture["normal"].expand(2, -1, -1).clone().requires_grad_()  # four cells, two of them normal
+    loss = toy.loss_under(toy.train, leaves, {**mixture, "normal": cells})
+    *plain, by_cell = torch.autograd.grad(loss, [*leaves, cells], materialize_grads=True)
+    rows = by_cell.detach().flatten(1).requires_grad_()
+    (direction,) = torch.autograd.grad(F.cosine_similarity(rows[0], rows[1], dim=0), rows)
+    direction, step = direction.view_as(cells), 1e-4 / direction.norm()
+    ends = []
+    for signed in (step, -step):
+        shifted = {**mixture, "normal": cells.detach() + signed * direction}
+        ends.append(torch.autograd.grad(toy.loss_under(toy.train, leaves, shifted), leaves, materialize_grads=True))
+    factor = 0.25 * PROGRESS / (2 * step)
+    return [p - factor * (a - b) for p, a, b in zip(plain, *ends, strict=True)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_is_that_of_the_papers_formulas(method, tmp_path):
+    toy = Toy(method, tmp_path)
+    frozen = method in ("darts_pt_fixed", "random_weight_sharing")
+    stage = toy.state.stage
+    assert (stage.frozen == 1.0) == frozen
+    if not frozen:
+        slopes = hypergradient(toy)
+        decayed = [s + ALPHA_DECAY * a.detach() for s, a in zip(slopes, toy.rows, strict=True)]
+        adam = [a.detach() - ALPHA_RATE * g / (g.abs() + 1e-8) for a, g in zip(toy.rows, decayed, strict=True)]
+        search_steps.architecture_step(toy.state, toy.train, toy.valid, PROGRESS)
+        for found, expected, g in zip(toy.state.alpha.values(), adam, decayed, strict=True):
+            torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-6)
+            assert (g.abs() > 1e-7).any()  # signs that mean something
+        for (name, found), expected in zip(toy.state.alpha.items(), decayed, strict=True):
+            held = toy.state.architecture_optimiser.state[found]["exp_avg"] / (1 - 0.5)
+            torch.testing.assert_close(held, expected, rtol=1e-6, atol=1e-9, msg=name)
+
+    slopes = weight_slopes(toy, training_mixture(toy))
+    factor = min(1.0, CLIP / float(torch.cat([s.flatten() for s in slopes]).norm() + 1e-6))
+    used = [bool(s.abs().sum() > 0) for s in slopes]
+    search_steps.weight_step(toy.state, toy.train, toy.valid, PROGRESS)
+    rate = toy.state.weight_optimiser.param_groups[0]["lr"]
+    assert rate == RATE and any(used)
+    triples = zip(toy.names, toy.state.supernet.parameters(), toy.weights, slopes, used, strict=True)
+    for name, found, w, s, there in triples:
+        expected = w - RATE * (factor * s + DECAY * w)
+        if not there and torch.equal(found, w):
+            continue  # an operation that was not computed has no gradient, and does not decay either
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-8, atol=1e-10, msg=name)
