@@ -88,8 +88,6 @@ class CorrelateSettings(EvaluationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = "a file, or give results=[FOLDER,...]"
-        require(bool(self.results) or bool(self.benchmark.table), "benchmark.table", self.benchmark.table, allowed)
         require(3 <= self.samples <= 100_000, "samples", self.samples, "from 3 to 100000")
 
 

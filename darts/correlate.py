@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from darts import commands, config, errors
-from darts.errors import UserError
+from darts.errors import UserError, require
 from darts.genotype import Genotype, from_json
 from darts.seeding import python_generator
 from darts.variation import canonical, ordered
@@ -70,6 +70,9 @@ def measure(settings: commands.CorrelateSettings, folder: Path) -> Points:
     from darts.nasbench201 import truth
     from darts.record import environment, write_json
 
+    allowed = "a file, or give results=[FOLDER,...]"
+    given = bool(settings.results) or bool(settings.benchmark.table)
+    require(given, "benchmark.table", settings.benchmark.table, allowed)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     loop, table = settings.search, truth(settings.benchmark, settings.space)
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
