@@ -86,6 +86,11 @@ class Batches:
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))
         return self._plain(self.indices[order])
 
+    def of(self, batch_size: int) -> Batches:
+        """The same images in batches of another size; `UserError` for more than there are."""
+        size = _fitting(batch_size, self.indices, "train")
+        return Batches(self.images, self.indices, size, self.preparation, self.seed)
+
     def first(self, images: int) -> Batch:
         """The first so many images of `mixed` as one batch."""
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))

@@ -14,6 +14,10 @@ class UserError(Exception):
     """A mistake that the person who typed the command can mend; its text names setting, value and what is allowed."""
 
 
+class NotFiniteError(UserError):
+    """A training whose loss is no longer a number."""
+
+
 def require(holds: bool, setting: str, value: object, allowed: str) -> None:
     """Raise `UserError` naming the setting, its value and what is allowed, unless `holds`."""
     if not holds:

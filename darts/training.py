@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.data import Batch
-from darts.errors import UserError
+from darts.errors import NotFiniteError
 from darts.settings import ArchitectureOptimiser, CosineUnit, WeightOptimiser
 
 
@@ -137,7 +137,7 @@ def stop_unless_finite(figures: dict[str, float], epoch: int, learning_rate: flo
     """Raise `UserError` where a mean of an epoch is NaN or infinite."""
     for name, value in figures.items():
         if not math.isfinite(value):
-            raise UserError(
+            raise NotFiniteError(
                 f"epoch {epoch + 1}: {name} is {value} at learning rate {learning_rate:.4g}; "
                 f"the checkpoint before it is kept; {remedy}"
             )

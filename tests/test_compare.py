@@ -15,7 +15,8 @@ import pytest
 
 from darts.compare import page, plan, report, tables
 from darts.compare.checklist import checklist
-from darts.compare.plan import RANDOM, SEARCHED, Search
+from darts.compare.plan import RANDOM, SEARCHED
+from darts.compare.searches import Search, flat
 from darts.compare.statistics import (
     bootstrap_interval,
     holm,
@@ -177,10 +178,14 @@ def test_a_searched_cell_of_another_space_than_the_random_ones_is_refused():
     assert len(plan.plan_trials(settings("searched=[nasnet]", "space=nasnet"), Path())) == 4
 
 
-def test_a_searchs_folder_is_called_by_method_own_settings_and_seed():
-    assert Search("darts", 3).name == "darts_seed3"
-    names = {Search(method, 0).name for method in ("darts", "darts search.epochs=1", "darts search.epochs=2")}
-    assert len(names) == 3 and all(re.fullmatch(r"darts(_[0-9a-f]{6})?_seed0", name) for name in names)
+def test_a_searchs_folder_is_called_by_method_settings_and_seed():
+    assert Search("darts search.epochs=1", 3, "abc").name == "darts_abc_seed3"
+
+
+def test_values_become_overrides_again():
+    values = {"search": {"epochs": 2}, "space": {"candidates": ["a", "it's"]}, "graphs": True, "x": None, "y": 0.5}
+    given = ["search.epochs=2", r"space.candidates=['a','it\'s']", "graphs=true", "x=null", "y=0.5"]
+    assert flat(values) == given
 
 
 COMPARED = ["-m", "darts.compare", *TINY_TRAIN, "train.epochs=1", "random.samples=3", "hydra.run.dir=out"]
@@ -220,6 +225,15 @@ def test_work_in_the_folder_is_not_done_again_and_missing_work_is(compared):
     after = json.loads((folder / "out" / "report.json").read_text())["outcomes"]
     assert done.returncode == 0 and [o["test_accuracy"] for o in after] == [o["test_accuracy"] for o in before]
     assert [file for file, time in times.items() if file.stat().st_mtime_ns != time] == [results[0]]
+
+
+def test_searches_of_other_settings_are_not_taken_for_these(compared, tmp_path):
+    folder, _ = compared
+    shutil.copytree(folder / "out", tmp_path / "out")
+    before = {place.name for place in (tmp_path / "out" / "searches").iterdir()}
+    done = run_command([*COMPARED, *SEARCHES, "+searches.search.initial_alpha=0.1"], tmp_path)
+    after = {place.name for place in (tmp_path / "out" / "searches").iterdir()}
+    assert done.returncode == 0 and before < after and len(after) == 2 * len(before)
 
 
 def test_another_launcher_gives_the_same_report(compared, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 from collections import Counter
@@ -18,7 +19,7 @@ from darts.blackbox.strategy import Pool, Request
 from darts.errors import UserError
 from darts.seeding import python_generator
 from darts.settings import Budget
-from tests.conftest import ROOT, TINY, composed, run_command
+from tests.conftest import ROOT, TINY, composed, run_command, space_of
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
 STRATEGIES = ["random", "local_search", "hill_climbing", "evolution", "genetic", "breadth_first", "depth_first",
@@ -216,3 +217,25 @@ def test_the_command_runs_and_its_result_can_be_retrained(tmp_path):
 def test_the_settings_are_those_of_the_methods_kind():
     assert isinstance(composed("search"), config.SearchSettings)
     assert isinstance(composed("search", "method=random"), config.BlackBoxSettings)
+
+
+def test_a_space_that_is_searched_ends_the_search():
+    space = space_of("small", 1, 2, ["skip_connect", "max_pool_3x3"])
+    method = composed("search", "method=random").method
+    scorer = Scorer(lambda genotype, share: (0.0, {}), exact=True)
+    asking = method.ask(Pool(space, space.sample, lambda genotype: True), python_generator(0, "strategy"))
+    given = exchange(asking, scorer, lambda key, request: Answer(0.0, {}, Cost()), Ledger(Budget(None, 1e9, None)))
+    assert len(list(given)) == space.count() == 16
+
+
+def test_a_score_that_is_no_number_is_refused_and_a_training_that_diverges_scores_nothing(tmp_path):
+    method = composed("search", "method=random").method
+    space = composed("search").space
+    asking = method.ask(Pool(space, space.sample, lambda genotype: True), python_generator(0, "strategy"))
+    scorer = Scorer(lambda genotype, share: (math.nan, {}))
+    with pytest.raises(UserError, match="is not a number"):
+        next(exchange(asking, scorer, lambda key, request: Answer(math.nan, {}, Cost()), Ledger(Budget(3, None, None))))
+    wild = ["evaluator.weight_optimiser.learning_rate=1e30", "evaluator.weight_optimiser.clip=inf"]
+    blackbox.run(composed("search", *TINY_SEARCH, "method=random", "budget.evaluations=2", *wild), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(line["score"], line["diverged"]) for line in lines] == [(0.0, 1.0)] * 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from darts.brief import validation_accuracy
 from darts.commands import BriefSettings, EvaluationSettings
 from darts.constraints import network_costs
 from darts.data import SearchData
-from darts.errors import UserError
+from darts.errors import NotFiniteError, UserError
 from darts.execution import placed
 from darts.genotype import Genotype
 from darts.nasbench201 import Table
@@ -29,6 +30,8 @@ from darts.network import build_network
 from darts.seeding import ambient
 from darts.settings import Evaluator, InheritedWeights, MultiObjective, ShortTraining, TableLookup, ZeroCost
 from darts.variation import canonical
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,18 @@ def short_training(how: ShortTraining, setting: Setting) -> Scorer:
 
     def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
         settings = training_settings(setting.settings, how, lasts(share))
+        data = dataclasses.replace(setting.data, weights=setting.data.weights.of(how.train.batch_size))
         folder = setting.folder / "evaluations" / f"{canonical(genotype)}_{lasts(share)}"
-        accuracy = validation_accuracy(settings, genotype, setting.data, folder, quiet=True)
+        try:
+            found: tuple[float, dict[str, float]] = (
+                validation_accuracy(settings, genotype, data, folder, quiet=True),
+                {},
+            )
+        except NotFiniteError as error:
+            log.warning("a training diverged, and scores 0: %s", error)
+            found = 0.0, {"diverged": 1.0}
         shutil.rmtree(folder, ignore_errors=True)  # the score is written down by the search
-        return accuracy, {}
+        return found
 
     return Scorer(score, lambda share: part * lasts(share), shares=True)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from darts.blackbox.budget import Cost, Ledger
 from darts.blackbox.strategy import Asking, Request
+from darts.errors import UserError
 from darts.genotype import Genotype
 from darts.variation import canonical, ordered
 
@@ -59,6 +61,8 @@ def exchange(
                 log.info("budget.%s is reached", ledger.reached)
                 return
             answer = evaluate(key, request)
+            if math.isnan(answer.score):
+                raise UserError(f"the score of {key} is not a number; choose another evaluator or lower its rates")
             ledger.charge(answer.cost)
             known[key] = answer.score
             yield request, answer

@@ -1,6 +1,5 @@
 """Compare searches with random sampling: python -m darts.compare [methods=[darts,evolution]] [random.samples=8] ..."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -27,16 +26,10 @@ def main(settings: DictConfig) -> float:
     failed = trials.run_all(typed, folder)
     outcomes = trials.outcomes(typed, folder)
     found = report.make_report(outcomes, config.identity(typed), trials.search_costs(typed, folder), failed)
-    histories = {
-        method: [
-            [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()]
-            for search in plan.plan_searches(typed)
-            if search.method == method and ((place := plan.search_folder(folder, search)) / "genotype.json").exists()
-        ]
-        for method in typed.methods
-    }
     cells = plan.found_cells(typed, folder)
-    text = page.write_report(found, folder, environment(choose_device(typed.device)), cells, histories)
+    text = page.write_report(
+        found, folder, environment(choose_device(typed.device)), cells, trials.histories(typed, folder)
+    )
     logging.getLogger("darts").info("\n%s\nreport: %s, %s", text, folder / "report.html", folder / "report.md")
     return min(verdict.corrected for verdict in found.verdicts)
 

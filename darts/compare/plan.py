@@ -13,27 +13,13 @@ from pathlib import Path
 
 from darts import retrain
 from darts.commands import CompareSettings, FinalSettings
+from darts.compare.searches import plan_searches, search_folder
 from darts.config import digest
 from darts.errors import UserError
 from darts.genotype import Genotype, from_json
 from darts.genotype_sources import find_genotype, newest_search, random_genotype
 
 SEARCHED, RANDOM = "searched", "random sampling"
-
-
-@dataclass(frozen=True)
-class Search:
-    """One search to run."""
-
-    method: str  # its name, and settings of its own after spaces
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """How its folder is called."""
-        label = self.method.split()[0]
-        own = "" if label == self.method else "_" + digest({"settings": self.method})[:6]
-        return f"{label}{own}_seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -45,16 +31,6 @@ class Trial:
     cell: str  # how the cell is called in the report
     genotype: Genotype
     seed: int
-
-
-def plan_searches(settings: CompareSettings) -> list[Search]:
-    """All searches, seed after seed, so that an interrupted comparison has all methods."""
-    return [Search(method, seed) for seed in settings.seeds for method in settings.methods]
-
-
-def search_folder(folder: Path, search: Search) -> Path:
-    """Where a search of the comparison lies."""
-    return folder / "searches" / search.name
 
 
 def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple[str, Genotype]]]:

@@ -9,42 +9,31 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, configure_log
-from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from darts import config as configuration
 from darts import retrain, search
 from darts.blackbox import search as blackbox
-from darts.commands import BlackBoxSettings, CompareSettings, SearchSettings
-from darts.compare.plan import (
-    Search,
-    Trial,
-    plan_searches,
-    plan_trials,
-    search_folder,
-    trial_name,
-    trial_settings,
-)
+from darts.commands import CompareSettings, SearchSettings
+from darts.compare.plan import Trial, plan_trials, trial_name, trial_settings
+from darts.compare.searches import plan_searches, planned_search, search_folder, search_settings, shown
 from darts.constraints import network_costs
 from darts.datasets import shape_of
 from darts.errors import UserError
 from darts.execution import choose_device
-from darts.genotype import Genotype
 from darts.nasbench201 import truth
 
 log = logging.getLogger(__name__)
-PASSED = ("dataset", "space", "device", "deterministic", "precision", "graphs", "runs", "benchmark", "experiment")
 
 
 @dataclass(frozen=True)
@@ -64,9 +53,7 @@ class Outcome:
 
 def check(settings: CompareSettings) -> None:
     """Refuse what the searches would refuse, before anything runs."""
-    for planned in plan_searches(settings):
-        search_settings(settings, planned)
-    if not settings.methods:
+    if not plan_searches(settings):
         plan_trials(settings, Path())
 
 
@@ -99,7 +86,7 @@ def _launched(names: Sequence[str], folder: Path, attempt: int) -> list[str]:
     given = [
         item for item in own.overrides.hydra if not item.startswith(("hydra.run.dir", "hydra.sweep", "hydra.mode"))
     ]
-    given += [f"hydra.sweep.dir={_shown(str(place))}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
+    given += [f"hydra.sweep.dir={shown(str(place))}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
     composed = hydra.compose_config(
         config_name=own.job.config_name,
         overrides=[*own.overrides.task, *given],
@@ -109,7 +96,7 @@ def _launched(names: Sequence[str], folder: Path, attempt: int) -> list[str]:
     context = HydraContext(config_loader=hydra.config_loader, callbacks=_callbacks(composed))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=run_trial, config=composed)
     task = [item for item in own.overrides.task if not item.startswith("trial=")]
-    jobs = [[*task, f"trial={_shown(name)}"] for name in names]
+    jobs = [[*task, f"trial={shown(name)}"] for name in names]
     done = sum(1 for _ in place.glob("*")) if place.exists() else 0
     returned = launcher.launch(jobs, initial_job_idx=done)
     configure_log(own.job_logging, own.verbose)  # type: ignore[arg-type]
@@ -137,9 +124,10 @@ def run_trial(config: DictConfig) -> float:
     kind, _, name = str(settings.trial).partition(":")
     if kind == "search":
         seed, _, method = name.partition(":")
-        planned = Search(method, int(seed))
-        log.info("\nsearch by %s, seed %d", planned.method, planned.seed)
-        run_search(settings, planned, search_folder(folder, planned))
+        log.info("\nsearch by %s, seed %s", method, seed)
+        planned = planned_search(settings, method, int(seed))
+        own, place = search_settings(settings, method, int(seed)), search_folder(folder, planned)
+        search.run(own, place) if isinstance(own, SearchSettings) else blackbox.run(own, place)
         return 0.0
     for trial in plan_trials(settings, folder):
         if trial_name(settings, trial) == name:
@@ -148,44 +136,6 @@ def run_trial(config: DictConfig) -> float:
             log.info("test accuracy %.2f%%", 100 * result["test_accuracy"])
             return 1 - float(result["test_accuracy"])
     raise UserError(f"trial is {settings.trial!r}; there is none of that name")
-
-
-def run_search(settings: CompareSettings, planned: Search, folder: Path) -> Genotype:
-    """Run a search of the comparison."""
-    typed = search_settings(settings, planned)
-    return search.run(typed, folder) if isinstance(typed, SearchSettings) else blackbox.run(typed, folder)
-
-
-def search_settings(settings: CompareSettings, planned: Search) -> SearchSettings | BlackBoxSettings:
-    """A search's own settings, with what it shares with the comparison; `UserError` where they make none."""
-    overrides = list(HydraConfig.get().overrides.task)
-    shared = [item for item in overrides if item.lstrip("+~").replace("/", ".").split("=")[0].split(".")[0] in PASSED]
-    method, *own = planned.method.split()
-    budget = [f"budget.{name}={'null' if value is None else value}" for name, value in vars(settings.budget).items()]
-    limited = any(value is not None for value in vars(settings.budget).values())
-    given = [*shared, f"method={method}", f"seed={planned.seed}", *(budget if limited else [])]
-    given += [] if settings.scored_by is None else [f"evaluator={settings.scored_by}"]
-    try:
-        composed = compose("search", [*given, *_flat(settings.searches, ""), *own])
-    except HydraException as error:
-        raise UserError(f"methods: {planned.method!r}: {' '.join(str(error).split())[:300]}") from None
-    return configuration.search_settings(composed)
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> list[str]:
-    """Nested values as Hydra's overrides."""
-    found = []
-    for key, value in values.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}={_shown(value)}"]
-    return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_shown, value))}]"
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def outcomes(settings: CompareSettings, folder: Path) -> list[Outcome]:
@@ -237,4 +187,15 @@ def search_costs(settings: CompareSettings, folder: Path) -> dict[str, list[dict
         if record.exists():
             cost = json.loads(record.read_text()).get("cost")
             found.setdefault(planned.method, []).extend([cost] if cost else [])
+    return found
+
+
+def histories(settings: CompareSettings, folder: Path) -> dict[str, list[list[dict[str, Any]]]]:
+    """By method the lines of each of its finished searches."""
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for planned in plan_searches(settings):
+        place = search_folder(folder, planned)
+        if (place / "genotype.json").exists():
+            lines = (place / "history.jsonl").read_text().splitlines()
+            found.setdefault(planned.method, []).append([json.loads(line) for line in lines])
     return found

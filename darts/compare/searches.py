@@ -1,0 +1,86 @@
+"""The searches of a comparison: which there are, and the settings that each is composed of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+
+from darts import config
+from darts.commands import BlackBoxSettings, CompareSettings, SearchSettings
+from darts.errors import UserError
+
+PASSED = ("dataset", "space", "device", "deterministic", "precision", "graphs", "runs", "benchmark", "experiment")
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search to run."""
+
+    method: str  # its name, and settings of its own after spaces
+    seed: int
+    protocol: str  # stands for all its settings
+
+    @property
+    def name(self) -> str:
+        """How its folder is called: equal names mean equal results."""
+        return f"{self.method.split()[0]}_{self.protocol}_seed{self.seed}"
+
+
+def plan_searches(settings: CompareSettings) -> list[Search]:
+    """All searches, seed after seed, so that an interrupted comparison has all methods."""
+    return [planned_search(settings, method, seed) for seed in settings.seeds for method in settings.methods]
+
+
+def planned_search(settings: CompareSettings, method: str, seed: int) -> Search:
+    """One of them; `UserError` where its settings make none."""
+    own = config.identity(search_settings(settings, method, seed))
+    return Search(method, seed, config.digest({key: value for key, value in own.items() if key != "seed"}))
+
+
+def search_folder(folder: Path, search: Search) -> Path:
+    """Where a search of the comparison lies."""
+    return folder / "searches" / search.name
+
+
+def search_settings(settings: CompareSettings, method: str, seed: int) -> SearchSettings | BlackBoxSettings:
+    """A search's own settings, with what it shares with the comparison; `UserError` where they make none."""
+    overrides = list(HydraConfig.get().overrides.task)
+    shared = [item for item in overrides if item.lstrip("+~").replace("/", ".").split("=")[0].split(".")[0] in PASSED]
+    budget = [f"budget.{name}={shown(value)}" for name, value in vars(settings.budget).items()]
+    limited = any(value is not None for value in vars(settings.budget).values())
+    scored = [] if settings.scored_by is None else [f"evaluator={settings.scored_by}"]
+    name, *own = method.split()
+    given = [*shared, f"method={name}", f"seed={seed}", *(budget if limited else []), *scored]
+    return _composed(method, (*given, *flat(settings.searches), *own))
+
+
+@functools.cache
+def _composed(method: str, overrides: tuple[str, ...]) -> SearchSettings | BlackBoxSettings:
+    try:
+        return config.search_settings(compose("search", list(overrides)))
+    except HydraException as error:
+        raise UserError(f"methods: {method!r}: {' '.join(str(error).split())[:300]}") from None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested values as Hydra's overrides."""
+    found = []
+    for key, value in values.items():
+        found += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}={shown(value)}"]
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as Hydra's overrides write it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
