@@ -9,6 +9,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from darts.interruption import Interrupted
+
+GO_ON = "the same command with the same hydra.run.dir goes on from here"
+
 
 class UserError(Exception):
     """A mistake that the person who typed the command can mend; its text names setting, value and what is allowed."""
@@ -34,7 +38,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
 
 
 def door(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2, a signal 128 + its number."""
 
     @functools.wraps(main)
     def guarded(*args: Any) -> Any:
@@ -44,8 +48,11 @@ def door(main: Callable[..., Any]) -> Callable[..., Any]:
             logging.getLogger("darts").debug("stopped by a mistake of the user", exc_info=True)
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except Interrupted as stopped:
+            print(f"\nstopped by {stopped} and saved; {GO_ON}", file=sys.stderr)
+            sys.exit(stopped.exit_code)
         except KeyboardInterrupt:
-            print("\nstopped; the same command with the same hydra.run.dir goes on from here", file=sys.stderr)
+            print(f"\nstopped at once; {GO_ON}", file=sys.stderr)
             sys.exit(130)
 
     return guarded

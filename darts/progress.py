@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from darts.checkpoint import Checkpoints, State
+from darts.interruption import heeded, stop_if_asked
 from darts.tracking import Tracker
 from darts.training import RunningMeans
 
@@ -54,10 +55,12 @@ class RunState:
 
     def epochs(self, last: int) -> Iterator[int]:
         """The epochs that are left; a checkpoint follows each."""
-        while self.epoch < last and not self.ended:
-            yield self.epoch
-            self.epoch, self.step, self.means = self.epoch + 1, 0, RunningMeans()
-            self.save()
+        with heeded():
+            while self.epoch < last and not self.ended:
+                yield self.epoch
+                self.epoch, self.step, self.means = self.epoch + 1, 0, RunningMeans()
+                self.save()
+                stop_if_asked()
 
     def steps(self, items: Iterable[T], steps: int) -> Iterator[T]:
         """Pass on what is left of an epoch's `steps` items, count them, and save when it is time."""
@@ -65,6 +68,8 @@ class RunState:
         for item in self.tracker.steps(items, self.epoch, self.step, steps):
             yield item
             self.step += 1
+            if self.step < steps:
+                stop_if_asked(self.save)
             if time.monotonic() - saved > 60 * self.minutes and self.step < steps:
                 self.save()
                 saved = time.monotonic()

@@ -29,6 +29,7 @@ from darts.execution import (
     ready_device,
 )
 from darts.genotype import Genotype, from_json, to_json
+from darts.lock import held
 from darts.network import Network, build_network, drop_path_scales
 from darts.progress import RunState
 from darts.record import environment, write_json
@@ -89,6 +90,11 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
     """Train and test a genotype's network; the same folder again goes on, or answers at once where it had ended."""
     if (folder / "result.json").exists():
         return finished(settings, genotype, folder)
+    with held(folder):
+        return _trained(settings, genotype, folder)
+
+
+def _trained(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
     state = start_or_resume(settings, genotype, folder)
     sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16 or memory.checkpoint_cells=true"

@@ -18,6 +18,7 @@ from darts.data import RawBatch, search_data
 from darts.errors import UserError
 from darts.execution import Graphed, Sums, memory_advice, ready_device
 from darts.genotype import Genotype, from_json, to_json
+from darts.lock import held
 from darts.mixture import Paths
 from darts.nasbench201 import truth
 from darts.record import environment, write_json
@@ -36,6 +37,11 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
     """Search a cell; the same folder again goes on where it was stopped, and answers at once where it had ended."""
     if (folder / "genotype.json").exists():
         return finished(settings, folder)
+    with held(folder):
+        return _searched(settings, folder)
+
+
+def _searched(settings: SearchSettings, folder: Path) -> Genotype:
     state = start_or_resume(settings, folder)
     sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16, memory.checkpoint_cells=true or engine=fused"

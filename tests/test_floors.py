@@ -11,7 +11,9 @@ import pytest
 from tests.conftest import ROOT
 
 FLOORS = [
+    ["interruption"],
     ["errors", "seeding"],
+    ["lock"],
     ["genotype", "settings", "mixture"],
     ["published", "spaces", "depthwise", "modules"],
     [

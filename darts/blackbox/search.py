@@ -28,6 +28,8 @@ from darts.data import SearchData, search_data
 from darts.errors import UserError
 from darts.execution import memory_advice, ready_device
 from darts.genotype import Genotype, from_json, to_json
+from darts.interruption import heeded
+from darts.lock import held
 from darts.nasbench201 import Table, truth
 from darts.record import environment, write_json
 from darts.seeding import python_generator
@@ -104,6 +106,11 @@ def run(settings: BlackBoxSettings, folder: Path) -> Genotype:
     """Search; the same folder again goes on where it was stopped, and answers at once where it had ended."""
     if (folder / "genotype.json").exists():
         return finished(settings, folder)
+    with held(folder), heeded():
+        return _searched(settings, folder)
+
+
+def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
     search = start_or_resume(settings, folder)
     digits = len(str(settings.budget.evaluations or ""))
     advice = f"lower evaluator.network ({settings.evaluator.network.channels} channels) or the evaluator's batch size"

@@ -1,0 +1,103 @@
+"""A polite stop loses nothing, and one folder has one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from darts import interruption, search
+from darts.errors import UserError
+from darts.interruption import Interrupted
+from darts.lock import held
+from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
+
+SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "checkpoint.minutes=inf"]
+FINAL = [str(ROOT / "train_final.py"), *TINY_TRAIN, "train.epochs=8", "genotype=darts_v2", "checkpoint.minutes=inf"]
+SCORES = [str(ROOT / "train_search.py"), *TINY_SEARCH, "method=random", "budget.evaluations=8",
+          "evaluator.network.channels=2", "evaluator.train.batch_size=16", "evaluator.train.epochs=4"]  # fmt: skip
+
+
+def started(command: list[str], folder: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def wait_for_a_line(file: Path, process: subprocess.Popen) -> None:
+    for _ in range(1200):
+        if process.poll() is not None or (file.exists() and file.read_bytes().count(b"\n")):
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "result"),
+    [
+        (SEARCH, signal.SIGTERM, "genotype.json"),
+        (SEARCH, signal.SIGUSR1, "genotype.json"),
+        (SEARCH, signal.SIGINT, "genotype.json"),
+        (FINAL, signal.SIGTERM, "curves.svg"),
+        (SCORES, signal.SIGTERM, "genotype.json"),
+    ],
+)
+def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_end(command, number, result, tmp_path):
+    process = started([*command, "hydra.run.dir=stopped"], tmp_path)
+    wait_for_a_line(tmp_path / "stopped" / "history.jsonl", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    assert f"stopped by {signal.Signals(number).name} and saved" in errors and "Traceback" not in errors
+    assert not (tmp_path / "stopped" / result).exists() and not (tmp_path / "stopped" / "lock").exists()
+    for folder in ("stopped", "whole"):
+        done = run_command([*command, f"hydra.run.dir={folder}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+    for name in ("history.jsonl", result):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_within_a_loop_signals_wait_and_outside_they_do_what_they_did():
+    before = signal.getsignal(signal.SIGTERM)
+    saved = []
+    with pytest.raises(Interrupted) as stopped, interruption.heeded():
+        interruption.stop_if_asked(lambda: saved.append("nothing was asked"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        with interruption.heeded():  # an inner loop leaves the outer one's handlers
+            pass
+        interruption.stop_if_asked(lambda: saved.append("saved"))
+    assert saved == ["saved"] and stopped.value.exit_code == 143 and str(stopped.value) == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+    with interruption.heeded():
+        interruption.stop_if_asked()  # what was received before is done with
+
+
+def test_a_second_interrupt_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path):
+    settings = composed("search", *TINY_SEARCH, "search.epochs=1")
+    with held(tmp_path), pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on .* since"):
+        search.run(settings, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    search.run(settings, tmp_path)
+
+
+def test_what_a_dead_process_held_is_free(tmp_path):
+    code = f"from pathlib import Path; from darts.lock import held\nwith held(Path({str(tmp_path)!r})): input()"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE)
+    wait_for_a_line(tmp_path / "lock", process)
+    with pytest.raises(UserError, match=f"in use by process {process.pid}"), held(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    assert (tmp_path / "lock").exists()
+    with held(tmp_path):
+        pass
