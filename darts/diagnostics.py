@@ -32,6 +32,11 @@ def search_figures(
     return figures | {f"changes/{kind}": changes(now[kind], before[kind]) for kind in now if before is not None}
 
 
+def collapsed(genotype: Genotype) -> bool:
+    """Whether more than half of the normal cell's edges are skip connections: the known end of a failed search."""
+    return 2 * genotype.skips() > len(genotype.cells["normal"].operations())
+
+
 def edge_lists(genotype: Genotype) -> dict[str, list[list[Any]]]:
     """By cell type the edges as [node, operation, input], as history.jsonl holds them."""
     return {

@@ -15,6 +15,7 @@ from darts.commands import SearchSettings
 from darts.config import digest, identity, refuse_other_settings
 from darts.constraints import CostModel
 from darts.data import RawBatch, search_data
+from darts.diagnostics import collapsed
 from darts.errors import UserError
 from darts.execution import Graphed, Sums, memory_advice, ready_device
 from darts.genotype import Genotype, from_json, to_json
@@ -175,6 +176,7 @@ def finish(state: SearchState, folder: Path) -> Genotype:
         "settings": digest(identity(settings)),
         "split": state.data.split.digest(),
         "supernet_valid_accuracy": last["valid/accuracy"],
+        "collapsed": collapsed(found),
         **({"costs": costs} if costs else {}),
         **({"table_accuracy": last["table/accuracy"]} if "table/accuracy" in last else {}),
     }
@@ -215,6 +217,10 @@ def announce(genotype: Genotype, folder: Path) -> None:
         log.info("%-9s cell: %s", kind, cell)
     if "table_accuracy" in genotype.provenance:
         log.info("true accuracy by the table: %.2f%%", genotype.provenance["table_accuracy"])
+    if genotype.provenance.get("collapsed"):
+        log.warning(
+            "the normal cell is mostly skip connections: a collapsed search; docs/methods.md has remedies"
+        )
     log.info("supernet accuracy %.1f%% on the architecture's half: no forecast of the cell's own accuracy", accuracy)
     log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
     log.info("next:   python train_final.py genotype=%s", folder)

@@ -11,8 +11,9 @@ import torch
 
 from darts import search, search_record
 from darts.constraints import CostModel
-from darts.diagnostics import changes, discrete_mixture, dominant_eigenvalue, entropy
+from darts.diagnostics import changes, collapsed, discrete_mixture, dominant_eigenvalue, entropy
 from darts.errors import UserError
+from darts.published import published
 from darts.relaxation import softmax
 from darts.search_state import plain_twin
 from darts.seeding import generator
@@ -141,3 +142,16 @@ def test_the_check_names_what_is_over_and_keeps_the_result(tmp_path):
         search.run(composed("search", *TINY_SEARCH, "constraints.parameters=10"), tmp_path)
     found = json.loads((tmp_path / "genotype.json").read_text())
     assert found["provenance"]["costs"]["parameters"] > 10
+
+
+def test_a_cell_of_skip_connections_is_a_collapse_and_the_published_one_is_not():
+    space = composed("search", "space=nasbench201").space
+    names = space.candidates
+    scores = {"normal": torch.zeros(6, len(names))}
+    scores["normal"][:4, names.index("skip_connect")] = 1
+    scores["normal"][4:, names.index("nor_conv_3x3")] = 1
+    discretisation = composed("search").method.discretisation
+    assert collapsed(discretisation.genotype(scores, space))
+    scores["normal"][3, names.index("nor_conv_3x3")] = 2
+    assert not collapsed(discretisation.genotype(scores, space))
+    assert not any(collapsed(published(name)) for name in ("darts_v1", "darts_v2", "pdarts"))
