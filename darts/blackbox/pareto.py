@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Line = Mapping[str, Any]
+UNITS = {
+    "parameters": (1e3, "parameters, thousands"),
+    "macs": (1e6, "multiply-adds, millions"),
+    "latency_ms": (1.0, "latency, ms"),
+}
 
 
 def dominates(first: Line, second: Line, costs: Sequence[str]) -> bool:
@@ -28,13 +33,12 @@ def front(lines: Sequence[Line], costs: Sequence[str]) -> list[Line]:
 def draw_front(lines: Sequence[Line], kept: Sequence[Line], costs: Sequence[str]) -> Figure:
     """Accuracy over each cost: all evaluations, and those on the front."""
     figure = new_figure(3.4 * len(costs), 3)
-    titles = {"parameters": "parameters", "macs": "multiply-adds", "latency_ms": "latency, ms"}
     for axes, name in zip(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0], costs, strict=True):
-        axes.plot([line[name] for line in lines], [100 * line["accuracy"] for line in lines], "o", color="#b0b0b0",
-                  markersize=4, label="evaluated")  # fmt: skip
-        axes.plot([line[name] for line in kept], [100 * line["accuracy"] for line in kept], "o", color="#d62728",
-                  markersize=5, label="on the front")  # fmt: skip
-        axes.set_xlabel(titles[name])
+        unit, title = UNITS[name]
+        for shown, colour, size, label in ((lines, "#b0b0b0", 4, "evaluated"), (kept, "#d62728", 5, "on the front")):
+            places = [line[name] / unit for line in shown], [100 * line["accuracy"] for line in shown]
+            axes.plot(*places, "o", color=colour, markersize=size, label=label)
+        axes.set_xlabel(title)
     figure.axes[0].set_ylabel("accuracy %")
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()

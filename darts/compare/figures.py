@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from darts.blackbox.pareto import front
+from darts.blackbox.pareto import UNITS, front
 from darts.compare.plan import RANDOM
 from darts.compare.report import Report, by_cell
 from darts.plotting import new_figure
@@ -52,8 +52,8 @@ def draw_sizes(report: Report) -> Figure:
     """Accuracy over parameters and over multiply-adds, the front of both marked."""
     figure = new_figure(7.5, 3.2)
     colour = colours(report)
-    panels = {"parameters": (1e3, "parameters, thousands"), "macs": (1e6, "multiply-adds, millions")}
-    for axes, (name, (unit, title)) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("parameters", "macs"), strict=True):
+        unit, title = UNITS[name]
         lines = [{"accuracy": 100 * o.test_accuracy, name: getattr(o, name) / unit} for o in report.outcomes]
         for group in report.groups:
             own = [line for line, o in zip(lines, report.outcomes, strict=True) if o.group == group.name]
