@@ -33,8 +33,8 @@ def search_figures(
 
 
 def collapsed(genotype: Genotype) -> bool:
-    """Whether more than a third of the normal cell's edges are skip connections: the known end of a failed search."""
-    return 3 * genotype.skips() > len(genotype.cells["normal"].operations())
+    """Whether half of the normal cell's edges or more are skip connections: the known end of a failed search."""
+    return 2 * genotype.skips() >= len(genotype.cells["normal"].operations())
 
 
 def edge_lists(genotype: Genotype) -> dict[str, list[list[Any]]]:

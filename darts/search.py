@@ -218,9 +218,7 @@ def announce(genotype: Genotype, folder: Path) -> None:
     if "table_accuracy" in genotype.provenance:
         log.info("true accuracy by the table: %.2f%%", genotype.provenance["table_accuracy"])
     if genotype.provenance.get("collapsed"):
-        log.warning(
-            "over a third of the normal cell is skip connections: a collapsed search; docs/methods.md has remedies"
-        )
+        log.warning("half of the normal cell or more is skip connections: a collapsed search; see docs/methods.md")
     log.info("supernet accuracy %.1f%% on the architecture's half: no forecast of the cell's own accuracy", accuracy)
     log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
     log.info("next:   python train_final.py genotype=%s", folder)
