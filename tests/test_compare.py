@@ -330,6 +330,17 @@ def test_a_report_of_fixed_results_is_stable_and_whole(tmp_path):
     )
 
 
+def test_equal_cells_are_drawn_once_and_not_all_of_many(tmp_path):
+    found, cells, histories = fixed()
+    draws, space = random.Random(1), composed("search").space
+    many = [(f"darts, seed {seed}", space.sample(draws)) for seed in range(12)]
+    page.write_report(
+        found, tmp_path, WHERE, {"darts": [*many, *many], "evolution": cells["evolution"][:1] * 3}, histories
+    )
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('<div class="cell">') == 8 + 1 and "darts found 4 more" in text
+
+
 def test_names_in_the_page_are_escaped(tmp_path):
     found = report.make_report(outcomes({"<script>x</script>": [0.9, 0.91]}, [0.8, 0.8]), {})
     page.write_report(found, tmp_path, WHERE, {}, {})

@@ -21,6 +21,7 @@ from darts.plotting import draw_cell, save_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SHOWN = 8  # cells of a group that are drawn
 TITLE = "Searched cells against random sampling"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -106,14 +107,16 @@ def _page(
 
 
 def _cells(cells: Mapping[str, Sequence[tuple[str, Genotype]]]) -> str:
+    """The different cells of every group, at most `SHOWN` of one."""
     parts = []
-    for named in cells.values():
-        for name, genotype in named:
-            images = "".join(
-                _image(draw_cell(cell, f"{kind} cell"), f"{kind} cell of {name}")
-                for kind, cell in genotype.cells.items()
-            )
+    for group, named in cells.items():
+        different = {genotype.digest(): (name, genotype) for name, genotype in reversed(named)}
+        for name, genotype in list(reversed(different.values()))[:SHOWN]:
+            drawn = {kind: draw_cell(cell, f"{kind} cell") for kind, cell in genotype.cells.items()}
+            images = "".join(_image(figure, f"{kind} cell of {name}") for kind, figure in drawn.items())
             parts.append(f'<div class="cell"><h3>{_text(name)}</h3>{images}</div>')
+        if len(different) > SHOWN:
+            parts.append(f'<p class="note">{_text(group)} found {len(different) - SHOWN} more.</p>')
     return f'<div class="cells">{"".join(parts)}</div>'
 
 
