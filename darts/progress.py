@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from darts.checkpoint import Checkpoints, State
+from darts.errors import NotFiniteError
 from darts.interruption import heeded, stop_if_asked
 from darts.tracking import Tracker
 from darts.training import RunningMeans
 
 T = TypeVar("T")
+LOOK_EVERY = 50  # steps between two looks at the sums; the CPU looks at every loss
+REMEDY = "no step was taken by it and the checkpoint before it is kept; lower weight_optimiser.learning_rate"
 
 
 @dataclass(kw_only=True)
@@ -44,7 +50,9 @@ class RunState:
             "timing": self.tracker.timing,
             "seconds": self.tracker.seconds() if self.step else 0.0,
         }
-        self.checkpoints.save({**self.contents(), **position})
+        contents = self.contents()
+        _require_finite(contents, "")
+        self.checkpoints.save({**contents, **position})
 
     def restore(self, plain: dict[str, Any]) -> None:
         """Go on from what `save` wrote."""
@@ -52,6 +60,15 @@ class RunState:
         self.epoch, self.step, self.ended = (plain["position"][name] for name in ("epoch", "step", "ended"))
         self.means = RunningMeans(plain["means"])
         self.tracker.restore(plain["history"], plain["timing"], plain["seconds"])
+
+    @contextmanager
+    def located(self, learning_rate: float) -> Iterator[None]:
+        """Within the block a number that is none is told with the step it came in."""
+        try:
+            yield
+        except NotFiniteError as error:
+            place = f"epoch {self.epoch + 1}, step {self.step + 1}, learning rate {learning_rate:.4g}"
+            raise NotFiniteError(f"{place}: {error}; {REMEDY}") from None
 
     def epochs(self, last: int) -> Iterator[int]:
         """The epochs that are left; a checkpoint follows each."""
@@ -68,8 +85,19 @@ class RunState:
         for item in self.tracker.steps(items, self.epoch, self.step, steps):
             yield item
             self.step += 1
+            if self.step % LOOK_EVERY == 0:
+                self.means.require_finite()
             if self.step < steps:
                 stop_if_asked(self.save)
             if time.monotonic() - saved > 60 * self.minutes and self.step < steps:
                 self.save()
                 saved = time.monotonic()
+
+
+def _require_finite(value: Any, name: str) -> None:
+    """Raise `NotFiniteError` naming a tensor that holds a NaN or an infinity."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _require_finite(inner, f"{name} {key}".strip())
+    elif isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+        raise NotFiniteError(f"{name} is not finite, and is not saved; {REMEDY}")

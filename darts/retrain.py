@@ -112,7 +112,9 @@ def train_epoch(state: TrainState) -> None:
         progress = (state.epoch + state.step / steps) / settings.train.epochs
         learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.train.epochs)
         set_learning_rate(state.optimiser, learning_rate)
-        for name, total in state.train_step(*raw, *drop_path(state, len(raw.labels))).items():
+        with state.located(learning_rate):
+            sums = state.train_step(*raw, *drop_path(state, len(raw.labels)))
+        for name, total in sums.items():
             state.means.add(name, total, len(raw.labels))
 
 

@@ -38,20 +38,16 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
     """Search a cell; the same folder again goes on where it was stopped, and answers at once where it had ended."""
     if (folder / "genotype.json").exists():
         return finished(settings, folder)
-    with held(folder):
-        return _searched(settings, folder)
-
-
-def _searched(settings: SearchSettings, folder: Path) -> Genotype:
-    state = start_or_resume(settings, folder)
     sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16, memory.checkpoint_cells=true or engine=fused"
-    with state.tracker.redirected(), memory_advice(advice):
-        for _ in state.epochs(state.tracker.epochs):
-            search_epoch(state)
-            record_epoch(state)
-            decide(state)
-    return finish(state, folder)
+    with held(folder), memory_advice(advice):
+        state = start_or_resume(settings, folder)
+        with state.tracker.redirected():
+            for _ in state.epochs(state.tracker.epochs):
+                search_epoch(state)
+                record_epoch(state)
+                decide(state)
+        return finish(state, folder)
 
 
 def search_epoch(state: SearchState) -> None:
@@ -73,7 +69,9 @@ def search_epoch(state: SearchState) -> None:
         done = torch.tensor(state.progress(steps), device=state.device)
         if moves not in state.actions:
             state.actions[moves] = Graphed(step_of(state, moves), settings.graphs)
-        for name, total in state.actions[moves](done, *train_raw, *valid_raw).items():
+        with state.located(learning_rate):
+            sums = state.actions[moves](done, *train_raw, *valid_raw)
+        for name, total in sums.items():
             state.means.add(name, total, len((valid_raw if name.startswith("architecture") else train_raw).labels))
 
 

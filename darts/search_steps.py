@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from darts.bilevel import Loss, Problem
@@ -17,7 +17,7 @@ from darts.execution import Sums, autocast, widened
 from darts.mixture import Mixture, Progress
 from darts.modules import frozen_statistics
 from darts.search_state import SearchState
-from darts.training import correct, step_down
+from darts.training import correct, require_finite, step_down
 from darts.weight_rules import WeightProblem
 
 
@@ -45,6 +45,8 @@ def architecture_step(state: SearchState, train_batch: Batch, valid_batch: Batch
     )
     with frozen_statistics(state.supernet):
         slopes, loss = state.settings.method.hypergradient(problem)
+    require_finite(loss, "the validation loss")
+    require_finite(nn.utils.get_total_norm(slopes), "the norm of alpha's gradient")
     for matrix, slope in zip(alpha, slopes, strict=True):
         matrix.grad = slope
     state.architecture_optimiser.step()
@@ -89,6 +91,7 @@ def weight_step(state: SearchState, batch: Batch, valid_batch: Batch | None = No
         progress=progress,
     )
     slopes, state.memory = method.weight_rule.slopes(problem, state.memory)
+    require_finite(first[0], "the training loss")
     frozen = state.supernet.marked(method.weight_rule.frozen(state.memory))
     step_down(state.weight_optimiser, weights, slopes, state.settings.weight_optimiser.clip, frozen)
     loss, logits = first

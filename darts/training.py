@@ -62,12 +62,30 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> None:
-    """One step down the gradient of a loss, whose norm over all parameters is clipped first."""
+    """One step down the gradient of a loss, whose norm over all parameters is clipped first; see `require_finite`."""
+    require_finite(loss, "the training loss")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    if math.isfinite(clip):
-        nn.utils.clip_grad_norm_(parameters, clip)
+    _clip(parameters, clip)
     optimiser.step()
+
+
+def require_finite(value: Tensor, what: str) -> None:
+    """Raise `NotFiniteError` where a number is NaN or infinite, so that no step is taken by it.
+
+    On the CPU alone: other devices would have to wait for the answer; there the sums are looked at now and then
+    (progress.py), and nothing that is not finite is ever saved.
+    """
+    if value.device.type == "cpu" and not math.isfinite(float(value.detach())):
+        raise NotFiniteError(f"{what} is {float(value.detach())}")
+
+
+def _clip(parameters: Iterable[Tensor], clip: float) -> None:
+    held = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in held if parameter.grad is not None])
+    require_finite(norm, "the norm of the weights' gradient")
+    if math.isfinite(clip):
+        nn.utils.clip_grads_with_norm_(held, clip, norm)
 
 
 def step_down(
@@ -80,8 +98,7 @@ def step_down(
     """One step along given slopes, clipped together; weights without one, or where `frozen` is true, stay."""
     for (name, weight), slope in zip(weights.items(), slopes, strict=True):
         weight.grad = slope.masked_fill(frozen[name], 0) if slope is not None and name in frozen else slope
-    if math.isfinite(clip):
-        nn.utils.clip_grad_norm_(weights.values(), clip)
+    _clip(weights.values(), clip)
     before = {name: weights[name].detach().clone() for name in frozen}
     optimiser.step()
     with torch.no_grad():
@@ -108,6 +125,12 @@ class RunningMeans:
     def means(self) -> dict[str, float]:
         """The means by name."""
         return {name: float(total) / self._images[name] for name, total in self._sums.items()}
+
+    def require_finite(self) -> None:
+        """Raise `NotFiniteError` naming the first that is NaN or infinite; waits for the device."""
+        for name, mean in self.means().items():
+            if not math.isfinite(mean):
+                raise NotFiniteError(f"{name} is {mean}")
 
     def state(self) -> dict[str, list[float]]:
         """Plain values from which the same means go on."""

@@ -127,7 +127,7 @@ def test_tensorboard_holds_what_it_should(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_search_and_names_it(tmp_path):
     settings = composed("search", *TINY_SEARCH, "weight_optimiser.learning_rate=1e30", "weight_optimiser.clip=inf")
-    with pytest.raises(UserError, match=r"epoch 1: .*/loss is (nan|inf) at learning rate .*lower weight_optimiser"):
+    with pytest.raises(UserError, match=r"epoch 1, step \d+, learning rate \S+: the .* is (nan|inf).*lower weight_o"):
         search.run(settings, tmp_path)
     assert not (tmp_path / "genotype.json").exists()
 
