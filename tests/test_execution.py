@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 
 import pytest
 import torch
 
-from darts import execution, retrain, search, search_steps
+from darts import retrain, search, search_steps
 from darts.errors import UserError
 from darts.execution import Graphed, check_execution, memory_advice, placed
 from darts.published import published
 from darts.settings import Precision
-from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
+from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed, run_command
 
 CPU = torch.device("cpu")
 
@@ -137,14 +136,15 @@ def test_a_step_that_is_not_recorded_runs_every_time(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="known to glibc alone")
-def test_freed_memory_is_kept_and_needs_no_fresh_pages():
-    def pages(keep: bool) -> int:
-        execution.keep_freed_memory(keep)
-        torch.zeros(10_000_000)  # 40 MB
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(10):
-            torch.zeros(10_000_000)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    by_default, kept = pages(False), pages(True)
+def test_freed_memory_is_kept_and_needs_no_fresh_pages(tmp_path):
+    """In processes of their own: what a process freed before stays with it."""
+    code = (
+        "import resource, sys, torch; from darts import execution\n"
+        "execution.keep_freed_memory(sys.argv[1] == 'keep')\n"
+        "for _ in range(20): torch.zeros(10_000_000)  # 40 MB; at first the heap grows\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): torch.zeros(10_000_000)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    by_default, kept = (int(run_command(["-c", code, how], tmp_path).stdout) for how in ("default", "keep"))
     assert kept < by_default / 10

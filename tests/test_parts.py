@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -277,7 +278,8 @@ SCORES = [[0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0
 def seen(epoch: int, left=None, scores=SCORES, memory=None, accuracy=None):
     left = {"normal": left or [[True] * 3 for _ in range(5)]}
     by_kind = {"normal": scores}
-    return schedule.Observation(epoch, SPACE, left, by_kind, by_kind, memory or {}, random.Random(0), accuracy)
+    judged = (accuracy, lambda genotype: 0.0)
+    return schedule.Observation(epoch, SPACE, left, by_kind, by_kind, memory or {}, random.Random(0), *judged)
 
 
 def test_stages_drop_the_weakest_candidates_at_their_ends():
@@ -332,3 +334,19 @@ def test_at_most_so_many_skips_and_a_threshold():
     assert str(cell) == "skip_connect 0, skip_connect 1; sep_conv_3x3 1, sep_conv_3x3 2"
     cell = Threshold(0.65).genotype({"normal": scores}, SPACE).cells["normal"]
     assert str(cell) == "skip_connect 0, skip_connect 1; skip_connect 0"
+
+
+def test_the_best_of_samples_is_the_genotype_of_highest_accuracy_and_chosen_before_the_last_epoch():
+    part = schedule.BestOfSamples(20)
+    drawn = []
+
+    def judged(genotype):
+        drawn.append(genotype)
+        return -abs(len(drawn) - 13)  # the thirteenth is the best
+
+    at = dataclasses.replace(seen(9), path_accuracy=judged)
+    left = part.decide(at, 10)[0]["normal"]
+    assert len(drawn) == 20 and part.stages(10, SPACE)[0].frozen == 1.0
+    there = {(edge, column) for edge, row in enumerate(left) for column, stays in enumerate(row) if stays}
+    assert there == set(SPACE.places(drawn[12].cells["normal"]))
+    assert part.decide(seen(8), 10)[0] == seen(8).left and part.decide(seen(10), 10)[0] == seen(10).left
