@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from darts.errors import require
 from darts.mixture import Progress
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

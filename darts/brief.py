@@ -23,9 +23,6 @@ def validation_accuracy(
     if saved is not None:
         refuse_other_settings(saved["settings"], retrain.protocol(settings, genotype), folder)
         state.restore(saved)
-    with state.tracker.redirected():
-        for _ in state.epochs(settings.train.epochs):
-            retrain.train_epoch(state)
-            retrain.record_epoch(state)
+    retrain.run_epochs(state)
     state.tracker.close()
     return evaluate(state.network, state.network, data.architecture.mixed())["accuracy"]

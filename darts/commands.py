@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from darts import bilevel
 from darts import weight_rules as rules
@@ -33,6 +33,14 @@ from darts.settings import (
     WeightOptimiser,
 )
 from darts.spaces import SearchSpace
+
+S = TypeVar("S")
+
+
+def taken_over(kind: type[S], settings: Any, **own: Any) -> S:
+    """Settings of a kind: `own`, and all else from other settings that have fields of the same names."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in own]  # type: ignore[arg-type]
+    return kind(**{name: getattr(settings, name) for name in names}, **own)
 
 
 @dataclass
@@ -111,8 +119,9 @@ class AnySearchSettings(EvaluationSettings):
 
     def narrowed(self) -> SearchSettings | BlackBoxSettings:
         """The same as the settings of the method's kind, with that kind's checks."""
-        kind = SearchSettings if isinstance(self.method, Method) else BlackBoxSettings
-        return kind(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        if isinstance(self.method, Method):
+            return taken_over(SearchSettings, self)
+        return taken_over(BlackBoxSettings, self)
 
 
 @dataclass

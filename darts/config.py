@@ -137,8 +137,6 @@ def typed(config: DictConfig, kind: type[T]) -> T:
         raise UserError(f"{error.full_key} is missing; give {error.full_key}=VALUE") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {' '.join(str(error).splitlines()[0].split())}") from None
-    if isinstance(settings, AnySearchSettings) and type(settings) is AnySearchSettings:
-        settings = settings.narrowed()
     assert isinstance(settings, kind)
     return settings
 

@@ -123,8 +123,7 @@ def network_costs(
     genotype: Genotype, size: NetworkSettings, shape: InputShape, device: torch.device, names: Iterable[str] = COSTS
 ) -> dict[str, float]:
     """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image."""
-    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
-    network.auxiliary = None
+    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
     image = _map(shape.channels, shape.size, device)
     return {name: _cost(name, placed(network, device), image) for name in names}
 

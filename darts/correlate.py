@@ -68,7 +68,7 @@ def measure(settings: commands.CorrelateSettings, folder: Path) -> Points:
     from darts.data import search_data
     from darts.execution import ready_device
     from darts.nasbench201 import truth
-    from darts.record import environment, write_json
+    from darts.record import append_line, environment, read_lines, refuse_other_run, write_json, write_lines
 
     allowed = "a file, or give results=[FOLDER,...]"
     given = bool(settings.results) or bool(settings.benchmark.table)
@@ -78,22 +78,18 @@ def measure(settings: commands.CorrelateSettings, folder: Path) -> Points:
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
     cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
     scorer = evaluator(settings.evaluator, Setting(settings, data, device, table, folder))
-    record = folder / "run.json"
-    if record.exists():
-        config.refuse_other_settings(json.loads(record.read_text())["settings"], config.identity(settings), folder)
-    write_json(record, {"settings": config.identity(settings), "environment": environment(device)})
+    refuse_other_run(folder, config.identity(settings))
+    write_json(folder / "run.json", {"settings": config.identity(settings), "environment": environment(device)})
     file = folder / "points.jsonl"
-    texts = file.read_text().splitlines(keepends=True) if file.exists() else []
-    known = {line["cell"]: line for line in (json.loads(text) for text in texts if text.endswith("\n"))}
+    known = {line["cell"]: line for line in read_lines(file)}
+    write_lines(file, known.values())
     points: Points = []
-    file.write_text("".join(text for text in texts if text.endswith("\n")))
     for number, (genotype, final) in enumerate(cells, start=1):
         name = ordered(genotype).digest()
         if name not in known:
             score = scorer.score(genotype, 1.0)[0]
             known[name] = {"cell": name, "score": score, "final": final}
-            with open(file, "a") as lines:
-                lines.write(json.dumps(known[name]) + "\n")
+            append_line(file, known[name])
         points.append(known[name])
         if number % max(1, len(cells) // 10) == 0:
             log.info("%d/%d cells scored", number, len(cells))

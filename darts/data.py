@@ -83,8 +83,7 @@ class Batches:
 
         Folders list their images class by class; where a batch's own statistics normalise it, it must hold all classes.
         """
-        order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))
-        return self._plain(self.indices[order])
+        return self._plain(self._mixed_indices())
 
     def of(self, batch_size: int) -> Batches:
         """The same images in batches of another size; `UserError` for more than there are."""
@@ -93,9 +92,11 @@ class Batches:
 
     def first(self, images: int) -> Batch:
         """The first so many images of `mixed` as one batch."""
-        order = torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))
-        (raw,) = self.images.batches([self.indices[order[:images]]])
+        (raw,) = self.images.batches([self._mixed_indices()[:images]])
         return self.preparation.plain(raw.images, raw.labels)
+
+    def _mixed_indices(self) -> Tensor:
+        return self.indices[torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))]
 
     def _plain(self, indices: Tensor) -> Iterator[Batch]:
         for raw in self.images.batches(self._chunks(indices)):

@@ -95,6 +95,10 @@ class Table:
         values = self._column(column)
         return int((values > values[self._row(genotype)]).sum()) + 1
 
+    def figures(self, genotype: Genotype, column: str) -> dict[str, float]:
+        """What is written down of a cell: its accuracy and rank."""
+        return {"table/accuracy": self.accuracy(genotype, column), "table/rank": self.rank(genotype, column)}
+
     def _row(self, genotype: Genotype) -> int:
         text = to_string(genotype)
         if text not in self.index:

@@ -134,7 +134,12 @@ def drop_path_scales(paths: int, batch: int, probability: float, generator: torc
     return kept / (1 - probability)
 
 
-def build_network(genotype: Genotype, cells: int, channels: int, stem_reductions: int, shape: InputShape) -> Network:
+def build_network(
+    genotype: Genotype, cells: int, channels: int, stem_reductions: int, shape: InputShape, auxiliary: bool = True
+) -> Network:
     """The network of a genotype with the published skeleton of `cells` cells and `channels` first channels."""
     plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype))
-    return Network(genotype, plans, shape, stem_reductions)
+    network = Network(genotype, plans, shape, stem_reductions)
+    if not auxiliary:
+        network.auxiliary = None
+    return network

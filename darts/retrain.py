@@ -90,19 +90,20 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
     """Train and test a genotype's network; the same folder again goes on, or answers at once where it had ended."""
     if (folder / "result.json").exists():
         return finished(settings, genotype, folder)
-    with held(folder):
-        return _trained(settings, genotype, folder)
-
-
-def _trained(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
-    state = start_or_resume(settings, genotype, folder)
     sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16 or memory.checkpoint_cells=true"
-    with state.tracker.redirected(), memory_advice(advice):
-        for _ in state.epochs(settings.train.epochs):
+    with held(folder), memory_advice(advice):
+        state = start_or_resume(settings, genotype, folder)
+        run_epochs(state)
+        return finish(state, folder)
+
+
+def run_epochs(state: TrainState) -> None:
+    """The epochs that are left."""
+    with state.tracker.redirected():
+        for _ in state.epochs(state.settings.train.epochs):
             train_epoch(state)
             record_epoch(state)
-    return finish(state, folder)
 
 
 def train_epoch(state: TrainState) -> None:
@@ -259,9 +260,8 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
         described = read_state(path)
         size, shape = described["network"], InputShape(**described["input"])
         genotype = from_json(described["genotype"], origin=str(path))
-        network = build_network(genotype, size["cells"], size["channels"], size["stem_reductions"], shape)
-        if not size["auxiliary"]:
-            network.auxiliary = None
+        sizes = size["cells"], size["channels"], size["stem_reductions"]
+        network = build_network(genotype, *sizes, shape, size["auxiliary"])
         network.load_state_dict(described["weights"])
     except DamagedFileError as error:
         raise UserError(f"weights: {error}") from None
@@ -297,11 +297,8 @@ def announce(result: Result, folder: Path) -> None:
 
 
 def _network(settings: FinalSettings | BriefSettings, genotype: Genotype, shape: InputShape) -> Network:
-    size = settings.network
-    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
-    if settings.train.auxiliary_weight == 0:
-        network.auxiliary = None
-    return network
+    size, auxiliary = settings.network, settings.train.auxiliary_weight > 0
+    return build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, auxiliary)
 
 
 def _test(dataset: Dataset, preparation: Preparation) -> Any:

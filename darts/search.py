@@ -22,7 +22,7 @@ from darts.genotype import Genotype, from_json, to_json
 from darts.lock import held
 from darts.mixture import Paths
 from darts.nasbench201 import truth
-from darts.record import environment, write_json
+from darts.record import announce_cells, environment, write_json
 from darts.schedule import Left, Observation
 from darts.search_record import record_epoch, recorded_genotype, selecting, valid_figures
 from darts.search_state import SearchState, go_on, new_state
@@ -209,14 +209,9 @@ def finished(settings: SearchSettings, folder: Path) -> Genotype:
 
 def announce(genotype: Genotype, folder: Path) -> None:
     """Say what was found, where it lies and what to type next."""
-    accuracy = 100 * genotype.provenance["supernet_valid_accuracy"]
-    log.info("")
-    for kind, cell in genotype.cells.items():
-        log.info("%-9s cell: %s", kind, cell)
-    if "table_accuracy" in genotype.provenance:
-        log.info("true accuracy by the table: %.2f%%", genotype.provenance["table_accuracy"])
+    warnings = []
     if genotype.provenance.get("collapsed"):
-        log.warning("half of the normal cell or more is skip connections: a collapsed search; see docs/methods.md")
-    log.info("supernet accuracy %.1f%% on the architecture's half: no forecast of the cell's own accuracy", accuracy)
-    log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
-    log.info("next:   python train_final.py genotype=%s", folder)
+        warnings.append("half of the normal cell or more is skip connections: a collapsed search; see docs/methods.md")
+    accuracy = 100 * genotype.provenance["supernet_valid_accuracy"]
+    about = f"supernet accuracy {accuracy:.1f}% on the architecture's half: no forecast of the cell's own accuracy"
+    announce_cells(genotype, folder, [*warnings, about])

@@ -64,9 +64,7 @@ def costly_figures(state: SearchState, genotype: Genotype, accuracy: float) -> I
                 (f"expected/{name}", float(value)) for name, value in state.costs.expected(state.scores()).items()
             )
     if state.table is not None:
-        column = settings.benchmark.column
-        yield "table/accuracy", state.table.accuracy(genotype, column)
-        yield "table/rank", state.table.rank(genotype, column)
+        yield from state.table.figures(genotype, settings.benchmark.column).items()
 
 
 def selecting(state: SearchState, genotype: Genotype) -> Mixture:

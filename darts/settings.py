@@ -280,7 +280,7 @@ class Rules:
     forbidden: list[str]  # and that none may have
     least_depth: int | None  # operations on the longest way from an input to the output
     most_depth: int | None
-    uniform: bool  # draw all valid cells alike, by drawing again; false: find one by going back, which never fails
+    uniform: bool  # draw all valid cells alike, by drawing again; false: find one by going back, which is quicker
 
     def __post_init__(self) -> None:
         for name in ("most_skips", "least_depth", "most_depth"):

@@ -6,7 +6,6 @@ timing.jsonl holds seconds and memory, which no two runs share.
 
 from __future__ import annotations
 
-import json
 import logging
 import resource
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from darts.checkpoint import write_bytes
+from darts.record import append_line, write_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +49,7 @@ class Tracker:
         """Go on after the given epochs: whatever a killed run wrote beyond them is dropped from the files."""
         self.history, self.timing, self.seconds_before = list(history), list(timing), seconds
         for name, lines in (("history.jsonl", self.history), ("timing.jsonl", self.timing)):
-            write_bytes(self.folder / name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            write_lines(self.folder / name, lines)
 
     def redirected(self) -> AbstractContextManager[None]:
         """Within the block log lines are printed above the progress bar instead of through it."""
@@ -85,8 +84,8 @@ class Tracker:
         self.seconds_before, self.epoch_start = 0.0, time.perf_counter()
         self.history.append({"epoch": epoch + 1, **figures, **(extra or {})})
         self.timing.append(timing)
-        self._append("history.jsonl", self.history[-1])
-        self._append("timing.jsonl", timing)
+        append_line(self.folder / "history.jsonl", self.history[-1])
+        append_line(self.folder / "timing.jsonl", timing)
         self.scalars(epoch, figures)
         self.scalars(epoch, {f"time/{name}": timing[name] for name in ("seconds", "step_ms", "memory_mb")})
         left = self._left(epoch + 1)
@@ -110,10 +109,6 @@ class Tracker:
     def close(self) -> None:
         """Write out what TensorBoard has not written yet."""
         self.writer.close()
-
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        with open(self.folder / name, "a") as file:
-            file.write(json.dumps(line) + "\n")
 
     def _left(self, done: int) -> str:
         if not self.timing:

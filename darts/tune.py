@@ -7,7 +7,7 @@ each trial's proposals depend on the trials before it and on the seed alone.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from darts.seeding import derive
 
 if TYPE_CHECKING:
     import optuna
+
+    from darts.data import SearchData
 
 config.register()
 log = logging.getLogger("darts")
@@ -55,15 +57,19 @@ def with_values(settings: DictConfig, values: dict[str, Any]) -> commands.TuneSe
     return config.typed(changed, commands.TuneSettings)
 
 
-def score(settings: commands.TuneSettings, folder: Path) -> float:
-    """Validation accuracy of a brief training."""
+def score(settings: commands.TuneSettings, folder: Path, opened: dict[str, SearchData]) -> float:
+    """Validation accuracy of a brief training; images that a trial has opened serve the next ones."""
     from darts.brief import validation_accuracy
     from darts.data import search_data
     from darts.execution import ready_device
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     genotype = find_genotype(settings.genotype, settings.space, settings.runs, settings.seed)
-    data = search_data(settings.dataset, settings.weight_share, settings.train.batch_size, settings.seed, device)
+    key, size = repr((settings.dataset, settings.weight_share)), settings.train.batch_size
+    if key not in opened:
+        opened.clear()  # one set of images at a time
+        opened[key] = search_data(settings.dataset, settings.weight_share, size, settings.seed, device)
+    data = dataclasses.replace(opened[key], weights=opened[key].weights.of(size))
     return validation_accuracy(settings, genotype, data, folder, quiet=True)
 
 
@@ -71,18 +77,17 @@ def run(settings: DictConfig, folder: Path) -> optuna.study.Study:
     """Ask for trials until there are as many as wanted."""
     import optuna
 
-    from darts.record import write_json
+    from darts.record import refuse_other_run, write_json
 
     typed = config.typed(settings, commands.TuneSettings)
     find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
-    record = folder / "run.json"
     present = {key: value for key, value in config.identity(typed).items() if key != "trials"}
-    if record.exists():
-        config.refuse_other_settings(json.loads(record.read_text())["settings"], present, folder)
-    write_json(record, {"settings": present})
+    refuse_other_run(folder, present)
+    write_json(folder / "run.json", {"settings": present})
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = f"sqlite:///{(folder / 'study.db').resolve()}"
     study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+    opened: dict[str, SearchData] = {}
     finished = optuna.trial.TrialState.COMPLETE
     for stopped in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)  # a killed run's; it is asked anew
@@ -90,7 +95,7 @@ def run(settings: DictConfig, folder: Path) -> optuna.study.Study:
         study.sampler = optuna.samplers.TPESampler(seed=derive(typed.seed, "tune", done) % 2**32)
         trial = study.ask()
         values = proposed(trial, typed.parameters)
-        accuracy = score(with_values(settings, values), folder / "trials" / f"{done}")
+        accuracy = score(with_values(settings, values), folder / "trials" / f"{done}", opened)
         study.tell(trial, accuracy)
         shown = ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
         best = max(accuracy, study.best_value)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from darts.genotype import Cell, Edge, Genotype
 from darts.spaces import SearchSpace
@@ -60,6 +60,16 @@ def all_genotypes(space: SearchSpace) -> Iterator[Genotype]:
     by_kind = [list(_all_cells(space, kind)) for kind in space.cell_types]
     for cells in itertools.product(*by_kind):
         yield Genotype(space.name, dict(zip(space.cell_types, cells, strict=True)))
+
+
+def node_choices(space: SearchSpace, kind: str, node: int, forbidden: Collection[str] = ()) -> list[tuple[Edge, ...]]:
+    """All that a node may become: a set of inputs, and on each an operation that may stand there."""
+    incoming, found = space.incoming(node), []
+    for sources in itertools.combinations(range(len(incoming)), space.kept(node)):
+        named = [_names(space, kind, incoming[source]) for source in sources]
+        for chosen in itertools.product(*([name for name in names if name not in forbidden] for names in named)):
+            found.append(tuple(Edge(name, source) for name, source in zip(chosen, sources, strict=True)))
+    return found
 
 
 def canonical(genotype: Genotype) -> str:
@@ -124,17 +134,7 @@ def _names(space: SearchSpace, kind: str, edge: int) -> list[str]:
 
 
 def _all_cells(space: SearchSpace, kind: str) -> Iterator[Cell]:
-    choices = []
-    for node in range(space.nodes):
-        incoming = space.incoming(node)
-        found = []
-        for sources in itertools.combinations(range(len(incoming)), space.kept(node)):
-            columns = [space.selectable(kind, incoming[source]) for source in sources]
-            for chosen in itertools.product(*columns):
-                pairs = zip(chosen, sources, strict=True)
-                found.append(tuple(Edge(space.candidates[column], source) for column, source in pairs))
-        choices.append(found)
-    for nodes in itertools.product(*choices):
+    for nodes in itertools.product(*(node_choices(space, kind, node) for node in range(space.nodes))):
         yield Cell(nodes, space.joined(), space.layout.inputs)
 
 

@@ -48,7 +48,8 @@ hypothesis.settings.load_profile("steady")
 def composed(command: str, *overrides: str):
     """The typed settings of a command, as its own entry point composes them."""
     with initialize_config_dir(config.CONF, version_base="1.3"):
-        return config.typed(compose(command, list(overrides)), SCHEMAS[command])
+        settings = config.typed(compose(command, list(overrides)), SCHEMAS[command])
+        return settings.narrowed() if command == "search" else settings
 
 
 def run_command(command: list[str], folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:

@@ -84,7 +84,7 @@ def test_uniform_draws_are_uniform_over_the_valid_cells(given):
     assert stats.chisquare([seen[digest] for digest in valid]).pvalue > 1e-3
 
 
-def test_a_rare_cell_is_found_and_uniformly():
+def test_a_rare_cell_is_found_and_not_always_the_same():
     space = space_of("rare", 3, 2, ["skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3", "avg_pool_3x3"])
     grown = Generator(space, rules(required=["skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3"],
                                    most_skips=1, least_depth=3, uniform=False))  # fmt: skip

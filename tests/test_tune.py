@@ -47,7 +47,7 @@ def test_a_stopped_study_goes_on_and_ends_the_same(known, tmp_path, monkeypatch)
     whole, calls = list(known), []
     known.clear()
 
-    def killed(settings, folder):
+    def killed(settings, folder, opened):
         calls.append(settings)
         if len(calls) == 4:
             raise KeyboardInterrupt  # a trial under way is left behind

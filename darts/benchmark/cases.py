@@ -17,7 +17,7 @@ from torchvision import transforms
 from darts import retrain, search
 from darts.benchmark.measure import Action
 from darts.bilevel import FiniteDifference, FirstOrder
-from darts.commands import BenchmarkSettings, FinalSettings, RunSettings, SearchSettings
+from darts.commands import BenchmarkSettings, FinalSettings, RunSettings, SearchSettings, taken_over
 from darts.cost import count_macs
 from darts.data import Batch, Batches, Preparation, SearchData, Split, TrainData
 from darts.datasets import ArrayImages
@@ -88,9 +88,7 @@ def search_states(settings: BenchmarkSettings, device: torch.device, folder: Pat
 
 def retraining_case(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Case:
     """A whole step of retraining: augmentation, drop-path, auxiliary head."""
-    names = {field.name for field in dataclasses.fields(FinalSettings)} - {"network", "weights"}
-    shared: Any = {name: getattr(settings, name) for name in names}
-    final = FinalSettings(**shared, network=settings.retrained, weights=None)
+    final = taken_over(FinalSettings, settings, network=settings.retrained, weights=None)
     genotype = published(settings.genotype)
     states = {}
     for name in (ORIGINAL, OURS):

@@ -11,7 +11,6 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from darts.blackbox.exchange import Scorer
 from darts.blackbox.inherited import path_accuracy, trained_supernet
 from darts.blackbox.proxies import PROXIES
 from darts.brief import validation_accuracy
-from darts.commands import BriefSettings, EvaluationSettings
+from darts.commands import BriefSettings, EvaluationSettings, taken_over
 from darts.constraints import network_costs
 from darts.data import SearchData
 from darts.errors import NotFiniteError, UserError
@@ -80,14 +79,14 @@ def short_training(how: ShortTraining, setting: Setting) -> Scorer:
 
 def training_settings(settings: EvaluationSettings, how: ShortTraining, epochs: int) -> BriefSettings:
     """The settings of a brief training within a search."""
-    own: dict[str, Any] = {"network": how.network, "weight_optimiser": how.weight_optimiser}
-    own |= {"train": dataclasses.replace(how.train, epochs=epochs)}
-    shared: dict[str, Any] = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(BriefSettings)
-        if field.name not in (*own, "weight_share")
-    }
-    return BriefSettings(**shared, **own, weight_share=settings.search.weight_share)
+    return taken_over(
+        BriefSettings,
+        settings,
+        network=how.network,
+        weight_optimiser=how.weight_optimiser,
+        train=dataclasses.replace(how.train, epochs=epochs),
+        weight_share=settings.search.weight_share,
+    )
 
 
 @evaluator.register
@@ -123,8 +122,7 @@ def zero_cost(how: ZeroCost, setting: Setting) -> Scorer:
 
     def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
         with ambient(setting.settings.seed, "weights"):
-            network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
-        network.auxiliary = None
+            network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
         return PROXIES[how.proxy](placed(network, setting.device).train(), batch), {}
 
     return Scorer(score)

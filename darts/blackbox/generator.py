@@ -19,7 +19,7 @@ from darts.errors import UserError, unknown
 from darts.genotype import Cell, Edge, Genotype
 from darts.settings import Rules
 from darts.spaces import SearchSpace
-from darts.variation import depth
+from darts.variation import depth, node_choices
 
 TRIES = 20_000  # fresh starts of a uniform draw
 STEPS = 200_000  # productions of a draw that goes back
@@ -53,7 +53,9 @@ class Generator:
                 if operation not in self.space.candidates:
                     raise unknown(f"rules.{name}: operation", operation, self.space.candidates)
         self._nodes = [(kind, node) for kind in self.space.cell_types for node in range(self.space.nodes)]
-        self._choices = [list(self._productions(kind, node)) for kind, node in self._nodes]
+        forbidden = self.rules.forbidden
+        self._choices = [node_choices(self.space, kind, node, forbidden) for kind, node in self._nodes]
+        self._checks = self._kept_rules()
         self._least = {limit.name: self._least_costs(limit) for limit in self.limits}
         for place, choices in zip(self._nodes, self._choices, strict=True):
             if not choices:
@@ -141,15 +143,6 @@ class Generator:
     def _reasons(self) -> str:
         return ", ".join(f"{name} ended {count:,} branches" for name, count in self.refused.most_common())
 
-    def _productions(self, kind: str, node: int) -> Iterator[tuple[Edge, ...]]:
-        """All that a node may become: a set of inputs, and on each an operation that is not forbidden."""
-        incoming, candidates = self.space.incoming(node), self.space.candidates
-        for sources in itertools.combinations(range(len(incoming)), self.space.kept(node)):
-            named = [[candidates[c] for c in self.space.selectable(kind, incoming[source])] for source in sources]
-            allowed = [[name for name in names if name not in self.rules.forbidden] for names in named]
-            for chosen in itertools.product(*allowed):
-                yield tuple(Edge(name, source) for name, source in zip(chosen, sources, strict=True))
-
     def _least_costs(self, limit: Limit) -> list[float]:
         """By number of nodes that are there, the least that the others can cost."""
         cheapest = [
@@ -164,12 +157,12 @@ class Generator:
 
     def _broken(self, grown: Grown) -> str | None:
         """The first rule that a beginning cannot keep any more; None where there is none."""
-        for name, keeps in self._checks().items():
+        for name, keeps in self._checks.items():
             if not keeps(grown):
                 return name
         return None
 
-    def _checks(self) -> dict[str, Callable[[Grown], bool]]:
+    def _kept_rules(self) -> dict[str, Callable[[Grown], bool]]:
         rules = self.rules
         checks: dict[str, Callable[[Grown], bool]] = {}
         if rules.most_skips is not None:

@@ -5,19 +5,16 @@ A stopped search goes on from history.jsonl: strategies ask again, and what stan
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from darts.checkpoint import write_bytes
 from darts.errors import UserError
+from darts.record import append_line, read_lines, write_lines
 from darts.tracking import peak_memory_mb
 
-log = logging.getLogger(__name__)
 Line = dict[str, Any]
 
 
@@ -28,7 +25,7 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder, self.device = folder, device
-        before, seconds = _lines(folder / "history.jsonl"), _lines(folder / "timing.jsonl")
+        before, seconds = read_lines(folder / "history.jsonl"), read_lines(folder / "timing.jsonl")
         whole = min(len(before), len(seconds))
         self.before = list(zip(before[:whole], seconds[:whole], strict=True))  # what a stopped search left
         self.asked: str | None = None  # the key of a new evaluation under way
@@ -36,7 +33,7 @@ class Journal:
         self.timing: list[Line] = []
         for name, lines in (("history.jsonl", before[:whole]), ("timing.jsonl", seconds[:whole])):
             if lines:
-                write_bytes(folder / name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+                write_lines(folder / name, lines)
         self.writer: Any = SummaryWriter(str(folder))
 
     def recall(self, key: str) -> tuple[Line, float] | None:
@@ -60,9 +57,8 @@ class Journal:
         line = {"evaluation": number, "key": self.asked, **line}
         self.history.append(line)
         self.timing.append(timing)
-        for name, value in (("history.jsonl", line), ("timing.jsonl", timing)):
-            with open(self.folder / name, "a") as file:
-                file.write(json.dumps(value) + "\n")
+        append_line(self.folder / "history.jsonl", line)
+        append_line(self.folder / "timing.jsonl", timing)
         self.scalars(number, {name: value for name, value in line.items() if isinstance(value, float)})
         self.scalars(number, {"time/seconds": timing["seconds"]})
 
@@ -74,18 +70,3 @@ class Journal:
     def close(self) -> None:
         """Write out what TensorBoard has not written yet."""
         self.writer.close()
-
-
-def _lines(path: Path) -> list[Line]:
-    """The whole lines of a file; a last line that a kill tore is dropped."""
-    if not path.exists():
-        return []
-    lines: list[Line] = []
-    texts = path.read_text().splitlines()
-    for number, text in enumerate(texts, start=1):
-        try:
-            lines.append(dict(json.loads(text)))
-        except (ValueError, TypeError):
-            if number < len(texts):
-                raise UserError(f"{path}: line {number} is damaged; remove the folder to start again") from None
-    return lines

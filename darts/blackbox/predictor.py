@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from darts.blackbox.strategies import Scored, value
-from darts.blackbox.strategy import Asking, Pool, Request, Strategy
+from darts.blackbox.strategies import value
+from darts.blackbox.strategy import Asking, Pool, Request, Scored, Strategy
 from darts.errors import require
 from darts.genotype import Genotype
 from darts.variation import canonical, one_hot, ordered, path_code

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from darts.blackbox.strategies import value
-from darts.blackbox.strategy import Asking, Pool, Request, Strategy
+from darts.blackbox.strategy import Asking, Pool, Strategy, scores
 from darts.errors import require
-from darts.genotype import Genotype
 
 
 @dataclass
@@ -49,11 +48,9 @@ class Hyperband(SuccessiveHalving):
 
 def bracket(pool: Pool, generator: random.Random, eta: int, rungs: int, number: int) -> Asking:
     """One bracket that begins with `number` random genotypes."""
-    alive: list[Genotype] = [pool.draw(generator) for _ in range(number)]
+    alive = pool.draws(number, generator)
     for rung in range(rungs):
         share = float(eta) ** (rung + 1 - rungs)
-        scored = []
-        for genotype in alive:
-            scored.append(((yield Request(genotype, share)), genotype))
+        scored = yield from scores(alive, share)
         keep = max(1, len(alive) // eta)
         alive = [genotype for _, genotype in sorted(scored, key=value, reverse=True)[:keep]]

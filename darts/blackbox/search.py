@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,7 +29,7 @@ from darts.genotype import Genotype, from_json, to_json
 from darts.interruption import heeded
 from darts.lock import held
 from darts.nasbench201 import Table, truth
-from darts.record import environment, write_json
+from darts.record import announce_cells, environment, refuse_other_run, stored_settings, write_json
 from darts.seeding import python_generator
 
 log = logging.getLogger(__name__)
@@ -93,13 +91,7 @@ class BlackBoxSearch:
 
     def _truth(self, genotype: Genotype) -> dict[str, float]:
         """What the table says of the best genotype so far, for the record alone."""
-        if self.table is None:
-            return {}
-        column = self.settings.benchmark.column
-        return {
-            "table/accuracy": self.table.accuracy(genotype, column),
-            "table/rank": self.table.rank(genotype, column),
-        }
+        return {} if self.table is None else self.table.figures(genotype, self.settings.benchmark.column)
 
 
 def run(settings: BlackBoxSettings, folder: Path) -> Genotype:
@@ -125,9 +117,7 @@ def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
 
 def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     """Build everything a search needs, in the open."""
-    record = folder / "run.json"
-    if record.exists():
-        refuse_other_settings(_stored(record), identity(settings), folder)
+    refuse_other_run(folder, identity(settings))
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     loop = settings.search
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
@@ -141,7 +131,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
         generator.draw if generator.bounded else settings.space.sample,
         generator.valid if generator.bounded else lambda genotype: True,
     )
-    write_json(record, {"settings": identity(settings), "environment": environment(device)})
+    write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
     write_bytes(folder / "split.json", data.split.to_json().encode())
     journal = Journal(folder, device)
     if journal.before:
@@ -166,6 +156,8 @@ def finish(search: BlackBoxSearch) -> Genotype:
     """Draw, and write genotype.json last: where it stands the search has ended."""
     settings, folder, journal = search.settings, search.folder, search.journal
     _, score, found = search._best()
+    ledger = search.ledger
+    spent = {"evaluations": ledger.evaluations, "epochs": round(ledger.epochs, 6)}
     provenance = {
         "method": settings.method.name,
         "dataset": settings.dataset.name,
@@ -173,8 +165,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
         "settings": digest(identity(settings)),
         "split": search.data.split.digest(),
         "score": score,
-        "evaluations": search.ledger.evaluations,
-        "epochs": round(search.ledger.epochs, 6),
+        **spent,
         **{f"table_{name.split('/')[1]}": value for name, value in search._truth(found).items()},
     }
     genotype = Genotype(found.space, found.cells, provenance)
@@ -185,14 +176,9 @@ def finish(search: BlackBoxSearch) -> Genotype:
         kept = front(journal.history, costs)
         write_json(folder / "pareto.json", kept)
         plotting.save_figure(draw_front(journal.history, kept, costs), folder / "cells" / "pareto")
-    cost: dict[str, Any] = {
-        "evaluations": search.ledger.evaluations,
-        "epochs": round(search.ledger.epochs, 6),
-        "seconds": round(search.ledger.seconds, 3),
-    }
-    write_json(folder / "run.json", {
-        "settings": identity(settings), "environment": environment(search.device), "cost": cost
-    })  # fmt: skip
+    cost = {**spent, "seconds": round(ledger.seconds, 3)}
+    record = {"settings": identity(settings), "environment": environment(search.device), "cost": cost}
+    write_json(folder / "run.json", record)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
     journal.close()
     return genotype
@@ -200,26 +186,13 @@ def finish(search: BlackBoxSearch) -> Genotype:
 
 def finished(settings: BlackBoxSettings, folder: Path) -> Genotype:
     """The genotype of a folder whose search has ended, unless it was one of other settings."""
-    refuse_other_settings(_stored(folder / "run.json"), identity(settings), folder)
+    refuse_other_settings(stored_settings(folder), identity(settings), folder)
     log.info("this search has ended before; nothing is changed")
     return from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
 
 
 def announce(genotype: Genotype, folder: Path) -> None:
     """Say what was found, where it lies and what to type next."""
-    log.info("")
-    for kind, cell in genotype.cells.items():
-        log.info("%-9s cell: %s", kind, cell)
-    known: Mapping[str, Any] = genotype.provenance
-    if "table_accuracy" in known:
-        log.info("true accuracy by the table: %.2f%%", known["table_accuracy"])
-    log.info("score %.4f after %d evaluations, %.3g epochs", known["score"], known["evaluations"], known["epochs"])
-    log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
-    log.info("next:   python train_final.py genotype=%s", folder)
-
-
-def _stored(record: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(record.read_text())["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{record} is damaged or missing; remove the folder to start again") from None
+    known = genotype.provenance
+    score = f"score {known['score']:.4f} after {known['evaluations']} evaluations, {known['epochs']:.3g} epochs"
+    announce_cells(genotype, folder, [score])

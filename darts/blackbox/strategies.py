@@ -1,6 +1,6 @@
 """The classic strategies over genotypes, each a screen: random, local, hill climbing, evolution, genetic, enumeration.
 
-All of them maximise. None remembers what it has asked: asking twice costs nothing (search.py).
+All of them maximise. None remembers what it has asked: asking twice costs nothing (exchange.py).
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-from darts.blackbox.strategy import Asking, Pool, Request, Strategy
+from darts.blackbox.strategy import Asking, Pool, Request, Scored, Strategy, scores
 from darts.errors import require
 from darts.genotype import Genotype
 from darts.variation import ordered
-
-Scored = tuple[float, Genotype]
 
 
 @dataclass
@@ -35,9 +33,7 @@ class LocalSearch(Strategy):
             here = pool.draw(generator)
             score = yield Request(here)
             while True:
-                scored = []
-                for other in shuffled(pool.neighbours(here), generator):
-                    scored.append(((yield Request(other)), other))
+                scored = yield from scores(shuffled(pool.neighbours(here), generator))
                 best = max(scored, key=value, default=(score, here))
                 if best[0] <= score:
                     break
@@ -82,10 +78,7 @@ class Evolution(Strategy):
         require(1 <= self.sample <= self.population, "method.sample", self.sample, allowed)
 
     def ask(self, pool: Pool, generator: random.Random) -> Asking:
-        alive: deque[Scored] = deque()
-        while len(alive) < self.population:
-            genotype = pool.draw(generator)
-            alive.append(((yield Request(genotype)), genotype))
+        alive = deque((yield from scores(pool.draws(self.population, generator))))
         while True:
             parent = max(generator.sample(alive, self.sample), key=value)[1]
             child = pool.mutation(parent, generator)
@@ -114,10 +107,7 @@ class Genetic(Strategy):
         require(0 <= self.mutation <= 1, "method.mutation", self.mutation, "from 0 to 1")
 
     def ask(self, pool: Pool, generator: random.Random) -> Asking:
-        alive: list[Scored] = []
-        while len(alive) < self.population:
-            genotype = pool.draw(generator)
-            alive.append(((yield Request(genotype)), genotype))
+        alive = yield from scores(pool.draws(self.population, generator))
         while True:
             children = sorted(alive, key=value, reverse=True)[: self.elite]
             while len(children) < self.population:

@@ -9,7 +9,7 @@ So a search that was stopped goes on by asking again: what is known already is a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +30,17 @@ class Request:
 Asking = Generator[Request, float, None]  # asks with requests, is told scores: the higher, the better
 
 
+Scored = tuple[float, Genotype]
+
+
+def scores(genotypes: Iterable[Genotype], share: float = 1.0) -> Generator[Request, float, list[Scored]]:
+    """Ask for all of them, one after the other: `scored = yield from scores(genotypes)`."""
+    scored = []
+    for genotype in genotypes:
+        scored.append(((yield Request(genotype, share)), genotype))
+    return scored
+
+
 @dataclass(frozen=True)
 class Pool:
     """The genotypes that a strategy may ask for: those that keep the rules."""
@@ -37,6 +48,10 @@ class Pool:
     space: SearchSpace
     draw: Callable[[random.Random], Genotype]
     valid: Callable[[Genotype], bool]
+
+    def draws(self, number: int, generator: random.Random) -> list[Genotype]:
+        """So many independent draws."""
+        return [self.draw(generator) for _ in range(number)]
 
     def neighbours(self, genotype: Genotype) -> list[Genotype]:
         """Those that differ at one place."""

@@ -7,13 +7,12 @@ paired; each random cell is a draw of its own.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from darts import retrain
-from darts.commands import CompareSettings, FinalSettings
-from darts.compare.searches import plan_searches, search_folder
+from darts.commands import CompareSettings, FinalSettings, taken_over
+from darts.compare.searches import finished_searches
 from darts.config import digest
 from darts.errors import UserError
 from darts.genotype import Genotype, from_json
@@ -36,16 +35,14 @@ class Trial:
 def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple[str, Genotype]]]:
     """By group the cells with their names; searches that failed are left out."""
     groups: dict[str, list[tuple[str, Genotype]]] = {}
+    found = list(finished_searches(settings, folder))
     for method in settings.methods:
-        own = [search for search in plan_searches(settings) if search.method == method]
-        files = [(search, search_folder(folder, search) / "genotype.json") for search in own]
-        cells = [
-            (f"{search.method}, seed {search.seed}", from_json(file.read_text(), origin=str(file)))
-            for search, file in files
-            if file.exists()
-        ]
-        if cells:
-            groups[method] = cells
+        files = {search.seed: place / "genotype.json" for search, place in found if search.method == method}
+        if files:
+            groups[method] = [
+                (f"{method}, seed {seed}", from_json(file.read_text(), origin=str(file)))
+                for seed, file in files.items()
+            ]
     if settings.searched:
         names = [str(newest_search(settings.runs).parent) if n == "latest" else n for n in settings.searched]
         groups[SEARCHED] = [(n, find_genotype(n, settings.space, settings.runs, settings.seed)) for n in names]
@@ -75,12 +72,7 @@ def plan_trials(settings: CompareSettings, folder: Path) -> list[Trial]:
 
 def trial_settings(settings: CompareSettings, trial: Trial) -> FinalSettings:
     """The retraining settings of a trial: the comparison's, with the pair's seed."""
-    shared = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(FinalSettings)
-        if field.name not in ("seed", "genotype", "weights")
-    }
-    return FinalSettings(**shared, seed=trial.seed, genotype=trial.cell, weights=None)
+    return taken_over(FinalSettings, settings, seed=trial.seed, genotype=trial.cell, weights=None)
 
 
 def trial_name(settings: CompareSettings, trial: Trial) -> str:

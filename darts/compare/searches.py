@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,14 @@ def planned_search(settings: CompareSettings, method: str, seed: int) -> Search:
 def search_folder(folder: Path, search: Search) -> Path:
     """Where a search of the comparison lies."""
     return folder / "searches" / search.name
+
+
+def finished_searches(settings: CompareSettings, folder: Path) -> Iterator[tuple[Search, Path]]:
+    """Those that have ended well, with their folders."""
+    for search in plan_searches(settings):
+        place = search_folder(folder, search)
+        if (place / "genotype.json").exists():
+            yield search, place
 
 
 def search_settings(settings: CompareSettings, method: str, seed: int) -> SearchSettings | BlackBoxSettings:

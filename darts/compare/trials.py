@@ -26,12 +26,20 @@ from darts import retrain, search
 from darts.blackbox import search as blackbox
 from darts.commands import CompareSettings, SearchSettings
 from darts.compare.plan import Trial, plan_trials, trial_name, trial_settings
-from darts.compare.searches import plan_searches, planned_search, search_folder, search_settings, shown
+from darts.compare.searches import (
+    finished_searches,
+    plan_searches,
+    planned_search,
+    search_folder,
+    search_settings,
+    shown,
+)
 from darts.constraints import network_costs
 from darts.datasets import shape_of
 from darts.errors import UserError
 from darts.execution import choose_device
 from darts.nasbench201 import truth
+from darts.record import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +67,8 @@ def check(settings: CompareSettings) -> None:
 
 def run_all(settings: CompareSettings, folder: Path) -> list[str]:
     """Run every trial that the folder lacks, searches first; returns the names of those that failed twice."""
-    searches = [s for s in plan_searches(settings) if not (search_folder(folder, s) / "genotype.json").exists()]
+    ended = [planned for planned, _ in finished_searches(settings, folder)]
+    searches = [planned for planned in plan_searches(settings) if planned not in ended]
     failed = launch([f"search:{s.seed}:{s.method}" for s in searches], folder)
     if settings.benchmark.table is not None:
         return failed
@@ -182,20 +191,14 @@ def _from_table(settings: CompareSettings, trials: Sequence[Trial]) -> list[Outc
 def search_costs(settings: CompareSettings, folder: Path) -> dict[str, list[dict[str, float]]]:
     """By method what each of its searches has spent: evaluations, epochs, seconds."""
     found: dict[str, list[dict[str, float]]] = {}
-    for planned in plan_searches(settings):
-        record = search_folder(folder, planned) / "run.json"
-        if record.exists():
-            cost = json.loads(record.read_text()).get("cost")
-            found.setdefault(planned.method, []).extend([cost] if cost else [])
+    for planned, place in finished_searches(settings, folder):
+        found.setdefault(planned.method, []).append(json.loads((place / "run.json").read_text())["cost"])
     return found
 
 
 def histories(settings: CompareSettings, folder: Path) -> dict[str, list[list[dict[str, Any]]]]:
-    """By method the lines of each of its finished searches."""
+    """By method the lines of each of its searches."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
-    for planned in plan_searches(settings):
-        place = search_folder(folder, planned)
-        if (place / "genotype.json").exists():
-            lines = (place / "history.jsonl").read_text().splitlines()
-            found.setdefault(planned.method, []).append([json.loads(line) for line in lines])
+    for planned, place in finished_searches(settings, folder):
+        found.setdefault(planned.method, []).append(read_lines(place / "history.jsonl"))
     return found
