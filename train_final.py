@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors
+from darts import config, errors, parallel
 
 config.register()
 
@@ -24,14 +24,17 @@ def main(settings: DictConfig) -> float:
     from darts import retrain
 
     if typed.weights is not None:
+        parallel.require_alone("weights=FILE")
         tested = retrain.evaluate_file(typed, Path(typed.weights))
         logging.getLogger("darts").info("test accuracy %.4f, test loss %.4f", tested["accuracy"], tested["loss"])
         return 1 - tested["accuracy"]
     folder = Path(HydraConfig.get().runtime.output_dir)
-    result = retrain.run(typed, genotype, folder)
+    with parallel.joined(typed.parallel, typed.device, typed.graphs):
+        folder = Path(parallel.said(str(folder)))
+        result = retrain.run(typed, genotype, folder)
     retrain.announce(result, folder)
     return 1 - result["test_accuracy"]
 
 
 if __name__ == "__main__":
-    main()
+    parallel.command(main)

@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors
+from darts import config, errors, parallel
 
 config.register()
 
@@ -20,15 +20,18 @@ def main(settings: DictConfig) -> float:
     if isinstance(typed, config.SearchSettings):
         from darts import search
 
-        genotype = search.run(typed, folder)
+        with parallel.joined(typed.parallel, typed.device, typed.graphs):
+            folder = Path(parallel.said(str(folder)))
+            genotype = search.run(typed, folder)
         search.announce(genotype, folder)
         return 1 - genotype.provenance["supernet_valid_accuracy"]
     from darts.blackbox import search as blackbox
 
+    parallel.require_alone(f"method={typed.method.name}")
     genotype = blackbox.run(typed, folder)
     blackbox.announce(genotype, folder)
     return -genotype.provenance["score"]
 
 
 if __name__ == "__main__":
-    main()
+    parallel.command(main)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from darts import parallel
 from darts.errors import require
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class FirstOrder(Hypergradient):
     def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
         weights = [weight.detach() for weight in problem.weights]  # so that no layer prepares for their gradients
         loss = problem.valid_loss(weights, problem.alpha)
-        return gradients(loss, problem.alpha), loss.detach()
+        return gradients(loss, problem.alpha), whole(loss)
 
 
 @dataclass
@@ -76,7 +77,7 @@ class FiniteDifference(Hypergradient):
         minus = self._gradient_at(problem, direction, -epsilon)
         # equation 7 with the product of equation 8: the difference is divided by (2 * epsilon) as a whole
         implicit = [(p - m) / (2 * epsilon) for p, m in zip(plus, minus, strict=True)]
-        return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], loss.detach()
+        return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], whole(loss)
 
     def _gradient_at(self, problem: Problem, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
         """The gradient in alpha of L_train at w + epsilon * direction; w is the original weights, not w'."""
@@ -109,10 +110,21 @@ def unrolled_weights(problem: Problem, differentiable: bool = False) -> list[Ten
 
 
 def gradients(loss: Tensor, tensors: Tensors, differentiable: bool = False) -> list[Tensor]:
-    """Gradients of a scalar; zeros for a tensor that it does not depend on."""
+    """Gradients of a loss; zeros for a tensor that it does not depend on. Of several processes each has a share."""
     import torch
 
-    return list(torch.autograd.grad(loss, list(tensors), create_graph=differentiable, materialize_grads=True))
+    own = torch.autograd.grad(loss, list(tensors), create_graph=differentiable, materialize_grads=True)
+    if differentiable:
+        from darts.synchronised import pooled
+
+        return [pooled(slope) for slope in own]
+    return parallel.summed(own)
+
+
+def whole(loss: Tensor) -> Tensor:
+    """The loss of the whole batch, without its history; of several processes each has a share of it."""
+    (total,) = parallel.summed([loss.detach()])
+    return total
 
 
 def _norm(tensors: Tensors) -> Tensor:
@@ -161,7 +173,7 @@ class Neumann(Hypergradient):
             vector = list(torch._foreach_sub(vector, torch._foreach_mul(product, problem.learning_rate)))
             torch._foreach_add_(total, vector)
         implicit = self._along(problem, total, in_weights=False)
-        return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], loss.detach()
+        return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], whole(loss)
 
     def _along(self, problem: Problem, direction: Tensors, in_weights: bool) -> list[Tensor]:
         """The change of L_train's gradient, in the weights or in alpha, along a direction of the weights."""

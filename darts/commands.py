@@ -24,6 +24,7 @@ from darts.settings import (
     MemorySettings,
     MultiObjective,
     NetworkSettings,
+    ParallelSettings,
     Precision,
     Rules,
     SearchLoop,
@@ -110,6 +111,7 @@ class AnySearchSettings(EvaluationSettings):
     constraints: ConstraintSettings
     rules: Rules
     budget: Budget
+    parallel: ParallelSettings  # where torchrun starts several processes
     for_method: str | None  # an experiment's settings are those of this method; others are refused
 
     def __post_init__(self) -> None:
@@ -188,6 +190,7 @@ class FinalSettings(RunSettings):
     genotype: str  # latest, random, a published name, or a path
     weights: str | None  # evaluate this file instead of training
     train: TrainLoop
+    parallel: ParallelSettings  # where torchrun starts several processes
 
 
 @dataclass

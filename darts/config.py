@@ -17,7 +17,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from darts import alpha_terms, beside, bilevel, channels, discretisation, perturbation, relaxation, schedule, stopping
+from darts import (
+    alpha_terms,
+    beside,
+    bilevel,
+    channels,
+    discretisation,
+    parallel,
+    perturbation,
+    relaxation,
+    schedule,
+    stopping,
+)
 from darts import weight_rules as rules
 from darts.blackbox import predictor, rungs, strategies
 from darts.commands import (
@@ -138,6 +149,8 @@ def typed(config: DictConfig, kind: type[T]) -> T:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {' '.join(str(error).splitlines()[0].split())}") from None
     assert isinstance(settings, kind)
+    if not hasattr(settings, "parallel"):
+        parallel.require_alone("this command")
     return settings
 
 
@@ -160,8 +173,8 @@ def search_settings(config: DictConfig) -> SearchSettings | BlackBoxSettings:
 
 # What may differ between two runs that are still the same experiment.
 _CIRCUMSTANCES = (
-    *("device", "engine", "graphs", "memory", "runs", "root", "download", "device_megabytes", "workers", "cache"),
-    *("checkpoint", "weights"),
+    *("device", "engine", "graphs", "memory", "parallel", "runs"),
+    *("root", "download", "device_megabytes", "workers", "cache", "checkpoint", "weights"),
 )
 
 

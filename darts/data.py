@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from darts import parallel
 from darts.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
 from darts.datasets import ImageSet, channel_statistics, open_test, open_training
 from darts.errors import require
@@ -61,7 +62,10 @@ class Preparation:
 
 
 class Batches:
-    """Some images of a set, in batches. Nothing in here changes: a position is (epoch, step), kept by the caller."""
+    """Some images of a set, in batches. Nothing in here changes: a position is (epoch, step), kept by the caller.
+
+    Of each batch a process gets its share (parallel.py).
+    """
 
     def __init__(self, images: ImageSet, indices: Tensor, batch_size: int, preparation: Preparation, seed: int):
         self.images = images
@@ -99,7 +103,7 @@ class Batches:
         return self.indices[torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))]
 
     def _plain(self, indices: Tensor) -> Iterator[Batch]:
-        for raw in self.images.batches(self._chunks(indices)):
+        for raw in self.images.batches([parallel.share(chunk) for chunk in self._chunks(indices)]):
             yield self.preparation.plain(raw.images, raw.labels)
 
     def shuffled(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[Batch]:
@@ -118,14 +122,14 @@ class Batches:
     def _one_pass(self, epoch: int, number: int, begin: int, end: int) -> Iterator[RawBatch]:
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "order", epoch, number))
         draws = augmentation_draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
-        chunks = self._chunks(self.indices[order])[begin:end]
+        chunks = [parallel.share(chunk) for chunk in self._chunks(self.indices[order])[begin:end]]
         for chunk, raw in zip(chunks, self.images.batches(chunks), strict=True):
             yield RawBatch(raw.images, raw.labels, draws[chunk])
 
     def _chunks(self, indices: Tensor) -> list[Tensor]:
-        """Batches of indices; a last single image joins the batch before it, since batch norm needs two."""
+        """Batches of indices; a last single image joins the batch before it, since batch norm needs two a process."""
         chunks = list(indices.split(self.batch_size))
-        if len(chunks) > 1 and len(chunks[-1]) == 1:
+        if len(chunks) > 1 and len(chunks[-1]) < 2 * parallel.processes():
             chunks[-2:] = [torch.cat(chunks[-2:])]
         return chunks
 
@@ -212,6 +216,9 @@ def test_batches(settings: Dataset, batch_size: int, preparation: Preparation) -
 def _fitting(batch_size: int, indices: Tensor, loop: str) -> int:
     allowed = f"at most {len(indices)}, the images there are for it"
     require(batch_size <= len(indices), f"{loop}.batch_size", batch_size, allowed)
+    least = 2 * parallel.processes()
+    allowed = f"at least {least}, two images for each of {parallel.processes()} processes"
+    require(parallel.processes() == 1 or batch_size >= least, f"{loop}.batch_size", batch_size, allowed)
     return batch_size
 
 

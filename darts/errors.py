@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -46,10 +47,12 @@ def door(main: Callable[..., Any]) -> Callable[..., Any]:
             return main(*args)
         except UserError as error:
             logging.getLogger("darts").debug("stopped by a mistake of the user", exc_info=True)
-            print(f"error: {error}", file=sys.stderr)
+            number = int(os.environ.get("RANK", "0"))  # under torchrun, this process's
+            print(f"process {number}: error: {error}" if number else f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except Interrupted as stopped:
-            print(f"\nstopped by {stopped} and saved; {GO_ON}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"\nstopped by {stopped} and saved; {GO_ON}", file=sys.stderr)
             sys.exit(stopped.exit_code)
         except KeyboardInterrupt:
             print(f"\nstopped at once; {GO_ON}", file=sys.stderr)

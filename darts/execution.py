@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from darts import parallel
 from darts.errors import UserError
 from darts.settings import Precision
 
@@ -25,6 +26,8 @@ def choose_device(name: str) -> torch.device:
         available += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         available.append("mps")
+    if parallel.processes() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # a GPU for each process of this machine
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if kind in available))
     if name not in available:
@@ -75,6 +78,8 @@ def ready_device(name: str, precision: Precision, graphs: bool, deterministic: b
     """The chosen device, checked against what is asked of it, with the process set up for it; else `UserError`."""
     device = choose_device(name)
     check_execution(device, precision, graphs)
+    if device.index is not None:
+        torch.cuda.set_device(device)
     set_determinism(deterministic)
     keep_freed_memory()
     return device

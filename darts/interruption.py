@@ -1,19 +1,21 @@
 """A polite stop: on SIGTERM, SIGUSR1 or Ctrl-C a loop ends its step and saves; the command exits with 128 + the signal.
 
-Clusters send SIGTERM or SIGUSR1 some time before they take a node away. A second Ctrl-C stops at once.
+Clusters send SIGTERM or SIGUSR1 some time before they take a node away. A second Ctrl-C stops at once. Where a launcher
+had a handler of its own for a signal (Slurm's requeue on SIGUSR2, say) that one is called once the run has saved.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 HEEDED = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 _received: list[int] = []
-_depth = 0
+_before: dict[int, Any] = {}  # by signal: what it did outside
 
 
 class Interrupted(BaseException):
@@ -26,28 +28,40 @@ class Interrupted(BaseException):
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Within the block the signals are remembered until `stop_if_asked`; elsewhere they do what they always do."""
-    global _depth
-    if _depth or threading.current_thread() is not threading.main_thread():
+    """Within the block the signals are remembered until `stop`; elsewhere they do what they always do."""
+    if _before or threading.current_thread() is not threading.main_thread():
         yield  # handlers belong to the main thread, and to the outermost loop
         return
-    before = {number: signal.signal(number, _remember) for number in HEEDED}
-    _depth += 1
+    requeue = getattr(signal, "SIGUSR2", None)
+    requeues = [requeue] if requeue and callable(signal.getsignal(requeue)) else []
+    _before.update({number: signal.signal(number, _remember) for number in (*HEEDED, *requeues)})
     try:
         yield
     finally:
-        _depth -= 1
         _received.clear()
-        for number, handler in before.items():
+        for number, handler in _before.items():
             signal.signal(number, handler)
+        _before.clear()
 
 
-def stop_if_asked(save: Callable[[], None] | None = None) -> None:
-    """Save and raise `Interrupted` where a signal has come; called where a run can go on from."""
-    if _received:
-        if save is not None:
-            save()
-        raise Interrupted(_received[0])
+def asked() -> int:
+    """The signal that has come, 0 for none."""
+    return _received[0] if _received else 0
+
+
+def stop(number: int) -> None:
+    """Where a signal has come (0: none), and a run has saved: raise `Interrupted`, or do what the launcher wanted.
+
+    A launcher's handler may end the process, or return: then the run goes on.
+    """
+    if not number:
+        return
+    _received.clear()
+    launchers = _before.get(number)
+    if callable(launchers) and launchers is not signal.default_int_handler:
+        launchers(number, None)
+    else:
+        raise Interrupted(number)
 
 
 def _remember(number: int, frame: FrameType | None) -> None:

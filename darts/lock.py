@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from darts import parallel
 from darts.errors import UserError
 
 
@@ -18,8 +19,12 @@ from darts.errors import UserError
 def held(folder: Path) -> Iterator[None]:
     """Hold a folder within the block; `UserError` naming the holder where another process holds it.
 
+    Where several processes are one run the first of them holds it for all.
     The system lets go of the lock when the process ends, however it ends, so what a dead one held is free.
     """
+    if not parallel.leading():
+        yield
+        return
     try:
         import fcntl
     except ImportError:  # a system without such locks

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from darts.bilevel import gradients, whole
 from darts.errors import require
 from darts.mixture import Progress
 
@@ -80,16 +81,16 @@ class AdversarialSmoothing(RandomSmoothing):
         epsilon = torch.as_tensor(self.epsilon(progress))
         moved = {kind: matrix.clone() for kind, matrix in mixture.items()}
         with torch.no_grad():
-            before = loss(mixture)
+            before = whole(loss(mixture))
         for _ in range(self.steps):
             leaves = {kind: matrix.detach().requires_grad_() for kind, matrix in moved.items()}
-            slopes = torch.autograd.grad(loss(leaves), list(leaves.values()))
+            slopes = gradients(loss(leaves), list(leaves.values()))
             for (kind, matrix), slope in zip(leaves.items(), slopes, strict=True):
                 stepped = matrix.detach() + slope.sign() * (2 * epsilon / self.steps)
                 moved[kind] = mixture[kind] + (stepped - mixture[kind]).clamp(-epsilon, epsilon)
         moved = dict(normalised(moved))
         with torch.no_grad():
-            rose = loss(moved) > before
+            rose = whole(loss(moved)) > before
         return {kind: torch.where(rose, matrix, mixture[kind]) for kind, matrix in moved.items()}
 
 

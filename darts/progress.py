@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from darts import parallel
 from darts.checkpoint import Checkpoints, State
-from darts.errors import NotFiniteError
-from darts.interruption import heeded, stop_if_asked
+from darts.errors import NotFiniteError, UserError
+from darts.interruption import asked, heeded, stop
 from darts.tracking import Tracker
 from darts.training import RunningMeans
 
@@ -45,20 +46,21 @@ class RunState:
         """Write a checkpoint from which the run goes on bit for bit."""
         position = {
             "position": {"epoch": self.epoch, "step": self.step, "ended": self.ended},
-            "means": self.means.state(),
+            "means": parallel.gathered(self.means.state()),
             "history": self.tracker.history,
             "timing": self.tracker.timing,
             "seconds": self.tracker.seconds() if self.step else 0.0,
         }
         contents = self.contents()
         _require_finite(contents, "")
-        self.checkpoints.save({**contents, **position})
+        if parallel.leading():
+            self.checkpoints.save({**contents, **position})
 
     def restore(self, plain: dict[str, Any]) -> None:
         """Go on from what `save` wrote."""
         self.take(plain)
         self.epoch, self.step, self.ended = (plain["position"][name] for name in ("epoch", "step", "ended"))
-        self.means = RunningMeans(plain["means"])
+        self.means = RunningMeans(_own_means(plain["means"]))
         self.tracker.restore(plain["history"], plain["timing"], plain["seconds"])
 
     @contextmanager
@@ -77,7 +79,7 @@ class RunState:
                 yield self.epoch
                 self.epoch, self.step, self.means = self.epoch + 1, 0, RunningMeans()
                 self.save()
-                stop_if_asked()
+                stop(int(parallel.largest([asked()])[0]))
 
     def steps(self, items: Iterable[T], steps: int) -> Iterator[T]:
         """Pass on what is left of an epoch's `steps` items, count them, and save when it is time."""
@@ -88,10 +90,29 @@ class RunState:
             if self.step % LOOK_EVERY == 0:
                 self.means.require_finite()
             if self.step < steps:
-                stop_if_asked(self.save)
-            if time.monotonic() - saved > 60 * self.minutes and self.step < steps:
-                self.save()
-                saved = time.monotonic()
+                due = time.monotonic() - saved > 60 * self.minutes
+                number, save = parallel.largest([asked(), due])  # all processes save and stop at the same step
+                if number or save:
+                    self.save()
+                    saved = time.monotonic()
+                stop(int(number))
+
+
+def _own_means(saved: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """This process's sums of those that were saved; where other processes saved them the first takes all.
+
+    `UserError` where the run was another with another number of processes.
+    """
+    if len(saved) == parallel.processes():
+        return saved[parallel.number()]
+    if not parallel.synchronised():
+        raise UserError(
+            f"this run was on {len(saved)} processes and is now on {parallel.processes()}, which is another experiment "
+            "with parallel.synchronised_batch_norm=false; start as many, or give another hydra.run.dir"
+        )
+    return {
+        name: [sum(one[name][at] for one in saved) if parallel.leading() else 0 for at in (0, 1)] for name in saved[0]
+    }
 
 
 def _require_finite(value: Any, name: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from darts import parallel
 from darts.checkpoint import write_bytes
 from darts.config import refuse_other_settings
 from darts.errors import UserError
@@ -94,6 +95,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": parallel.processes(),
         "source": _source(),
     }
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from darts import plotting
+from darts import parallel, plotting
+from darts.bilevel import whole
 from darts.checkpoint import Checkpoints, DamagedFileError, read_state, write_state
 from darts.commands import BriefSettings, FinalSettings
 from darts.config import digest, identity, refuse_other_settings
@@ -27,6 +27,7 @@ from darts.execution import (
     memory_advice,
     placed,
     ready_device,
+    widened,
 )
 from darts.genotype import Genotype, from_json, to_json
 from darts.lock import held
@@ -36,10 +37,12 @@ from darts.record import environment, write_json
 from darts.seeding import ambient, generator
 from darts.settings import Augmentation, Dataset
 from darts.spaces import InputShape
+from darts.synchronised import average_statistics, synchronise
 from darts.tracking import Tracker
 from darts.training import (
     correct,
     cosine_learning_rate,
+    cross_entropy,
     descend,
     evaluate,
     set_learning_rate,
@@ -88,7 +91,7 @@ def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dic
 
 def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
     """Train and test a genotype's network; the same folder again goes on, or answers at once where it had ended."""
-    if (folder / "result.json").exists():
+    if parallel.said((folder / "result.json").exists()):
         return finished(settings, genotype, folder)
     sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16 or memory.checkpoint_cells=true"
@@ -104,6 +107,7 @@ def run_epochs(state: TrainState) -> None:
         for _ in state.epochs(state.settings.train.epochs):
             train_epoch(state)
             record_epoch(state)
+            parallel.require_same("a weight", list(state.network.parameters()))
 
 
 def train_epoch(state: TrainState) -> None:
@@ -120,13 +124,15 @@ def train_epoch(state: TrainState) -> None:
 
 
 def drop_path(state: TrainState, batch: int) -> tuple[Tensor, ...]:
-    """This step's `drop_path_scales`, on the host; nothing where no path is dropped."""
+    """This step's `drop_path_scales` for `batch` images of this process, on the host; nothing where none is dropped."""
     train = state.settings.train
     if train.drop_path == 0:
         return ()
     probability = train.drop_path * state.epoch / train.epochs  # linear, moved once an epoch, as published
     draws = generator(state.settings.seed, "drop path", state.epoch, state.step)
-    return (drop_path_scales(state.network.paths(), batch, probability, draws),)
+    whole = int(parallel.totals([batch])[0])
+    scales = drop_path_scales(state.network.paths(), whole, probability, draws)
+    return (scales[:, parallel.share(torch.arange(whole))],)
 
 
 def train_step(state: TrainState, raw: RawBatch, scales: Tensor | None = None) -> Sums:
@@ -136,13 +142,14 @@ def train_step(state: TrainState, raw: RawBatch, scales: Tensor | None = None) -
     scales = None if scales is None else scales.to(preparation.device)
     with autocast(preparation.device, state.settings.precision):
         logits, auxiliary_logits = state.network.training_logits(batch.images, scales)
-    loss = F.cross_entropy(logits.float(), batch.labels)
+    loss = cross_entropy(widened(logits), batch.labels)
     total = loss
     if auxiliary_logits is not None:
-        total = loss + train.auxiliary_weight * F.cross_entropy(auxiliary_logits.float(), batch.labels)
+        total = loss + train.auxiliary_weight * cross_entropy(widened(auxiliary_logits), batch.labels)
     parameters = list(state.network.parameters())
     descend(state.optimiser, total, parameters, state.settings.weight_optimiser.clip)
-    return {"train/loss": loss.detach() * len(batch.labels), "train/accuracy": correct(logits, batch.labels)}
+    average_statistics(state.network)
+    return {"train/loss": whole(loss) * len(batch.labels), "train/accuracy": correct(logits, batch.labels)}
 
 
 def record_epoch(state: TrainState) -> None:
@@ -163,7 +170,8 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     state = new_state(settings, genotype, data, folder)
-    write_json(folder / "run.json", {"settings": protocol(settings, genotype), "environment": environment(device)})
+    if parallel.leading():
+        write_json(folder / "run.json", {"settings": protocol(settings, genotype), "environment": environment(device)})
     if plain is None:
         size = count_parameters_without_auxiliary(state.network)
         log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
@@ -180,6 +188,7 @@ def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data:
         network = _network(settings, genotype, data.shape)
     network.checkpoint_cells = settings.memory.checkpoint_cells
     placed(network, device)
+    synchronise(network)
     return TrainState(
         settings=settings,
         genotype=genotype,
@@ -196,9 +205,6 @@ def finish(state: TrainState, folder: Path) -> Result:
     """Test, and write weights.pt and then result.json: where it stands the run has ended."""
     settings, preparation = state.settings, state.data.preparation
     tested = evaluate(state.network, state.network, _test(settings.dataset, preparation).in_order())
-    write_state(folder / "weights.pt", self_description(state))
-    plotting.save_figure(plotting.draw_curves(state.tracker.history), folder / "curves")
-    plotting.save_cells(state.genotype, folder / "cells")
     shape = state.data.shape
     image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
     flat = protocol(settings, state.genotype)
@@ -216,7 +222,11 @@ def finish(state: TrainState, folder: Path) -> Result:
         "protocol": digest({key: value for key, value in flat.items() if key not in ("seed", "genotype")}),
         "environment": environment(preparation.device),
     }
-    write_json(folder / "result.json", result)
+    if parallel.leading():
+        write_state(folder / "weights.pt", self_description(state))
+        plotting.save_figure(plotting.draw_curves(state.tracker.history), folder / "curves")
+        plotting.save_cells(state.genotype, folder / "cells")
+        write_json(folder / "result.json", result)
     state.tracker.close()
     return result
 

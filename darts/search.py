@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from darts import plotting
+from darts import parallel, plotting
 from darts.checkpoint import Checkpoints, write_bytes
 from darts.commands import SearchSettings
 from darts.config import digest, identity, refuse_other_settings
@@ -20,14 +20,11 @@ from darts.errors import UserError
 from darts.execution import Graphed, Sums, memory_advice, ready_device
 from darts.genotype import Genotype, from_json, to_json
 from darts.lock import held
-from darts.mixture import Paths
 from darts.nasbench201 import truth
 from darts.record import announce_cells, environment, write_json
-from darts.schedule import Left, Observation
-from darts.search_record import record_epoch, recorded_genotype, selecting, valid_figures
+from darts.search_record import observation, record_epoch, recorded_genotype
 from darts.search_state import SearchState, go_on, new_state
 from darts.search_steps import search_step
-from darts.seeding import python_generator
 from darts.spaces import InputShape
 from darts.training import cosine_learning_rate, set_learning_rate
 
@@ -36,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: SearchSettings, folder: Path) -> Genotype:
     """Search a cell; the same folder again goes on where it was stopped, and answers at once where it had ended."""
-    if (folder / "genotype.json").exists():
+    if parallel.said((folder / "genotype.json").exists()):
         return finished(settings, folder)
     sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16, memory.checkpoint_cells=true or engine=fused"
@@ -47,6 +44,7 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
                 search_epoch(state)
                 record_epoch(state)
                 decide(state)
+                parallel.require_same("alpha", list(state.alpha.values()))
         return finish(state, folder)
 
 
@@ -97,41 +95,11 @@ def decide(state: SearchState) -> None:
 
 def spent(state: SearchState) -> bool:
     """Whether budget.minutes is used up; budget.epochs was checked before the first step."""
-    minutes, seconds = state.settings.budget.minutes, state.tracker.total_seconds()
+    minutes, seconds = state.settings.budget.minutes, parallel.said(state.tracker.total_seconds())
     if minutes is None or seconds < 60 * minutes:
         return False
     log.info("budget.minutes is reached after epoch %d", state.epoch + 1)
     return True
-
-
-def observation(state: SearchState, done: int) -> Observation:
-    """What a schedule may look at."""
-    settings, space = state.settings, state.settings.space
-    allowed = {kind: torch.tensor(space.allowed(kind)) for kind in space.cell_types}
-    relaxation = settings.method.relaxation
-    whole = {kind: relaxation.scores(state.alpha[kind].detach().cpu(), allowed[kind]) for kind in allowed}
-
-    def accuracy(left: Left) -> float:
-        mixture = {}
-        for kind, weights in state.settled().items():
-            matrix = weights.weights if isinstance(weights, Paths) else weights
-            mask = torch.tensor(left[kind], device=matrix.device)
-            others = mask.any(-1, keepdim=True).expand(-1, matrix.shape[-1] - mask.shape[-1])
-            masked = matrix * torch.cat([mask, others], dim=-1)
-            mixture[kind] = weights._replace(weights=masked) if isinstance(weights, Paths) else masked
-        return valid_figures(state, mixture)["accuracy"]
-
-    return Observation(
-        epoch=done,
-        space=space,
-        left=state.left,
-        scores={kind: matrix.tolist() for kind, matrix in state.scores().items()},
-        distributions={kind: matrix.tolist() for kind, matrix in whole.items()},
-        memory=state.memory,
-        generator=python_generator(settings.seed, "schedule", done),
-        accuracy=accuracy,
-        path_accuracy=lambda genotype: valid_figures(state, selecting(state, genotype))["accuracy"],
-    )
 
 
 def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
@@ -144,8 +112,9 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
     state = new_state(settings, data, device, folder, plain)
     state.costs, state.table = cost_model(settings, data.shape, device), truth(settings.benchmark, settings.space)
-    write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
-    write_bytes(folder / "split.json", data.split.to_json().encode())
+    if parallel.leading():
+        write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
+        write_bytes(folder / "split.json", data.split.to_json().encode())
     if plain is None:
         weights, architecture = len(data.split.weights), len(data.split.architecture)
         log.info("search on %s: %d images for the weights, %d for the architecture", device, weights, architecture)
@@ -165,7 +134,7 @@ def finish(state: SearchState, folder: Path) -> Genotype:
     settings, tracker = state.settings, state.tracker
     last = tracker.history[-1 if state.chosen_epoch is None else state.chosen_epoch - 1]
     found = recorded_genotype(last, settings.space)
-    costs = {} if state.costs is None else state.costs.measured(found)
+    costs = {} if state.costs is None else parallel.said(state.costs.measured(found))
     provenance = {
         "method": settings.method.name,
         "dataset": settings.dataset.name,
@@ -179,6 +148,17 @@ def finish(state: SearchState, folder: Path) -> Genotype:
         **({"table_accuracy": last["table/accuracy"]} if "table/accuracy" in last else {}),
     }
     genotype = Genotype(found.space, found.cells, provenance)
+    if parallel.leading():
+        leave(state, genotype, folder)
+    tracker.close()
+    if state.costs is not None:
+        state.costs.check(costs, str(folder / "genotype.json"))
+    return genotype
+
+
+def leave(state: SearchState, genotype: Genotype, folder: Path) -> None:
+    """The pictures, the record of cost, and last the result."""
+    settings, tracker = state.settings, state.tracker
     plotting.save_cells(genotype, folder / "cells")
     plotting.save_figure(plotting.draw_curves(tracker.history), folder / "cells" / "curves")
     plotting.save_figure(plotting.draw_diagnostics(tracker.history), folder / "cells" / "diagnostics")
@@ -190,10 +170,6 @@ def finish(state: SearchState, folder: Path) -> Genotype:
     record = {"settings": identity(settings), "environment": environment(state.device), "cost": cost}
     write_json(folder / "run.json", record)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
-    tracker.close()
-    if state.costs is not None:
-        state.costs.check(costs, str(folder / "genotype.json"))
-    return genotype
 
 
 def finished(settings: SearchSettings, folder: Path) -> Genotype:

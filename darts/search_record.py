@@ -1,22 +1,25 @@
-"""What a search measures and writes down at the end of an epoch."""
+"""What a search measures at the end of an epoch: for the record, and for its schedule to decide by."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from darts import plotting
+from darts import parallel, plotting
+from darts.bilevel import gradients
 from darts.diagnostics import discrete_mixture, dominant_eigenvalue, edge_lists, search_figures
 from darts.execution import autocast
 from darts.genotype import Cell, Edge, Genotype
-from darts.mixture import Mixture
+from darts.mixture import Mixture, Paths
 from darts.modules import frozen_statistics
+from darts.schedule import Left, Observation
 from darts.search_state import SearchState, plain_twin
 from darts.search_steps import loss_on
-from darts.seeding import generator
+from darts.seeding import generator, python_generator
 from darts.spaces import SearchSpace
 from darts.training import evaluate, stop_unless_finite
 
@@ -39,7 +42,37 @@ def record_epoch(state: SearchState) -> None:
     tracker.record(state.epoch, figures, len(state.data.weights), extra)
     tracker.scalars(state.epoch, dict(alpha_figures(state)))
     for kind, cell in genotype.cells.items():
-        tracker.picture(state.epoch, f"cell/{kind}", plotting.draw_cell(cell, f"{kind} cell"))
+        tracker.picture(state.epoch, f"cell/{kind}", functools.partial(plotting.draw_cell, cell, f"{kind} cell"))
+
+
+def observation(state: SearchState, done: int) -> Observation:
+    """What a schedule may look at."""
+    settings, space = state.settings, state.settings.space
+    allowed = {kind: torch.tensor(space.allowed(kind)) for kind in space.cell_types}
+    relaxation = settings.method.relaxation
+    whole = {kind: relaxation.scores(state.alpha[kind].detach().cpu(), allowed[kind]) for kind in allowed}
+
+    def accuracy(left: Left) -> float:
+        mixture = {}
+        for kind, weights in state.settled().items():
+            matrix = weights.weights if isinstance(weights, Paths) else weights
+            mask = torch.tensor(left[kind], device=matrix.device)
+            others = mask.any(-1, keepdim=True).expand(-1, matrix.shape[-1] - mask.shape[-1])
+            masked = matrix * torch.cat([mask, others], dim=-1)
+            mixture[kind] = weights._replace(weights=masked) if isinstance(weights, Paths) else masked
+        return valid_figures(state, mixture)["accuracy"]
+
+    return Observation(
+        epoch=done,
+        space=space,
+        left=state.left,
+        scores={kind: matrix.tolist() for kind, matrix in state.scores().items()},
+        distributions={kind: matrix.tolist() for kind, matrix in whole.items()},
+        memory=state.memory,
+        generator=python_generator(settings.seed, "schedule", done),
+        accuracy=accuracy,
+        path_accuracy=lambda genotype: valid_figures(state, selecting(state, genotype))["accuracy"],
+    )
 
 
 def valid_figures(state: SearchState, mixture: Mixture) -> dict[str, float]:
@@ -90,12 +123,13 @@ def eigenvalue(state: SearchState) -> float:
         alpha = [matrix.detach().requires_grad_() for matrix in state.alpha.values()]
         with frozen_statistics(state.supernet):
             loss = loss_on(state, batch, state.progress(0))(weights, alpha)
-            slopes = _flat(torch.autograd.grad(loss, alpha, create_graph=True, materialize_grads=True))
+            slopes = _flat(gradients(loss, alpha, differentiable=True))
     finally:
         state.supernet = supernet
 
     def product(vector: Tensor) -> Tensor:
-        return _flat(torch.autograd.grad(slopes @ vector, alpha, retain_graph=True, materialize_grads=True))
+        own = torch.autograd.grad(slopes @ vector, alpha, retain_graph=True, materialize_grads=True)
+        return _flat(parallel.summed(own)) / parallel.processes()  # each process has the whole of `slopes`
 
     return dominant_eigenvalue(product, slopes.detach(), generator(state.settings.seed, "eigenvalue"))
 

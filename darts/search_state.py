@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from darts import parallel
 from darts.checkpoint import Checkpoints
 from darts.commands import SearchSettings
 from darts.config import identity
@@ -32,6 +33,7 @@ from darts.seeding import ambient, generator
 from darts.settings import Engine, MemorySettings
 from darts.spaces import InputShape, plan_cells
 from darts.supernet import Mixing, SkipDropout, Supernet
+from darts.synchronised import synchronise
 from darts.tracking import Tracker
 from darts.training import architecture_optimiser, weight_optimiser
 
@@ -134,11 +136,15 @@ class SearchState(RunState):
         """The share of the present stage that is done."""
         return (self.epoch - self.stage.first + self.step / steps) / (self.stage.last - self.stage.first)
 
-    def noise(self, purpose: str) -> AbstractContextManager[None]:
-        """Within the block random numbers are those of this step and purpose, however often it is entered."""
+    def noise(self, purpose: str, by_process: bool = False) -> AbstractContextManager[None]:
+        """Within the block random numbers are those of this step and purpose, however often it is entered.
+
+        `by_process`: and of this process, for what is drawn for its images.
+        """
         names = self.settings.space.candidates
         if self.settings.method.random or any(candidate(name).random for name in names):
-            return ambient(self.settings.seed, purpose, self.epoch, self.step)
+            own = [parallel.number()] if by_process and parallel.number() else []
+            return ambient(self.settings.seed, purpose, self.epoch, self.step, *own)
         return nullcontext()
 
     def cells(self) -> dict[str, int]:
@@ -220,6 +226,7 @@ def build_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, le
     if settings.engine is Engine.fused and not method.relaxation.sampled:  # one operation an edge: nothing to fuse
         supernet = FusedSupernet(supernet)
     supernet.checkpoint_cells = settings.memory.checkpoint_cells
+    synchronise(supernet)
     return supernet
 
 

@@ -7,17 +7,18 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts.bilevel import Loss, Problem
+from darts import parallel
+from darts.bilevel import Loss, Problem, whole
 from darts.data import Batch, RawBatch
 from darts.execution import Sums, autocast, widened
 from darts.mixture import Mixture, Progress
 from darts.modules import frozen_statistics
 from darts.search_state import SearchState
-from darts.training import correct, require_finite, step_down
+from darts.synchronised import average_statistics
+from darts.training import correct, cross_entropy, require_finite, step_down
 from darts.weight_rules import WeightProblem
 
 
@@ -65,11 +66,11 @@ def loss_on(state: SearchState, batch: Batch, progress: Progress = 0.0, penalise
         named = dict(zip(state.alpha, alpha, strict=True))
         with state.noise("mixture of alpha"):
             mixture = method.mixture(named, state.masks, progress, space)
-        with state.noise("operations for alpha"), autocast(state.device, state.settings.precision):
+        with state.noise("operations for alpha", by_process=True), autocast(state.device, state.settings.precision):
             logits = functional_call(state.supernet, dict(zip(names, weights, strict=True)), (batch.images, mixture))
-        value = F.cross_entropy(widened(logits), batch.labels)
         penalties = state.penalties(named, progress) if penalised else []
-        return sum(penalties, start=value)
+        shares = [penalty / parallel.processes() for penalty in penalties]
+        return sum(shares, start=cross_entropy(widened(logits), batch.labels))
 
     return loss
 
@@ -94,6 +95,7 @@ def weight_step(state: SearchState, batch: Batch, valid_batch: Batch | None = No
     require_finite(first[0], "the training loss")
     frozen = state.supernet.marked(method.weight_rule.frozen(state.memory))
     step_down(state.weight_optimiser, weights, slopes, state.settings.weight_optimiser.clip, frozen)
+    average_statistics(state.supernet)
     loss, logits = first
     return {"train/loss": loss * len(batch.labels), "train/accuracy": correct(logits, batch.labels)}
 
@@ -102,14 +104,14 @@ def _loss_under(state: SearchState, batch: Batch, mixture: Mapping[str, Any], fi
     """The loss under a mixture; running statistics move by the first evaluation alone."""
     with frozen_statistics(state.supernet) if first else nullcontext():
         logits = _logits(state, batch, mixture)
-    loss = F.cross_entropy(logits, batch.labels)
+    loss = cross_entropy(logits, batch.labels)
     if not first:
-        first += [loss.detach(), logits.detach()]
+        first += [whole(loss), logits.detach()]
     return loss
 
 
 def _logits(state: SearchState, batch: Batch, mixture: Mapping[str, Any]) -> Tensor:
-    with state.noise("operations"), autocast(state.device, state.settings.precision):
+    with state.noise("operations", by_process=True), autocast(state.device, state.settings.precision):
         return widened(state.supernet(batch.images, mixture))
 
 
@@ -119,12 +121,12 @@ def _training_mixture(state: SearchState, batch: Batch, progress: Progress) -> M
     with torch.no_grad(), state.noise("mixture"):
         mixture = method.mixture(state.alpha, state.masks, progress, state.settings.space)
 
-    def loss(other: Mapping[str, Any]) -> Tensor:
+    def loss_under(other: Mapping[str, Any]) -> Tensor:
         state.supernet.eval()
-        value = F.cross_entropy(_logits(state, batch, other), batch.labels)
+        loss = cross_entropy(_logits(state, batch, other), batch.labels)
         state.supernet.train()
-        return value
+        return loss
 
     with state.noise("perturbation"):
         matrices = {kind: weights for kind, weights in mixture.items() if isinstance(weights, Tensor)}
-        return method.perturbation(matrices, loss, progress) if method.perturbation.changes else mixture
+        return method.perturbation(matrices, loss_under, progress) if method.perturbation.changes else mixture

@@ -88,6 +88,18 @@ class ImageFolderDataset(Dataset):
 
 
 @dataclass
+class ParallelSettings:
+    """How several processes are one run, where torchrun starts them."""
+
+    synchronised_batch_norm: bool  # true: batch norms see the whole batch, as with one process; false: each its share
+    timeout_minutes: float  # how long a process waits for one that does not answer
+
+    def __post_init__(self) -> None:
+        minutes = self.timeout_minutes
+        require(0 < minutes <= 1e5, "parallel.timeout_minutes", minutes, "above 0 and at most 100000")
+
+
+@dataclass
 class NetworkSettings:
     """Size of a supernet or network (Liu et al. 2019: search 16 channels, 8 cells; retraining 36 and 20)."""
 

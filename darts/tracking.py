@@ -10,13 +10,14 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from darts import parallel
 from darts.record import append_line, write_lines
 
 if TYPE_CHECKING:
@@ -34,22 +35,21 @@ class Tracker:
     quiet = False  # True: nothing on the console
 
     def __init__(self, folder: Path, epochs: int, device: torch.device) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = folder
         self.epochs = epochs
         self.device = device
         self.history: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
-        self.writer: Any = SummaryWriter(str(folder))
+        self.writer = _summary_writer(folder) if parallel.leading() else None  # None: nothing is written
         self.epoch_start = time.perf_counter()
         self.seconds_before = 0.0  # spent on this epoch before an interruption
 
     def restore(self, history: list[dict[str, Any]], timing: list[dict[str, Any]], seconds: float) -> None:
         """Go on after the given epochs: whatever a killed run wrote beyond them is dropped from the files."""
         self.history, self.timing, self.seconds_before = list(history), list(timing), seconds
-        for name, lines in (("history.jsonl", self.history), ("timing.jsonl", self.timing)):
-            write_lines(self.folder / name, lines)
+        if self.writer:
+            write_lines(self.folder / "history.jsonl", self.history)
+            write_lines(self.folder / "timing.jsonl", self.timing)
 
     def redirected(self) -> AbstractContextManager[None]:
         """Within the block log lines are printed above the progress bar instead of through it."""
@@ -62,7 +62,7 @@ class Tracker:
         from tqdm import tqdm
 
         self.epoch_start = time.perf_counter()
-        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not sys.stderr.isatty()
+        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not self.writer or not sys.stderr.isatty()
         bar = tqdm(items, title, steps, leave=False, initial=start, disable=hidden, dynamic_ncols=True)
         if self.history:
             bar.set_postfix_str(f"{_summary(self.history[-1])}, {self._left(epoch)} left", refresh=False)
@@ -84,6 +84,8 @@ class Tracker:
         self.seconds_before, self.epoch_start = 0.0, time.perf_counter()
         self.history.append({"epoch": epoch + 1, **figures, **(extra or {})})
         self.timing.append(timing)
+        if not self.writer:
+            return
         append_line(self.folder / "history.jsonl", self.history[-1])
         append_line(self.folder / "timing.jsonl", timing)
         self.scalars(epoch, figures)
@@ -96,11 +98,13 @@ class Tracker:
     def scalars(self, epoch: int, figures: Figures) -> None:
         """Values for TensorBoard alone."""
         for name, value in figures.items():
-            self.writer.add_scalar(name, value, epoch + 1)
+            if self.writer:
+                self.writer.add_scalar(name, value, epoch + 1)
 
-    def picture(self, epoch: int, name: str, figure: Figure) -> None:
-        """A picture for TensorBoard."""
-        self.writer.add_figure(name, figure, epoch + 1)
+    def picture(self, epoch: int, name: str, draw: Callable[[], Figure]) -> None:
+        """A picture for TensorBoard, drawn where it is kept."""
+        if self.writer:
+            self.writer.add_figure(name, draw(), epoch + 1)
 
     def total_seconds(self) -> float:
         """Seconds of all epochs, those before an interruption included."""
@@ -108,13 +112,20 @@ class Tracker:
 
     def close(self) -> None:
         """Write out what TensorBoard has not written yet."""
-        self.writer.close()
+        if self.writer:
+            self.writer.close()
 
     def _left(self, done: int) -> str:
         if not self.timing:
             return "?"
         seconds = (self.epochs - done) * self.total_seconds() / len(self.timing)
         return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _summary_writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
 
 
 def peak_memory_mb(device: torch.device) -> float:

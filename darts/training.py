@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts import parallel
+from darts.bilevel import whole
 from darts.data import Batch
 from darts.errors import NotFiniteError
 from darts.settings import ArchitectureOptimiser, CosineUnit, WeightOptimiser
@@ -62,10 +64,15 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> None:
-    """One step down the gradient of a loss, whose norm over all parameters is clipped first; see `require_finite`."""
-    require_finite(loss, "the training loss")
+    """One step down the gradient of a loss, whose norm over all parameters is clipped first; see `require_finite`.
+
+    Of the loss each process has a share (`cross_entropy`).
+    """
+    require_finite(whole(loss), "the training loss")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    for parameter, slope in zip(parameters, parallel.summed([parameter.grad for parameter in parameters]), strict=True):
+        parameter.grad = slope
     _clip(parameters, clip)
     optimiser.step()
 
@@ -123,8 +130,10 @@ class RunningMeans:
         self._images[name] = self._images.get(name, 0) + images
 
     def means(self) -> dict[str, float]:
-        """The means by name."""
-        return {name: float(total) / self._images[name] for name, total in self._sums.items()}
+        """The means by name, over all processes."""
+        sums = parallel.totals([float(total) for total in self._sums.values()])
+        images = parallel.totals([self._images[name] for name in self._sums])
+        return {name: total / count for name, total, count in zip(self._sums, sums, images, strict=True)}
 
     def require_finite(self) -> None:
         """Raise `NotFiniteError` naming the first that is NaN or infinite; waits for the device."""
@@ -135,6 +144,14 @@ class RunningMeans:
     def state(self) -> dict[str, list[float]]:
         """Plain values from which the same means go on."""
         return {name: [float(total), self._images[name]] for name, total in self._sums.items()}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the whole batch; of several processes, each with its own images, this one's share of it."""
+    if parallel.processes() == 1:
+        return F.cross_entropy(logits, labels)
+    (images,) = parallel.totals([len(labels)])
+    return F.cross_entropy(logits, labels, reduction="sum") / images
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from darts import parallel
 from darts.errors import require
 from darts.mixture import Progress
 
@@ -54,7 +55,7 @@ def weight_gradients(loss: Tensor, problem: WeightProblem) -> list[Tensor | None
     """Of a loss, for each weight; None where it is not used."""
     import torch
 
-    return list(torch.autograd.grad(loss, list(problem.weights.values()), allow_unused=True))
+    return parallel.summed(torch.autograd.grad(loss, list(problem.weights.values()), allow_unused=True))
 
 
 @dataclass
@@ -79,7 +80,8 @@ class LayerAlignment(WeightRule):
         count, kind = problem.cells["normal"], "normal"
         by_cell = problem.mixture[kind].expand(count, -1, -1).detach().clone().requires_grad_()
         loss = problem.train_loss({**problem.mixture, kind: by_cell})
-        *plain, cells = torch.autograd.grad(loss, [*problem.weights.values(), by_cell], allow_unused=True)
+        own = torch.autograd.grad(loss, [*problem.weights.values(), by_cell], allow_unused=True)
+        *plain, cells = parallel.summed(own)
         direction = alignment_direction(cells)
         epsilon = self.scale / direction.norm().clamp_min(1e-30)
         ends = []

@@ -13,12 +13,13 @@ from tests.conftest import ROOT
 FLOORS = [
     ["interruption"],
     ["errors", "seeding"],
-    ["lock"],
     ["genotype", "settings", "mixture"],
-    ["published", "spaces", "depthwise", "modules"],
+    ["parallel"],
+    ["lock", "synchronised"],
+    ["published", "spaces", "depthwise", "modules", "bilevel"],
     [
         *("genotype_sources", "operations", "augmentation", "diagnostics", "nasbench201", "variation"),
-        *("relaxation", "channels", "beside", "perturbation", "bilevel", "weight_rules"),
+        *("relaxation", "channels", "beside", "perturbation", "weight_rules"),
         *("schedule", "stopping", "discretisation"),
     ],
     ["supernet", "network", "cost", "datasets", "alpha_terms", "execution", "fused.folding", "blackbox.strategy"],

@@ -63,17 +63,31 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_end(com
 
 def test_within_a_loop_signals_wait_and_outside_they_do_what_they_did():
     before = signal.getsignal(signal.SIGTERM)
-    saved = []
     with pytest.raises(Interrupted) as stopped, interruption.heeded():
-        interruption.stop_if_asked(lambda: saved.append("nothing was asked"))
+        assert interruption.asked() == 0
+        interruption.stop(interruption.asked())
         os.kill(os.getpid(), signal.SIGTERM)
         with interruption.heeded():  # an inner loop leaves the outer one's handlers
-            pass
-        interruption.stop_if_asked(lambda: saved.append("saved"))
-    assert saved == ["saved"] and stopped.value.exit_code == 143 and str(stopped.value) == "SIGTERM"
+            assert interruption.asked() == signal.SIGTERM
+        interruption.stop(interruption.asked())
+    assert stopped.value.exit_code == 143 and str(stopped.value) == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) is before
     with interruption.heeded():
-        interruption.stop_if_asked()  # what was received before is done with
+        assert interruption.asked() == 0  # what was received before is done with
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_launchers_own_handler_is_called_after_the_run_has_saved_and_may_let_it_go_on(number):
+    called = []
+    before = signal.signal(number, lambda given, frame: called.append(given))
+    try:
+        with interruption.heeded():
+            os.kill(os.getpid(), number)
+            assert called == [] and interruption.asked() == number
+            interruption.stop(interruption.asked())
+            assert called == [number] and interruption.asked() == 0
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_second_interrupt_stops_at_once():

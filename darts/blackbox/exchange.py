@@ -11,7 +11,7 @@ from darts.blackbox.budget import Cost, Ledger
 from darts.blackbox.strategy import Asking, Request
 from darts.errors import UserError
 from darts.genotype import Genotype
-from darts.interruption import stop_if_asked
+from darts.interruption import asked, stop
 from darts.variation import canonical, ordered
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def exchange(
         key = scorer.key(request)
         remembered = remembered + 1 if key in known else 0
         if key not in known:
-            stop_if_asked()
+            stop(asked())
             if not ledger.open(scorer.epochs(request.share)):
                 log.info("budget.%s is reached", ledger.reached)
                 return

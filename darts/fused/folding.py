@@ -27,13 +27,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from darts.synchronised import pooled
+
 
 class Moments(NamedTuple):
     """Mean (K, C) and covariance (K, C, C) of K stacked vectors of C channels over `pixels` pixels."""
 
     mean: Tensor
     covariance: Tensor
-    pixels: int
+    pixels: int | Tensor
+
+
+def over_all_processes(own: Moments) -> Moments:
+    """The moments over the pixels of every process: means and second moments add up, weighted by pixels."""
+    second = own.covariance + own.mean[:, :, None] * own.mean[:, None, :]
+    weighted = [own.mean.flatten() * own.pixels, second.flatten() * own.pixels, own.mean.new_tensor([own.pixels])]
+    sums = pooled(torch.cat(weighted))
+    pixels = sums[-1].detach()
+    mean, second = (sums[:-1] / pixels).split([own.mean.numel(), second.numel()])
+    mean, second = mean.view_as(own.mean), second.view_as(own.covariance)
+    return Moments(mean, second - mean[:, :, None] * mean[:, None, :], pixels)
 
 
 class RunningStatistics(nn.Module):
@@ -43,6 +56,7 @@ class RunningStatistics(nn.Module):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    synchronised = False  # True: a batch's moments are those of all processes' shares of it
 
     def __init__(self, stacked: int, channels: int) -> None:
         super().__init__()
@@ -57,7 +71,7 @@ class RunningStatistics(nn.Module):
         return self.training or not self.track_running_stats
 
     @torch.no_grad()
-    def update(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
+    def update(self, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> None:
         """Move by a batch's mean and (biased) variance; both (K, C), or (C) for all alike."""
         if self.training and self.track_running_stats:
             self.running_mean.lerp_(mean.to(self.running_mean).expand_as(self.running_mean), self.momentum)
@@ -77,6 +91,7 @@ def fold(
     if moments is None:
         means, variances = statistics.running_mean, statistics.running_var
     else:
+        moments = over_all_processes(moments) if statistics.synchronised else moments
         means = (wide * moments.mean[:, None]).sum(2)
         covariance = moments.covariance.expand(len(wide), -1, -1)
         variances = (torch.bmm(wide, covariance) * wide).sum(2).clamp_min(0)

@@ -19,6 +19,7 @@ from darts.depthwise import Depthwise
 from darts.fused.folding import RunningStatistics, fold
 from darts.fused.maps import Before, Operand, convolved, moments, summed
 from darts.operations import FactorisedReduction, Zero
+from darts.synchronised import normalised
 
 Operations = Sequence[Mapping[int, nn.Module]]  # the plain supernet's, by edge and column; the same columns on each
 
@@ -128,6 +129,10 @@ class Pool(Stacked):
         image, scales = self.pool(source), mixture[:, self.column, None]
         if self.norm is None:
             return Operand(image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
+        if self.norm.by_batch and self.norm.synchronised:
+            found = normalised(image, self.norm.eps)
+            self.norm.update(found.mean, found.variance, found.pixels)
+            return Operand(found.image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
         if self.norm.by_batch:
             mean, variance = self.norm.running_mean.new_zeros(2, image.shape[1])
             image = F.batch_norm(image, mean, variance, training=True, momentum=1.0, eps=self.norm.eps)
@@ -187,11 +192,18 @@ class Dense(Stacked):
         norms = [row._replace(name="2") for row in rows]
         tracked = operations[0][column].get_submodule("2").running_mean is not None
         self.norm = self.statistics("norm", operations, norms) if tracked else None
+        self.synchronised = False  # True: normalised by all processes' shares of a batch
 
     def forward(self, rectified: Tensor, mixture: Tensor) -> Tensor:
         """`rectified`: the source after ReLU. The weighted outputs side by side."""
         image = F.conv2d(rectified, self.weight.flatten(0, 1), None, self.stride, self.padding)
         scales = mixture[:, self.column].repeat_interleave(self.weight.shape[1])
+        if self.synchronised and (self.norm is None or self.norm.by_batch):
+            found = normalised(image, RunningStatistics.eps, scales)
+            if self.norm is not None:
+                mean, variance = (value.view_as(self.norm.running_mean) for value in (found.mean, found.variance))
+                self.norm.update(mean, variance, found.pixels)
+            return found.image
         if self.norm is None:
             return F.batch_norm(image, None, None, scales, training=True)
         held: tuple[Any, Any] = self.norm.running_mean.flatten(), self.norm.running_var.flatten()

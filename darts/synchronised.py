@@ -1,0 +1,95 @@
+"""Batch norms that normalise by the whole batch, also where it is dealt out to several processes (parallel.py)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from darts.parallel import average, heard, processes, synchronised
+
+
+def pooled(tensor: Tensor) -> Tensor:
+    """Its sum over all processes, differentiable as often as one likes: gradients are summed as well."""
+    return tensor if processes() == 1 else _Pooled.apply(tensor)
+
+
+class _Pooled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        with heard():
+            dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        return pooled(slopes[0])
+
+
+class Normalised(NamedTuple):
+    """A normalised map, and what it was normalised by: mean and (biased) variance (C,), and the pixels they are of."""
+
+    image: Tensor
+    mean: Tensor
+    variance: Tensor
+    pixels: Tensor
+
+
+def normalised(image: Tensor, eps: float, scale: Tensor | None = None, shift: Tensor | None = None) -> Normalised:
+    """Batch norm of (batch, C, H, W) over all processes, times `scale` plus `shift`, both (C,).
+
+    Mean and variance by one message of 2 C + 1 numbers, and one for their gradients on the way back.
+    """
+    wide = image if image.dtype == torch.float64 else image.float()
+    own = wide.new_tensor([wide.numel() // wide.shape[1]])
+    sums = pooled(torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), own]))
+    pixels = sums[-1].detach()
+    mean, square = (sums[:-1] / pixels).chunk(2)
+    variance = (square - mean.square()).clamp_min(0)
+    factor = torch.rsqrt(variance + eps)
+    factor = factor if scale is None else factor * scale
+    constant = -mean * factor if shift is None else shift - mean * factor
+    result = torch.addcmul(constant[:, None, None], wide, factor[:, None, None])
+    return Normalised(result.to(image.dtype), mean.detach(), variance.detach(), pixels)
+
+
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over all processes; the library's own has CUDA alone and no second derivatives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the library's, running statistics included."""
+        if not self.training and self.running_mean is not None:
+            return super().forward(x)
+        found = normalised(x, self.eps, self.weight, self.bias)
+        if self.training and self.track_running_stats and self.running_mean is not None:
+            self._move(found)
+        return found.image
+
+    @torch.no_grad()
+    def _move(self, found: Normalised) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(found.mean.to(self.running_mean), self.momentum or 0.0)
+        unbiased = found.variance * (found.pixels / (found.pixels - 1))
+        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum or 0.0)
+
+
+def synchronise(module: nn.Module) -> None:
+    """Where several processes are one run and the settings say so: all batch norms look at the whole batch."""
+    if processes() == 1 or not synchronised():
+        return
+    for layer in module.modules():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = SynchronisedBatchNorm2d  # the same tensors under the same names
+        elif hasattr(layer, "synchronised"):
+            setattr(layer, "synchronised", True)  # noqa: B010
+
+
+def average_statistics(module: nn.Module) -> None:
+    """Where they do not: running statistics move by the mean of what each process saw, and are the same on all."""
+    if not synchronised():
+        average([buffer for buffer in module.buffers() if buffer.is_floating_point()])

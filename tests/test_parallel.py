@@ -1,0 +1,157 @@
+"""Several processes are one: the same weights, alpha and statistics as one process with the whole batch."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts import parallel
+from darts.data import Batches, Preparation, search_data
+from darts.datasets import ArrayImages
+from darts.errors import UserError
+from darts.parallel import _Joined
+from darts.progress import _own_means
+from darts.settings import Augmentation
+from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
+from tests.parallel_cases import SEARCHES, everything
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def together(out: Path, *arguments: str) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """What each of two processes found."""
+    done = run_command([*TORCHRUN, str(ROOT / "tests" / "parallel_cases.py"), str(out), *arguments], ROOT)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(f"{out}.{number}", weights_only=True) for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return together(tmp_path_factory.mktemp("two") / "found", "together")
+
+
+@pytest.mark.parametrize("case", [*SEARCHES, "retrained", "eigenvalue"])
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(two, case):
+    expected, found = everything([case])[case], two[0][case]
+    assert expected.keys() == found.keys() and len(found) > 0
+    tolerance = 1e-4 if case == "eigenvalue" else 1e-10  # by power iteration, in float32
+    for name, value in expected.items():
+        largest = max(float(value.double().abs().max()), 1e-3) if value.numel() else 1.0
+        assert (value - found[name]).double().abs().max() <= tolerance * largest, name
+
+
+@pytest.mark.parametrize("case", [*SEARCHES, "retrained", "eigenvalue"])
+def test_both_processes_hold_the_same_bits(two, case):
+    for name, value in two[0][case].items():
+        assert torch.equal(value, two[1][case][name]), name
+
+
+def test_without_synchronised_batch_norms_the_processes_still_agree_and_statistics_are_means(two, tmp_path):
+    first, second = together(tmp_path / "found", "apart", "fused darts", "retrained")
+    for case in ("fused darts", "retrained"):
+        assert all(torch.equal(value, second[case][name]) for name, value in first[case].items())
+        means = [name for name in first[case] if name.endswith("running_mean")]
+        assert means
+        for name in means:  # after few steps the means of halves are near the whole's, though not the same
+            assert not torch.equal(first[case][name], two[0][case][name])
+            assert (first[case][name] - two[0][case][name]).abs().max() < 0.2 * two[0][case][name].abs().max() + 0.05
+
+
+@pytest.fixture
+def among(monkeypatch):
+    """Let this process be one of several, without any messages."""
+
+    def become(number: int, processes: int, synchronised: bool = True):
+        monkeypatch.setattr(parallel, "_joined", _Joined(number, processes, synchronised))
+
+    return become
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("images", [40, 41, 46])
+def test_shares_are_disjoint_and_make_up_every_batch(among, processes, images):
+    held = ArrayImages(torch.arange(images).view(-1, 1, 1, 1).to(torch.uint8), torch.arange(images), ["a"])
+    preparation = Preparation(Augmentation(0, False, 0), [0.0], [1.0], torch.device("cpu"))
+    shares = []
+    for number in range(processes):
+        among(number, processes)
+        batches = Batches(held, torch.arange(images), 12, preparation, 0)
+        shares.append([raw.labels.tolist() for raw in batches.shuffled_raw(3)])
+    batches_of_all = [list(chain(*parts)) for parts in zip(*shares, strict=True)]
+    assert sorted(chain(*batches_of_all)) == list(range(images))
+    assert all(len(part) >= 2 for parts in shares for part in parts)
+    assert all(max(sizes) - min(sizes) <= 1 for sizes in (list(map(len, parts)) for parts in zip(*shares, strict=True)))
+    among(0, 1)
+    alone = [raw.labels.tolist() for raw in Batches(held, torch.arange(images), 12, preparation, 0).shuffled_raw(3)]
+    assert list(chain(*alone)) == list(chain(*batches_of_all))
+
+
+def test_sums_over_images_go_on_with_another_number_of_processes(among):
+    saved = [{"loss": [3.0, 4]}, {"loss": [2.0, 3]}]
+    among(1, 2)
+    assert _own_means(saved) == {"loss": [2.0, 3]}
+    among(0, 3)
+    assert _own_means(saved) == {"loss": [5.0, 7]}
+    among(2, 3)
+    assert _own_means(saved) == {"loss": [0, 0]}
+    among(0, 3, synchronised=False)
+    with pytest.raises(UserError, match="was on 2 processes and is now on 3"):
+        _own_means(saved)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train_search.py", "method=random"], "torchrun's number of processes is 2; it must be 1 with method=random"),
+        (["-m", "darts.describe"], "torchrun's number of processes is 2; it must be 1 with this command"),
+        (["train_search.py", "graphs=true"], "graphs is True; it must be false with several processes"),
+        (["train_search.py", "-m", "seed=0,1"], "-m starts runs one after the other"),
+        (["train_search.py", "parallel.timeout_minutes=0"], "parallel.timeout_minutes is 0.0; it must be above 0"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(command, message, tmp_path):
+    given = [str(ROOT / command[0]) if command[0].endswith(".py") else command[0], *command[1:]]
+    done = run_command(given, tmp_path, WORLD_SIZE="2", RANK="0")
+    assert done.returncode == 2, done.stderr
+    assert f"error: {message}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_restarts_need_a_folder_of_their_own(tmp_path):
+    torchrun = {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    done = run_command([str(ROOT / "train_search.py")], tmp_path, **torchrun)
+    assert done.returncode == 2 and "needs hydra.run.dir=FOLDER" in done.stderr
+
+
+def test_a_batch_too_small_for_the_processes_is_refused(among):
+    among(0, 16)
+    settings = composed("search", *TINY_SEARCH)
+    with pytest.raises(UserError, match=r"search\.batch_size is 16; it must be at least 32, two images for each of 16"):
+        search_data(settings.dataset, 0.5, 16, 0, torch.device("cpu"))
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "tfevents" not in path.name}
+
+
+def test_the_commands_run_on_two_processes_and_leave_what_one_leaves(tmp_path):
+    search = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.batch_size=18"]
+    for folder, start in (("two", TORCHRUN), ("one", [])):
+        done = run_command([*start, *search, f"hydra.run.dir={folder}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("result: ") == 1 and "Traceback" not in done.stderr
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["environment"]["processes"] == 2
+    lines = [(tmp_path / folder / "history.jsonl").read_text().splitlines() for folder in ("two", "one")]
+    two, one = (json.loads(history[0])["train/loss"] for history in lines)
+    assert two == pytest.approx(one, rel=1e-3)  # the first four steps, in float32
+    again = run_command([*TORCHRUN, *search, "hydra.run.dir=two"], tmp_path)
+    assert again.returncode == 0 and "has ended before; nothing is changed" in again.stdout
+    final = [str(ROOT / "train_final.py"), *TINY_TRAIN, "genotype=two", "hydra.run.dir=final"]
+    done = run_command([*TORCHRUN, *final], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "final" / "result.json").read_text())["test_accuracy"] > 0
+    assert not [path for path in Path(tmp_path).iterdir() if path.name not in ("one", "two", "final")]
