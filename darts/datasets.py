@@ -89,6 +89,11 @@ class FileImages:
                 yield Pixels(images, labels)
         except UserError as error:  # a worker's traceback comes as text before the message
             raise UserError(str(error).strip().rsplit("UserError: ", 1)[-1]) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            advice = "the last checkpoint is kept; where memory ran out, lower dataset.workers"
+            raise UserError(f"a process that reads images was killed; {advice}") from None
 
     def in_memory(self) -> ArrayImages:
         """All images decoded at once."""

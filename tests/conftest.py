@@ -52,11 +52,13 @@ def composed(command: str, *overrides: str):
         return settings.narrowed() if command == "search" else settings
 
 
-def run_command(command: list[str], folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+def run_command(
+    command: list[str], folder: Path, timeout: float = 300, **extra: str
+) -> subprocess.CompletedProcess[str]:
     """Run `python` with the given arguments in a folder, as a user would."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
     )
 
 
@@ -87,3 +89,20 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64)
     return images, torch.randint(0, 5, (8,), generator=generator)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How many faults were injected, of what kind, and how many runs were resumed to an equal end."""
+    from tests.faults.conftest import counted
+
+    found = counted(terminalreporter.stats.get("passed", []))
+    if not found:
+        return
+    terminalreporter.section("faults")
+    for kind, counts in sorted(found.items()):
+        resumed = f", {counts['equal']} runs resumed equal" if counts["equal"] else ""
+        terminalreporter.write_line(f"{counts['faults']:5d} {kind}{resumed}")
+    faults, equal = (sum(counts[name] for counts in found.values()) for name in ("faults", "equal"))
+    lost = len(terminalreporter.stats.get("failed", []))
+    outcome = "nothing lost" if not lost else f"{lost} tests FAILED"
+    terminalreporter.write_line(f"{faults:5d} faults injected, {equal} runs resumed equal, {outcome}")

@@ -11,7 +11,7 @@ from darts import config, search, search_steps
 from darts.config import identity
 from darts.errors import UserError
 from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, run_command
-from tests.test_resume import Killed, everything, kill_after
+from tests.faults.test_kills import Killed, everything, kill_after
 
 ALL = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
 WIDE = ["network.channels=24", "network.cells=4"]  # what every method can use

@@ -1,0 +1,141 @@
+"""kill -9 of whole runs and of one process of several, at random steps and within the writing of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from darts.checkpoint import Checkpoints
+from tests.conftest import ROOT, run_command
+from tests.faults.test_kills import bits
+from tests.faults.victim import WRITES
+
+METHODS = ["darts", "darts_second_order"]
+STEPS = 3 * 3  # epochs times steps an epoch: 50 images of a half in batches of 18
+
+
+def deaths_by_step(count: int, processes: int) -> list[dict]:
+    """So many different ones, drawn once and for all, over both methods, both parts of a step, and two ways to save."""
+    kinds = [
+        (method, minutes, part, step)
+        for method in METHODS
+        for minutes in ("inf", "1e-9")  # a checkpoint an epoch, or a step
+        for part in ("architecture_step", "weight_step")
+        for step in range(STEPS)
+    ]
+    return [
+        {
+            "name": f"{method}-{minutes}-{part}-{step}-{processes}",
+            "overrides": [f"method={method}", f"checkpoint.minutes={minutes}"],
+            "processes": processes,
+            "fault": ["step", part, step],
+        }
+        for method, minutes, part, step in random.Random(processes).sample(kinds, count)
+    ]
+
+
+def deaths_by_write() -> list[dict]:
+    """Each place in a checkpoint's writing, at the fourth one, and the first of all half written."""
+    places = [(place, 3) for place in WRITES] + [("half written", 0)]
+    return [
+        {
+            "name": f"{place}-{number}".replace(" ", "-"),
+            "overrides": ["method=darts", "checkpoint.minutes=1e-9"],
+            "processes": 1,
+            "fault": ["write", place, number],
+        }
+        for place, number in places
+    ]
+
+
+def undisturbed(processes: int) -> list[dict]:
+    overrides = [[f"method={method}", "checkpoint.minutes=inf"] for method in METHODS]
+    return [
+        {"name": f"whole-{o[0].split('=')[1]}-{processes}", "overrides": o, "processes": processes, "fault": None}
+        for o in overrides
+    ]
+
+
+def carried_out(deaths: list[dict], folder: Path) -> list[dict]:
+    done = run_command([str(ROOT / "tests" / "faults" / "victim.py"), str(folder), json.dumps(deaths)], ROOT, 1200)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    """What settings and seed determine, of a run without pictures."""
+    state = Checkpoints(folder).load()
+    for circumstance in ("timing", "seconds"):
+        del state[circumstance]
+    files = {name: (folder / name).read_bytes() for name in ("genotype.json", "history.jsonl", "split.json")}
+    return files | dict(bits(state, "state"))
+
+
+def assert_resumed_equal(folder: Path, deaths: list[dict], outcomes: list[dict]) -> None:
+    assert [outcome["name"] for outcome in outcomes] == [death["name"] for death in deaths]
+    for death, outcome in zip(deaths, outcomes, strict=True):
+        processes = death["processes"]
+        assert outcome["ended"] == [0] * processes, death
+        if death["fault"]:
+            assert outcome["died"][-1] == -9 and not outcome["finished"], death
+            assert outcome["died"][:-1] == [2] * (processes - 1), death  # the others say so and end, and do not hang
+            method = death["overrides"][0].split("=")[1]
+            assert left(folder / death["name"]) == left(folder / f"whole-{method}-{processes}"), death
+
+
+@pytest.mark.parametrize(
+    ("processes", "count"),
+    [(1, 4), pytest.param(1, 20, marks=pytest.mark.slow), pytest.param(2, 20, marks=pytest.mark.slow)],
+)
+def test_killed_at_random_steps_a_search_resumes_bit_for_bit(processes, count, tmp_path, injected):
+    deaths = undisturbed(processes) + deaths_by_step(count, processes)
+    outcomes = carried_out(deaths, tmp_path)
+    assert_resumed_equal(tmp_path, deaths, outcomes)
+    what = "kill -9 of a whole run at a random step" if processes == 1 else "kill -9 of one process of two"
+    injected(what, count, count)
+
+
+@pytest.mark.slow
+def test_killed_within_the_writing_of_a_checkpoint_a_search_resumes_bit_for_bit(tmp_path, injected):
+    deaths = undisturbed(1)[:1] + deaths_by_write()
+    outcomes = carried_out(deaths, tmp_path)
+    assert_resumed_equal(tmp_path, deaths, outcomes)
+    for death, outcome in zip(deaths[1:], outcomes[1:], strict=True):
+        whole = {"last.pt", "previous.pt"} & set(outcome["there"])
+        assert whole or death["fault"][2] == 0  # only the first of all leaves none
+    injected("kill -9 within the writing of a checkpoint", len(deaths) - 1, len(deaths) - 1)
+
+
+def test_a_reader_process_that_is_killed_ends_the_run_with_an_error(tmp_path, injected):
+    for name in ("a", "b"):
+        for part in ("train", "test"):
+            (tmp_path / "pictures" / part / name).mkdir(parents=True)
+    code = f"""
+import os, signal
+from pathlib import Path
+from PIL import Image
+from tests.conftest import TINY_SEARCH, composed
+from darts import datasets, search
+for name in "ab":
+    for i in range(8):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(Path({str(tmp_path)!r}) / "pictures" / "train" / name / f"{{i}}.png")
+def killed(self, path, parent=os.getpid(), decode=datasets.Decoder.__call__):
+    if os.getpid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(self, path)
+datasets.Decoder.__call__ = killed
+pictures = ["dataset=image_folder", "dataset.root={tmp_path / "pictures"}", "dataset.cache={tmp_path / "cache"}",
+            "dataset.fraction=1", "dataset.workers=1", "dataset.device_megabytes=0", "dataset.mean=[0,0,0]",
+            "dataset.std=[1,1,1]", "search.batch_size=4", "dataset.image_size=16"]
+from darts.errors import door
+door(lambda: search.run(composed("search", *TINY_SEARCH, *pictures), Path({str(tmp_path)!r}) / "run"))()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "error: a process that reads images was killed" in done.stderr and "Traceback" not in done.stderr
+    injected("reader process killed")

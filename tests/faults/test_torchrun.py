@@ -1,0 +1,114 @@
+"""One process of several dies, hangs, raises or is asked to stop: the job ends, says so, and goes on to the same end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY_SEARCH, run_command
+from tests.faults.test_processes import left
+
+pytestmark = pytest.mark.slow
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "search.batch_size=18",
+          "checkpoint.minutes=1e-9", "parallel.timeout_minutes=0.1"]  # fmt: skip
+
+
+def started(folder: Path) -> subprocess.Popen:
+    """A search on two processes whose first epoch has ended."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *TORCHRUN, *SEARCH, "hydra.run.dir=run"]
+    with open(folder / "errors", "w") as errors:
+        job = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        )
+    history = folder / "run" / "history.jsonl"
+    for _ in range(1200):
+        if job.poll() is not None or (history.exists() and history.read_bytes().count(b"\n")):
+            break
+        time.sleep(0.05)
+    assert job.poll() is None
+    return job
+
+
+def workers(job: subprocess.Popen) -> list[int]:
+    """The process numbers of a job's two processes, by their rank."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) if entry.name.isdigit() else 0
+            if parent == job.pid:
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                found |= {int(v[5:]): int(entry.name) for v in variables if v.startswith(b"RANK=")}
+        except OSError:
+            continue
+    return [found[rank] for rank in (0, 1)]
+
+
+def alive(process: int) -> bool:
+    try:
+        return "Z" not in (Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    done = run_command([*TORCHRUN, *SEARCH, "hydra.run.dir=run"], folder)
+    assert done.returncode == 0, done.stderr
+    return left(folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank", "says"),
+    [
+        (signal.SIGKILL, 0, ""),
+        (signal.SIGKILL, 1, "no longer hears the others"),
+        (signal.SIGSTOP, 1, "no longer hears the others"),
+        (signal.SIGTERM, None, "stopped by SIGTERM and saved"),
+        (signal.SIGKILL, None, ""),
+    ],
+)
+def test_the_job_ends_with_an_error_and_goes_on_to_the_same_end(whole, fault, rank, says, tmp_path, injected):
+    job = started(tmp_path)
+    processes = workers(job)
+    if rank is not None:
+        os.kill(processes[rank], fault)
+    elif fault == signal.SIGKILL:
+        os.killpg(job.pid, fault)
+        for process in processes:  # torchrun gives each a session of its own
+            if alive(process):
+                os.kill(process, fault)
+    else:
+        job.send_signal(fault)
+    begun = time.monotonic()
+    code = job.wait(timeout=90)
+    seconds = time.monotonic() - begun
+    assert code != 0
+    assert not any(alive(process) for process in processes)
+    assert seconds < (45 if fault == signal.SIGSTOP else 30)  # torchrun itself waits 30 s for one that is stopped
+    errors = (tmp_path / "errors").read_text()
+    assert says in errors
+    assert not (tmp_path / "run" / "genotype.json").exists()
+    done = run_command([*TORCHRUN, *SEARCH, "hydra.run.dir=run"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "going on at epoch" in done.stdout
+    assert left(tmp_path / "run") == whole
+    injected("a process of a torchrun job killed, hung or stopped", 1, 1)
+
+
+def test_a_run_of_two_processes_goes_on_with_one(tmp_path, injected):
+    job = started(tmp_path)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=60) != 0
+    done = run_command([*SEARCH, "hydra.run.dir=run"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "going on at epoch" in done.stdout and (tmp_path / "run" / "genotype.json").exists()
+    injected("a torchrun job stopped, gone on with one process")
