@@ -1,4 +1,4 @@
-"""One process of several dies, hangs, raises or is asked to stop: the job ends, says so, and goes on to the same end."""
+"""One process of several dies, hangs or is asked to stop: the job ends, says so, and goes on to the same end."""
 
 from __future__ import annotations
 
