@@ -23,6 +23,8 @@ from darts.seeding import generator, python_generator
 from darts.spaces import SearchSpace
 from darts.training import evaluate, stop_unless_finite
 
+LARGER = 4  # times a training batch: for an evaluation, which keeps no maps for gradients, and needs fewer calls
+
 
 def record_epoch(state: SearchState) -> None:
     """Evaluate the supernet on the architecture's half and write the epoch down."""
@@ -77,9 +79,10 @@ def observation(state: SearchState, done: int) -> Observation:
 
 def valid_figures(state: SearchState, mixture: Mixture) -> dict[str, float]:
     """Loss and accuracy of the supernet on the architecture's half, under a mixture."""
+    half = state.data.architecture
+    larger = half.of(min(LARGER * half.batch_size, len(half.indices)))
     with autocast(state.device, state.settings.precision), state.noise("evaluation"):
-        batches = state.data.architecture.mixed()
-        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, batches)
+        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, larger.mixed())
 
 
 def costly_figures(state: SearchState, genotype: Genotype, accuracy: float) -> Iterator[tuple[str, float]]:
