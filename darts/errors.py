@@ -38,8 +38,27 @@ def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
     return UserError(f"{what} {shown!r} is unknown; {hint}there are: {', '.join(names)}")
 
 
+def _in_a_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def _failed_job(error: UserError) -> Exception:
+    """What Hydra takes for the failure of one job of a sweep: it runs the others, and says this at the end."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+
+    job = HydraConfig.get().job
+    return CompactHydraException(f"error: job {job.num} ({job.override_dirname}): {error}")
+
+
 def door(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2, a signal 128 + its number."""
+    """Wrap a command: a `UserError` becomes one line on stderr and exit code 2, a signal 128 + its number.
+
+    In a sweep (-m) it does not stop the other jobs: they run, then the line is printed, and the exit code is 1.
+    """
 
     @functools.wraps(main)
     def guarded(*args: Any) -> Any:
@@ -47,6 +66,8 @@ def door(main: Callable[..., Any]) -> Callable[..., Any]:
             return main(*args)
         except UserError as error:
             logging.getLogger("darts").debug("stopped by a mistake of the user", exc_info=True)
+            if _in_a_sweep():
+                raise _failed_job(error) from None
             number = int(os.environ.get("RANK", "0"))  # under torchrun, this process's
             print(f"process {number}: error: {error}" if number else f"error: {error}", file=sys.stderr)
             sys.exit(2)

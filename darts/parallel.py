@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -162,19 +163,30 @@ def share(indices: Tensor) -> Tensor:
     return indices if processes() == 1 else indices.tensor_split(processes())[number()]
 
 
+def add_up(tensor: Tensor, by: str = "SUM") -> None:
+    """Give a tensor its sum (or MAX) over all processes, in place: one message."""
+    import torch.distributed as dist
+
+    with heard():
+        dist.all_reduce(tensor, getattr(dist.ReduceOp, by))
+    traffic.update(messages=1, bytes=tensor.numel() * tensor.element_size())
+
+
+traffic: Counter[str] = Counter()  # messages that this process took part in, and their bytes, for the record alone
+
+
 def summed(tensors: Sequence[Any]) -> list[Any]:
     """Each tensor's sum over all processes, by one message; None stays None."""
     if processes() == 1:
         return list(tensors)
     import torch
-    import torch.distributed as dist
 
     there = [tensor for tensor in tensors if tensor is not None]
     if not there:
         return list(tensors)
-    with torch.no_grad(), heard():
+    with torch.no_grad():
         flat = torch.cat([tensor.reshape(-1) for tensor in there])
-        dist.all_reduce(flat)
+        add_up(flat)
     parts = iter(flat.split([tensor.numel() for tensor in there]))
     return [None if tensor is None else next(parts).view(tensor.shape) for tensor in tensors]
 
@@ -200,11 +212,9 @@ def _reduced(values: Sequence[float], by: str) -> list[float]:
     if processes() == 1 or not values:
         return list(values)
     import torch
-    import torch.distributed as dist
 
     held = torch.tensor(list(values), dtype=torch.float64)
-    with heard():
-        dist.all_reduce(held, getattr(dist.ReduceOp, by))
+    add_up(held, by)
     return held.tolist()
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from darts.parallel import average, heard, processes, synchronised
+from darts.parallel import add_up, average, processes, synchronised
 
 
 def pooled(tensor: Tensor) -> Tensor:
@@ -20,8 +19,7 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
-        with heard():
-            dist.all_reduce(total)
+        add_up(total)
         return total
 
     @staticmethod

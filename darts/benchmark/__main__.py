@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors
+from darts import config, errors, parallel
 
 if TYPE_CHECKING:
     import torch
@@ -189,6 +190,7 @@ def _dtype(settings: config.BenchmarkSettings) -> Any:
 def main(settings: DictConfig) -> None:
     """Measure, print a table or JSON, and leave both and a plot in Hydra's folder."""
     typed = config.typed(settings, config.BenchmarkSettings)
+    parallel.require_alone("this command; python -m darts.benchmark scaling starts several")
     folder = Path(HydraConfig.get().runtime.output_dir)
     figures = measure(typed, folder)
     files = draw(figures, folder / "benchmark")
@@ -196,4 +198,9 @@ def main(settings: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["scaling"]:
+        from darts.benchmark.scaling import main as scale
+
+        scale(sys.argv[2:])
+    else:
+        main()

@@ -17,8 +17,10 @@ from darts.config import digest
 from darts.errors import UserError
 from darts.genotype import Genotype, from_json
 from darts.genotype_sources import find_genotype, newest_search, random_genotype
+from darts.settings import ParallelSettings
 
 SEARCHED, RANDOM = "searched", "random sampling"
+ALONE = ParallelSettings(synchronised_batch_norm=True, timeout_minutes=1.0)  # a trial is one process's
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def plan_trials(settings: CompareSettings, folder: Path) -> list[Trial]:
 
 def trial_settings(settings: CompareSettings, trial: Trial) -> FinalSettings:
     """The retraining settings of a trial: the comparison's, with the pair's seed."""
-    return taken_over(FinalSettings, settings, seed=trial.seed, genotype=trial.cell, weights=None)
+    own = {"seed": trial.seed, "genotype": trial.cell, "weights": None, "parallel": ALONE}
+    return taken_over(FinalSettings, settings, **own)
 
 
 def trial_name(settings: CompareSettings, trial: Trial) -> str:

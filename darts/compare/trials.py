@@ -107,8 +107,13 @@ def _launched(names: Sequence[str], folder: Path, attempt: int) -> list[str]:
     task = [item for item in own.overrides.task if not item.startswith("trial=")]
     jobs = [[*task, f"trial={shown(name)}"] for name in names]
     done = sum(1 for _ in place.glob("*")) if place.exists() else 0
-    returned = launcher.launch(jobs, initial_job_idx=done)
-    configure_log(own.job_logging, own.verbose)  # type: ignore[arg-type]
+    try:
+        returned = launcher.launch(jobs, initial_job_idx=done)
+    except Exception as error:  # noqa: BLE001  launchers raise what they like when one of their processes dies
+        log.warning("the launcher gave up (%s: %s)", type(error).__name__, str(error).splitlines()[0][:200])
+        return list(names)  # what ended all the same is not done again
+    finally:
+        configure_log(own.job_logging, own.verbose)  # type: ignore[arg-type]
     failed = []
     for name, result in zip(names, returned, strict=True):
         if result.status is not JobStatus.COMPLETED:

@@ -1,0 +1,70 @@
+"""python -m darts.benchmark scaling [setting=value ...]: the search step on one process and on several.
+
+Each count of processes is started anew by torchrun, one thread a process, one count after the other and again, so that
+a slow spell of the machine meets all alike. The whole batch is that of the settings ("the same work"), or as many times
+larger as there are processes ("work that grows along").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+COUNTS = (1, 2)
+ROUNDS = 2
+HEADER = f"{'':42}{'processes':>10}{'ms a step':>12}{'efficiency':>12}{'messages':>10}{'MB a step':>11}"
+
+
+def main(overrides: Sequence[str]) -> None:
+    """Print a table, and JSON as the last line."""
+    batch = next((int(item.split("=")[1]) for item in overrides if item.startswith("search.batch_size=")), 16)
+    kept = [item for item in overrides if not item.startswith("search.batch_size=")]
+    print(HEADER)
+    found = []
+    for norms in ("true", "false"):
+        for grows, title in ((False, "the same work"), (True, "work that grows along")):
+            rows = _rows(batch, grows, [*kept, f"parallel.synchronised_batch_norm={norms}"])
+            for row in rows:
+                row |= {"title": title, "synchronised": norms == "true"}
+                print(_line(row, rows[0]))
+            found += rows
+    print(json.dumps(found))
+
+
+def _rows(batch: int, grows: bool, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """By count of processes, the least median over the rounds, and what was sent."""
+    best: dict[int, dict[str, Any]] = {}
+    for _ in range(ROUNDS):
+        for count in COUNTS:
+            size = batch * count if grows else batch
+            one = {"processes": count, "batch": size, **started(count, [*overrides, f"search.batch_size={size}"])}
+            if count not in best or one["median_ms"] < best[count]["median_ms"]:
+                best[count] = one
+    return list(best.values())
+
+
+def started(count: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """What so many processes measured."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    with tempfile.TemporaryDirectory(prefix="darts-") as folder:
+        command = [sys.executable, *torchrun, "-m", "darts.benchmark.processes", *overrides, f"hydra.run.dir={folder}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error: " in line] or done.stderr.splitlines()[-1:]
+        sys.exit(f"{count} processes failed: {lines[0] if lines else done.returncode}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _line(row: dict[str, Any], alone: dict[str, Any]) -> str:
+    """Efficiency: the share of the processes' time that one process would need for the same images."""
+    speedup = alone["median_ms"] / row["median_ms"] * row["batch"] / alone["batch"]
+    title = f"{row['title']}, {'one' if row['synchronised'] else 'own'} batch norm, batch {row['batch']}"
+    sent = row.get("messages", 0), row.get("bytes", 0) / 1e6
+    efficiency = speedup / row["processes"]
+    return f"{title:42}{row['processes']:10d}{row['median_ms']:12.0f}{efficiency:12.0%}{sent[0]:10d}{sent[1]:11.2f}"
