@@ -117,8 +117,8 @@ def _launched(names: Sequence[str], folder: Path, attempt: int) -> list[str]:
     failed = []
     for name, result in zip(names, returned, strict=True):
         if result.status is not JobStatus.COMPLETED:
-            error = result._return_value
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            raised = result._return_value
+            reason = str(raised) if isinstance(raised, UserError) else f"{type(raised).__name__}: {raised}"
             log.warning("trial %s failed%s: %s", name, " again" if attempt else "", reason)
             failed.append(name)
     return failed
