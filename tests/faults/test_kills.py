@@ -92,7 +92,7 @@ def kill_after(monkeypatch, module, step_name: str, steps: int) -> None:
         (6, "architecture_step", "1e-9"),
     ],
 )
-def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, steps, step_name, minutes, tmp_path):
+def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, steps, step_name, minutes, tmp_path, injected):
     method, expected = uninterrupted
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, search_steps, step_name, steps)
@@ -100,9 +100,10 @@ def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, steps, s
     assert not (tmp_path / "genotype.json").exists()
     search.run(settings(method, minutes), tmp_path)
     assert everything(tmp_path) == expected
+    injected("run cut off within its process", 1, 1)
 
 
-def test_a_search_killed_after_every_single_step_resumes_bit_for_bit(uninterrupted, tmp_path):
+def test_a_search_killed_after_every_single_step_resumes_bit_for_bit(uninterrupted, tmp_path, injected):
     method, expected = uninterrupted
     for _ in range(STEPS):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
@@ -111,6 +112,7 @@ def test_a_search_killed_after_every_single_step_resumes_bit_for_bit(uninterrupt
             raise Killed  # the last part ends by itself
     search.run(settings(method, "1e-9"), tmp_path)
     assert everything(tmp_path) == expected
+    injected("run cut off within its process", 12, 1)
 
 
 def test_a_finished_search_answers_and_changes_nothing(uninterrupted, tmp_path):
@@ -171,7 +173,7 @@ def training_settings(minutes: str):
 
 @pytest.mark.parametrize("minutes", ["1e-9", "inf"])
 @pytest.mark.parametrize("steps", [1, 4, 7])
-def test_a_retraining_killed_at_any_step_resumes_bit_for_bit(steps, minutes, tmp_path):
+def test_a_retraining_killed_at_any_step_resumes_bit_for_bit(steps, minutes, tmp_path, injected):
     genotype = published("darts_v2")
     expected = retrain.run(training_settings(minutes), genotype, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
@@ -180,6 +182,7 @@ def test_a_retraining_killed_at_any_step_resumes_bit_for_bit(steps, minutes, tmp
     found = retrain.run(training_settings(minutes), genotype, tmp_path / "killed")
     assert trained(tmp_path / "killed") == trained(tmp_path / "whole")
     assert found["test_loss"] == expected["test_loss"]
+    injected("run cut off within its process", 1, 1)
 
 
 def test_a_process_killed_for_real_resumes_bit_for_bit(tmp_path):

@@ -73,7 +73,9 @@ def plant(patch, place: str):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_planted_nan_stops_the_search_in_its_step_and_the_checkpoint_before_it_is_whole(place, tmp_path, monkeypatch):
+def test_a_planted_nan_stops_the_search_in_its_step_and_the_checkpoint_before_it_is_whole(
+    place, tmp_path, monkeypatch, injected
+):
     settings = composed("search", *TINY_SEARCH, "checkpoint.minutes=1e-9")
     plant(monkeypatch, place)
     with pytest.raises(NotFiniteError, match=f"epoch 1, step 2, learning rate .*: {PLACES[place]} is (nan|inf)"):
@@ -84,10 +86,11 @@ def test_a_planted_nan_stops_the_search_in_its_step_and_the_checkpoint_before_it
     assert all(bool(tensor.isfinite().all()) for tensor in tensors)
     monkeypatch.undo()
     assert search.run(settings, tmp_path).cells  # and the search goes on from it
+    injected("number that is none")
 
 
 @pytest.mark.parametrize("place", ["images", "weight's gradient"])
-def test_a_planted_nan_stops_retraining(place, tmp_path, monkeypatch):
+def test_a_planted_nan_stops_retraining(place, tmp_path, monkeypatch, injected):
     settings = composed("final", *TINY_TRAIN, "checkpoint.minutes=1e-9")
     if place == "images":
         poisoned_images(monkeypatch, 2)
@@ -97,6 +100,7 @@ def test_a_planted_nan_stops_retraining(place, tmp_path, monkeypatch):
     with pytest.raises(NotFiniteError, match=r"epoch 1, step 2, learning rate .* is (nan|inf)"):
         retrain.run(settings, published("darts_v2"), tmp_path)
     assert Checkpoints(tmp_path).load()["position"]["step"] == 1
+    injected("number that is none")
 
 
 def test_what_is_not_finite_is_never_saved(tmp_path):

@@ -29,36 +29,59 @@ def started(command: list[str], folder: Path) -> subprocess.Popen:
                             stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def wait_for_a_line(file: Path, process: subprocess.Popen) -> None:
+def wait_for_lines(file: Path, process: subprocess.Popen, lines: int = 1) -> None:
     for _ in range(1200):
-        if process.poll() is not None or (file.exists() and file.read_bytes().count(b"\n")):
+        if process.poll() is not None or (file.exists() and file.read_bytes().count(b"\n") >= lines):
             return
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a command's run that nothing disturbs; each command runs once."""
+    folders: dict[str, Path] = {}
+
+    def run(command: list[str]) -> Path:
+        key = " ".join(command)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("whole")
+            done = run_command([*command, "hydra.run.dir=whole"], folders[key])
+            assert done.returncode == 0, done.stderr
+        return folders[key] / "whole"
+
+    return run
+
+
 @pytest.mark.parametrize(
-    ("command", "number", "result"),
+    ("command", "number", "result", "epochs"),
     [
-        (SEARCH, signal.SIGTERM, "genotype.json"),
-        (SEARCH, signal.SIGUSR1, "genotype.json"),
-        (SEARCH, signal.SIGINT, "genotype.json"),
-        (FINAL, signal.SIGTERM, "curves.svg"),
-        (SCORES, signal.SIGTERM, "genotype.json"),
+        (SEARCH, signal.SIGTERM, "genotype.json", 1),
+        (SEARCH, signal.SIGUSR1, "genotype.json", 1),
+        (SEARCH, signal.SIGINT, "genotype.json", 1),
+        *(
+            pytest.param(SEARCH, number, "genotype.json", epochs, marks=pytest.mark.slow)
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+            for epochs in (2, 4)
+        ),
+        (FINAL, signal.SIGTERM, "curves.svg", 1),
+        (SCORES, signal.SIGTERM, "genotype.json", 1),
     ],
 )
-def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_end(command, number, result, tmp_path):
+def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_end(
+    undisturbed, command, number, result, epochs, tmp_path, injected
+):
     process = started([*command, "hydra.run.dir=stopped"], tmp_path)
-    wait_for_a_line(tmp_path / "stopped" / "history.jsonl", process)
+    wait_for_lines(tmp_path / "stopped" / "history.jsonl", process, epochs)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
     assert f"stopped by {signal.Signals(number).name} and saved" in errors and "Traceback" not in errors
     assert not (tmp_path / "stopped" / result).exists() and not (tmp_path / "stopped" / "lock").exists()
-    for folder in ("stopped", "whole"):
-        done = run_command([*command, f"hydra.run.dir={folder}"], tmp_path)
-        assert done.returncode == 0, done.stderr
+    done = run_command([*command, "hydra.run.dir=stopped"], tmp_path)
+    assert done.returncode == 0, done.stderr
     for name in ("history.jsonl", result):
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "stopped" / name).read_bytes() == (undisturbed(command) / name).read_bytes()
+    injected("signal to a run", 1, 1)
 
 
 def test_within_a_loop_signals_wait_and_outside_they_do_what_they_did():
@@ -104,10 +127,10 @@ def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path):
     search.run(settings, tmp_path)
 
 
-def test_what_a_dead_process_held_is_free(tmp_path):
+def test_what_a_dead_process_held_is_free(tmp_path, injected):
     code = f"from pathlib import Path; from darts.lock import held\nwith held(Path({str(tmp_path)!r})): input()"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE)
-    wait_for_a_line(tmp_path / "lock", process)
+    wait_for_lines(tmp_path / "lock", process)
     with pytest.raises(UserError, match=f"in use by process {process.pid}"), held(tmp_path):
         pass
     process.kill()
@@ -115,3 +138,4 @@ def test_what_a_dead_process_held_is_free(tmp_path):
     assert (tmp_path / "lock").exists()
     with held(tmp_path):
         pass
+    injected("lock of a dead process", 1)

@@ -1,0 +1,89 @@
+"""Forty wrong commands: each answers in a line that names the setting, with its exit code, and writes over nothing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.conftest import ROOT, run_command
+
+SEARCH, FINAL = str(ROOT / "train_search.py"), str(ROOT / "train_final.py")
+COMPARE, DESCRIBE, BENCHMARK, TUNE = (["-m", f"darts.{name}"] for name in ("compare", "describe", "benchmark", "tune"))
+WRONG = [
+    ([SEARCH, "seed=-1"], 2, "seed"),
+    ([SEARCH, "seed=null"], 1, "seed"),
+    ([SEARCH, "device=gpu"], 2, "device"),
+    ([SEARCH, "device=cuda:7"], 2, "device"),
+    ([SEARCH, "graphs=true", "device=cpu"], 2, "graphs"),
+    ([SEARCH, "precision=fp16"], 1, "precision"),
+    ([SEARCH, "engine=fast"], 1, "engine"),
+    ([SEARCH, "method=drats"], 1, "method/drats"),
+    ([SEARCH, "space=darts2"], 1, "space/darts2"),
+    ([SEARCH, "dataset=mnist"], 1, "dataset/mnist"),
+    ([SEARCH, "experiment=published"], 1, "published"),
+    ([SEARCH, "experiment=pc_darts_cifar10"], 2, "method"),
+    ([SEARCH, "dataset=image_folder"], 2, "dataset.root"),
+    ([SEARCH, "dataset=image_folder", "dataset.root=nowhere"], 2, "dataset.root"),
+    ([SEARCH, "dataset=cifar10", "dataset.root=nowhere", "dataset.download=false"], 2, "nowhere"),
+    ([SEARCH, "dataset.fraction=0"], 2, "dataset.fraction"),
+    ([SEARCH, "dataset.image_size=4"], 2, "dataset.image_size"),
+    ([SEARCH, "search.epochs=0"], 2, "search.epochs"),
+    ([SEARCH, "search.epoch=3"], 1, "epoch"),
+    ([SEARCH, "+search.epoch=3"], 2, "epoch"),
+    ([SEARCH, "search.epochs=three"], 1, "search.epochs"),
+    ([SEARCH, "search.batch_size=9999"], 2, "search.batch_size"),
+    ([SEARCH, "search.weight_share=1"], 2, "search.weight_share"),
+    ([SEARCH, "network.cells=2"], 2, "network.cells"),
+    ([SEARCH, "method=pc_darts", "network.channels=6"], 2, "network.channels"),
+    ([SEARCH, "space.edges_kept=5"], 2, "space.edges_kept"),
+    ([SEARCH, "space.candidates=[none,sep_conv_9x9]"], 2, "sep_conv_9x9"),
+    ([SEARCH, "method=darts_second_order", "weight_optimiser.nesterov=true"], 2, "weight_optimiser.nesterov"),
+    ([SEARCH, "weight_optimiser.learning_rate=nan"], 2, "weight_optimiser.learning_rate"),
+    ([SEARCH, "budget.epochs=1"], 2, "budget.epochs"),
+    ([SEARCH, "method=random", "budget.evaluations=null"], 2, "budget"),
+    ([SEARCH, "method=random", "evaluator=table"], 2, "benchmark.table"),
+    ([SEARCH, "space=nasbench201", "benchmark.table=nowhere.csv"], 2, "nowhere.csv"),
+    ([SEARCH, "hydra.run.dir=taken"], 2, "search.epochs was"),
+    ([FINAL], 2, "genotype"),
+    ([FINAL, "genotype=darts_v3"], 2, "genotype"),
+    ([FINAL, "genotype=darts_v2", "train.drop_path=1"], 2, "train.drop_path"),
+    ([FINAL, "weights=missing.pt"], 2, "weights"),
+    ([*COMPARE, "searched=[darts_v1,darts_v1]"], 2, "searched"),
+    ([*COMPARE, "methods=[darts,drats]"], 2, "drats"),
+    ([*DESCRIBE, "genotype=darts_v2", "input.size=2"], 2, "input.size"),
+    ([*BENCHMARK, "rows=[everything]"], 2, "rows"),
+    ([*TUNE, "genotype=darts_v2", "parameters=['weight_optimiser.learning_rate 1 0']"], 2, "parameters"),
+]
+FAST = WRONG[::4]
+
+
+def checked(commands, folder, injected) -> None:
+    taken = folder / "taken"
+    taken.mkdir()
+    done = run_command([SEARCH, "dataset.fraction=0.01", "network.channels=2", "search.epochs=1",
+                        "search.batch_size=16", "space.nodes=1", "hydra.run.dir=taken"], folder)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours = ("genotype.json", "history.jsonl", "run.json", "split.json", "checkpoints/last.pt")
+    before = {name: (taken / name).read_bytes() for name in ours}
+    for command, code, named in commands:
+        begun = time.monotonic()
+        done = run_command(command, folder)
+        assert done.returncode == code, (command, done.stderr)
+        assert named in done.stderr, (command, done.stderr)
+        assert "Traceback" not in done.stderr + done.stdout, command
+        if code == 2:
+            assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (command, done.stderr)
+        assert time.monotonic() - begun < 10
+    assert before == {name: (taken / name).read_bytes() for name in ours}
+    injected("wrong command", len(commands))
+
+
+def test_some_wrong_commands(tmp_path, injected):
+    checked(FAST, tmp_path, injected)
+
+
+@pytest.mark.slow
+def test_forty_wrong_commands(tmp_path, injected):
+    assert len(WRONG) >= 40
+    checked(WRONG, tmp_path, injected)
