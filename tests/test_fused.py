@@ -270,6 +270,7 @@ def test_a_hundred_steps_lead_to_the_same_alphas(method, tmp_path):
         assert fused[kind].abs().max() > 0.05  # they moved
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_as_float32_does(tmp_path):
     exact, rounded = (
         torch.tensor(followed(tmp_path, "fused", 200, f"precision={precision}", dtype=torch.float32)[1])
