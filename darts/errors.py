@@ -50,8 +50,7 @@ def _failed_job(error: UserError) -> Exception:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
 
-    job = HydraConfig.get().job
-    return CompactHydraException(f"error: job {job.num} ({job.override_dirname}): {error}")
+    return CompactHydraException(f"error: job {HydraConfig.get().job.num}: {error}")
 
 
 def door(main: Callable[..., Any]) -> Callable[..., Any]:

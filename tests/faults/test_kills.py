@@ -115,6 +115,17 @@ def test_a_search_killed_after_every_single_step_resumes_bit_for_bit(uninterrupt
     injected("run cut off within its process", 12, 1)
 
 
+def test_lines_of_a_run_killed_before_its_first_checkpoint_are_dropped(uninterrupted, tmp_path, injected):
+    method, expected = uninterrupted
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, search, "decide", 0)  # after the first epoch's line, before its checkpoint
+        search.run(settings(method), tmp_path)
+    assert (tmp_path / "history.jsonl").read_text().count("\n") == 1 and not (tmp_path / "checkpoints").exists()
+    search.run(settings(method), tmp_path)
+    assert everything(tmp_path) == expected
+    injected("run cut off within its process", 1, 1)
+
+
 def test_a_finished_search_answers_and_changes_nothing(uninterrupted, tmp_path):
     method, _ = uninterrupted
     genotype = search.run(settings(method), tmp_path)
