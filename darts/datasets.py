@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,6 +135,11 @@ class Decoder:
 def open_training(settings: Dataset) -> ImageSet:
     """The training images, all of them; `dataset.fraction` is the caller's business. Checks labels and classes."""
     images = _open(settings, True)
+    least, most = (int(label) for label in images.labels.aminmax())
+    if least < 0 or most >= len(images.classes):
+        raise UserError(
+            f"dataset {settings.name}: labels go from {least} to {most}; there are {len(images.classes)} classes"
+        )
     counts = torch.bincount(images.labels, minlength=len(images.classes))
     if len(images.classes) < 2:
         raise UserError(f"dataset.root {settings.root}: there is one class; at least 2 are needed")
@@ -172,8 +179,11 @@ def _open(settings: Dataset, train: bool) -> ImageSet:
 @_open.register
 def _open_bundled(settings: BundledDataset, train: bool) -> ImageSet:
     part = "train" if train else "test"
-    with np.load(BUNDLED) as archive:
-        images, labels = archive[f"{part}_images"], archive[f"{part}_labels"]
+    try:
+        with np.load(BUNDLED) as archive:
+            images, labels = archive[f"{part}_images"], archive[f"{part}_labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{BUNDLED} is damaged ({type(error).__name__}); take it anew from the repository") from None
     pixels = torch.from_numpy(images)[:, None]
     return ArrayImages(_pad(pixels, settings), torch.from_numpy(labels).long(), FASHION_CLASSES)
 
@@ -231,6 +241,8 @@ def _torchvision_set(settings: TorchvisionDataset, train: bool) -> Any:
         return build(download=False)
     except RuntimeError:  # "not found or corrupted"
         pass
+    except (ValueError, OSError, EOFError, AssertionError, TypeError) as error:
+        raise UserError(f"dataset {settings.name}: its files in {settings.root} are damaged ({error})") from None
     folder = Path(settings.root).resolve()
     if not settings.download:
         raise UserError(f"dataset {settings.name}: not found in {folder} (dataset.root), and dataset.download is false")
