@@ -168,7 +168,7 @@ def _no_constant(name: str) -> None:
 
 def _from_plain(plain: Any) -> Genotype:
     _exact_keys(plain, ("format", "version", "space", "cells", "provenance"), "the file")
-    if plain["format"] != FORMAT or plain["version"] != VERSION or isinstance(plain["version"], bool):
+    if plain["format"] != FORMAT or plain["version"] != VERSION or type(plain["version"]) is not int:
         raise UserError(f"format and version must be {FORMAT!r} and {VERSION}")
     _typed(plain["space"], str, "space")
     _typed(plain["provenance"], dict, "provenance")

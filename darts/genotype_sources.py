@@ -39,8 +39,12 @@ def random_genotype(space: SearchSpace, seed: int, number: int) -> Genotype:
 
 def read_genotype(path: Path, space: SearchSpace) -> Genotype:
     """Read a run folder's genotype.json, a JSON file, or a text file with the printed notation (of `space`)."""
-    file = path / "genotype.json" if path.is_dir() else path
-    if not file.is_file():
+    try:
+        file = path / "genotype.json" if path.is_dir() else path
+        there = file.is_file()
+    except (OSError, ValueError):  # too long for a name, or holding what no name may
+        raise unknown("genotype", path, ("latest", "random", *NAMES, "or a file")) from None
+    if not there:
         if path.is_dir():
             raise UserError(f"genotype {path}: no genotype.json in this folder; the search has not ended")
         raise unknown("genotype", path, ("latest", "random", *NAMES, "or a file"))

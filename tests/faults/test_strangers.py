@@ -33,7 +33,7 @@ TEXTS = [
     "../../etc/passwd", "/etc/passwd", "${oc.env:HOME}", "file:///etc/passwd", "lambda: 0", "{}", "[]", "null", "",
     GOOD.replace("range(2, 3)", "range(2, 10**9)"), GOOD.replace("range(2, 3)", "range(10000)"), GOOD + ".__class__",
     "[" * 15_000, '{"a":' * 5_000, "9" * 19_000, "x" * 10_000_000, changed(version=10**400), changed(version=1.0),
-    changed(format=RUN), changed(space=["x"]), cell([[["skip_connect", float("nan")]]]), cell([[[RUN, 0]]]),
+    changed(format=RUN), changed(space=["x"]), cell([[["skip_connect", float("nan")]]]),
     cell([[["skip_connect", 10**30]]]), cell([[["skip_connect", -1]]]), cell([[["skip_connect", 0]]], [99]),
     json.dumps(WHOLE)[:-1] + ', "cells": {}}', changed(extra=1),
 ]  # fmt: skip
@@ -52,3 +52,14 @@ def test_hostile_genotypes_are_refused_in_a_line_and_nothing_runs(tmp_path, monk
         assert time.monotonic() - begun < 3
     assert not list(tmp_path.iterdir())
     injected("hostile genotype", len(TEXTS))
+
+
+def test_an_operation_of_any_name_is_a_name_and_of_no_space(tmp_path, monkeypatch, injected):
+    monkeypatch.chdir(tmp_path)
+    hostile = cell([[[RUN, 0]]])
+    (tmp_path / "hostile.json").write_text(hostile)
+    assert from_json(hostile).cells["normal"].nodes[0][0].operation == RUN  # a text like any other
+    with pytest.raises(UserError):
+        find_genotype("hostile.json", space_of("darts", 4, 2, list(CANDIDATES)), "runs", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["hostile.json"]
+    injected("hostile genotype")
