@@ -17,21 +17,21 @@ from typing import Any
 
 COUNTS = (1, 2)
 ROUNDS = 2
-HEADER = f"{'':42}{'processes':>10}{'ms a step':>12}{'efficiency':>12}{'messages':>10}{'MB a step':>11}"
+HEADER = f"{'':50}{'processes':>10}{'ms a step':>12}{'efficiency':>12}{'messages':>10}{'MB a step':>11}"
 
 
 def main(overrides: Sequence[str]) -> None:
     """Print a table, and JSON as the last line."""
     batch = next((int(item.split("=")[1]) for item in overrides if item.startswith("search.batch_size=")), 16)
     kept = [item for item in overrides if not item.startswith("search.batch_size=")]
-    print(HEADER)
+    print(HEADER, flush=True)
     found = []
     for norms in ("true", "false"):
         for grows, title in ((False, "the same work"), (True, "work that grows along")):
             rows = _rows(batch, grows, [*kept, f"parallel.synchronised_batch_norm={norms}"])
             for row in rows:
                 row |= {"title": title, "synchronised": norms == "true"}
-                print(_line(row, rows[0]))
+                print(_line(row, rows[0]), flush=True)
             found += rows
     print(json.dumps(found))
 
@@ -67,4 +67,4 @@ def _line(row: dict[str, Any], alone: dict[str, Any]) -> str:
     title = f"{row['title']}, {'one' if row['synchronised'] else 'own'} batch norm, batch {row['batch']}"
     sent = row.get("messages", 0), row.get("bytes", 0) / 1e6
     efficiency = speedup / row["processes"]
-    return f"{title:42}{row['processes']:10d}{row['median_ms']:12.0f}{efficiency:12.0%}{sent[0]:10d}{sent[1]:11.2f}"
+    return f"{title:50}{row['processes']:10d}{row['median_ms']:12.0f}{efficiency:12.0%}{sent[0]:10d}{sent[1]:11.2f}"
