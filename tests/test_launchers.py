@@ -41,7 +41,7 @@ def runs(sweep: Path) -> dict[int, Path]:
 
 def holder(run: Path, process: subprocess.Popen) -> int:
     """The number of the process that is at work in a folder and has left an epoch there."""
-    for _ in range(2400):
+    for _ in range(7500):
         if process.poll() is not None:
             break
         if (run / "history.jsonl").exists() and (run / "history.jsonl").read_bytes().count(b"\n"):
