@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from darts.errors import UserError, require
@@ -101,13 +100,12 @@ def command(main: Callable[[], Any]) -> None:
     finally:
         if sys.exc_info()[1] is not None:
             traceback.print_exc()
-        end_at_once(code if isinstance(code, int) else int(code is not None), Path(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+        end_at_once(code if isinstance(code, int) else int(code is not None))
 
 
-def end_at_once(code: int, scratch: Path | None = None) -> None:
+def end_at_once(code: int) -> None:
     """End this process without Python's own tidying up, during which threads of gloo may abort it (PyTorch 2.14)."""
-    if scratch is not None:
-        shutil.rmtree(scratch, ignore_errors=True)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

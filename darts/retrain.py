@@ -173,7 +173,6 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     if parallel.leading():
         write_json(folder / "run.json", {"settings": protocol(settings, genotype), "environment": environment(device)})
     if plain is None:
-        state.tracker.restore([], [], 0.0)  # a run killed before its first checkpoint may have left lines
         size = count_parameters_without_auxiliary(state.network)
         log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
     else:

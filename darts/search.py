@@ -116,7 +116,6 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
         write_json(folder / "run.json", {"settings": identity(settings), "environment": environment(device)})
         write_bytes(folder / "split.json", data.split.to_json().encode())
     if plain is None:
-        state.tracker.restore([], [], 0.0)  # a run killed before its first checkpoint may have left lines
         weights, architecture = len(data.split.weights), len(data.split.architecture)
         log.info("search on %s: %d images for the weights, %d for the architecture", device, weights, architecture)
     else:

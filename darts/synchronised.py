@@ -63,17 +63,17 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         found = normalised(x, self.eps, self.weight, self.bias)
         if self.training and self.track_running_stats and self.running_mean is not None:
-            self._move(found)
+            move_statistics(self, found.mean, found.variance, found.pixels)
         return found.image
 
-    @torch.no_grad()
-    def _move(self, found: Normalised) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(found.mean.to(self.running_mean), self.momentum or 0.0)
-        unbiased = found.variance * (found.pixels / (found.pixels - 1))
-        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum or 0.0)
+
+@torch.no_grad()
+def move_statistics(norm: Any, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> None:
+    """Let a batch norm's running statistics move by a batch's mean and (biased) variance over so many pixels."""
+    norm.running_mean.lerp_(mean.to(norm.running_mean).expand_as(norm.running_mean), norm.momentum)
+    unbiased = variance.to(norm.running_var) * (pixels / (pixels - 1))
+    norm.running_var.lerp_(unbiased.expand_as(norm.running_var), norm.momentum)
+    norm.num_batches_tracked += 1
 
 
 def synchronise(module: nn.Module) -> None:

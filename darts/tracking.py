@@ -41,6 +41,11 @@ class Tracker:
         self.history: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
         self.writer = _summary_writer(folder) if parallel.leading() else None  # None: nothing is written
+        if (
+            self.writer
+        ):  # what a checkpoint knows comes back by `restore`; other lines are those of a run killed before one
+            for name in ("history.jsonl", "timing.jsonl"):
+                (folder / name).unlink(missing_ok=True)
         self.epoch_start = time.perf_counter()
         self.seconds_before = 0.0  # spent on this epoch before an interruption
 

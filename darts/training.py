@@ -131,9 +131,9 @@ class RunningMeans:
 
     def means(self) -> dict[str, float]:
         """The means by name, over all processes."""
-        sums = parallel.totals([float(total) for total in self._sums.values()])
-        images = parallel.totals([self._images[name] for name in self._sums])
-        return {name: total / count for name, total, count in zip(self._sums, sums, images, strict=True)}
+        own = [float(total) for total in self._sums.values()] + [self._images[name] for name in self._sums]
+        sums = parallel.totals(own)
+        return {name: sums[at] / sums[len(self._sums) + at] for at, name in enumerate(self._sums)}
 
     def require_finite(self) -> None:
         """Raise `NotFiniteError` naming the first that is NaN or infinite; waits for the device."""

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from darts.benchmark import scaling
 from darts.benchmark.measure import exponent, footprint, in_turn
 from tests.conftest import composed, run_command
 
@@ -77,3 +78,26 @@ def test_an_unknown_row_is_refused(tmp_path):
     done = run_command(["-m", "darts.benchmark", "rows=[inference]"], tmp_path)
     assert done.returncode == 2
     assert "rows is ['inference']" in done.stderr
+
+
+def test_scaling_reports_efficiency_and_what_was_sent(monkeypatch, capsys):
+    def started(count, overrides):
+        given = dict(item.split("=") for item in overrides)
+        batch = int(given.get("search.batch_size", 8))
+        sent = {"messages": 5, "bytes": 2_000_000} if count > 1 else {}
+        return {"batch": batch, "median_ms": 100.0 * batch / 8 / (1.6 if count > 1 else 1), **sent}
+
+    monkeypatch.setattr(scaling, "started", started)
+    scaling.main([])
+    *lines, last = capsys.readouterr().out.splitlines()
+    rows = json.loads(last)
+    assert [(row["processes"], row["batch"]) for row in rows] == [(1, 8), (2, 8), (1, 8), (2, 16)] * 2
+    assert [row["synchronised"] for row in rows] == [True] * 4 + [False] * 4
+    assert [line.split()[-3] for line in lines[1:]] == ["100%", "80%"] * 4  # 1.6 times as fast on two
+    assert lines[2].split()[-2:] == ["5", "2.00"]
+
+
+def test_scaling_answers_a_mistake_in_a_line(tmp_path):
+    done = run_command(["-m", "darts.benchmark", "scaling", "search.epochs=0"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: search.epochs is 0; it must be at least 1\n"

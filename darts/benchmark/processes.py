@@ -43,7 +43,7 @@ def main(settings: DictConfig) -> None:
             times.append(1000 * (time.perf_counter() - start))
     if speaks:
         taken = {"median_ms": statistics.median(times), "least_ms": min(times), "most_ms": max(times)}
-        print(json.dumps({**taken, **sent}))
+        print(json.dumps({"batch": typed.search.batch_size, **taken, **sent}))
 
 
 if __name__ == "__main__":

@@ -15,20 +15,22 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from darts import errors
+from darts.errors import UserError
+
 COUNTS = (1, 2)
 ROUNDS = 2
 HEADER = f"{'':50}{'processes':>10}{'ms a step':>12}{'efficiency':>12}{'messages':>10}{'MB a step':>11}"
 
 
+@errors.door
 def main(overrides: Sequence[str]) -> None:
-    """Print a table, and JSON as the last line."""
-    batch = next((int(item.split("=")[1]) for item in overrides if item.startswith("search.batch_size=")), 16)
-    kept = [item for item in overrides if not item.startswith("search.batch_size=")]
+    """Print a table, and JSON as the last line; `UserError` for what the processes refuse."""
     print(HEADER, flush=True)
     found = []
     for norms in ("true", "false"):
         for grows, title in ((False, "the same work"), (True, "work that grows along")):
-            rows = _rows(batch, grows, [*kept, f"parallel.synchronised_batch_norm={norms}"])
+            rows = _rows(grows, [*overrides, f"parallel.synchronised_batch_norm={norms}"])
             for row in rows:
                 row |= {"title": title, "synchronised": norms == "true"}
                 print(_line(row, rows[0]), flush=True)
@@ -36,13 +38,13 @@ def main(overrides: Sequence[str]) -> None:
     print(json.dumps(found))
 
 
-def _rows(batch: int, grows: bool, overrides: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(grows: bool, overrides: Sequence[str]) -> list[dict[str, Any]]:
     """By count of processes, the least median over the rounds, and what was sent."""
     best: dict[int, dict[str, Any]] = {}
     for _ in range(ROUNDS):
         for count in COUNTS:
-            size = batch * count if grows else batch
-            one = {"processes": count, "batch": size, **started(count, [*overrides, f"search.batch_size={size}"])}
+            grown = [f"search.batch_size={best[1]['batch'] * count}"] if grows and count > 1 else []
+            one = {"processes": count, **started(count, [*overrides, *grown])}
             if count not in best or one["median_ms"] < best[count]["median_ms"]:
                 best[count] = one
     return list(best.values())
@@ -56,8 +58,9 @@ def started(count: int, overrides: Sequence[str]) -> dict[str, Any]:
         environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error: " in line] or done.stderr.splitlines()[-1:]
-        sys.exit(f"{count} processes failed: {lines[0] if lines else done.returncode}")
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        told = next((line.partition("error: ")[2] for line in lines if "error: " in line), lines[0] if lines else "")
+        raise UserError(told or f"{count} processes ended with {done.returncode}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

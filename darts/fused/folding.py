@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from darts.synchronised import pooled
+from darts.synchronised import move_statistics, pooled
 
 
 class Moments(NamedTuple):
@@ -70,14 +70,10 @@ class RunningStatistics(nn.Module):
         """Whether the batch's own statistics normalise it."""
         return self.training or not self.track_running_stats
 
-    @torch.no_grad()
     def update(self, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> None:
         """Move by a batch's mean and (biased) variance; both (K, C), or (C) for all alike."""
         if self.training and self.track_running_stats:
-            self.running_mean.lerp_(mean.to(self.running_mean).expand_as(self.running_mean), self.momentum)
-            unbiased = variance.to(self.running_var) * (pixels / (pixels - 1))
-            self.running_var.lerp_(unbiased.expand_as(self.running_var), self.momentum)
-            self.num_batches_tracked += 1
+            move_statistics(self, mean, variance, pixels)
 
 
 def fold(

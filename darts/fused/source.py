@@ -127,20 +127,24 @@ class Pool(Stacked):
     def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
         """Its map, and its weight on each edge."""
         image, scales = self.pool(source), mixture[:, self.column, None]
-        if self.norm is None:
-            return Operand(image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
-        if self.norm.by_batch and self.norm.synchronised:
-            found = normalised(image, self.norm.eps)
-            self.norm.update(found.mean, found.variance, found.pixels)
-            return Operand(found.image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
-        if self.norm.by_batch:
-            mean, variance = self.norm.running_mean.new_zeros(2, image.shape[1])
-            image = F.batch_norm(image, mean, variance, training=True, momentum=1.0, eps=self.norm.eps)
-            pixels = image.numel() // image.shape[1]
-            self.norm.update(mean, variance * ((pixels - 1) / pixels), pixels)
+        if self.norm is None or self.norm.by_batch:
+            image = image if self.norm is None else _normalised(image, self.norm)
             return Operand(image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
         factors = scales * torch.rsqrt(self.norm.running_var + self.norm.eps)
         return Operand(image, torch.diag_embed(factors), -factors * self.norm.running_mean)
+
+
+def _normalised(image: Tensor, norm: RunningStatistics) -> Tensor:
+    """A map that all edges share, by its batch's statistics, which move the running ones."""
+    if norm.synchronised:
+        found = normalised(image, norm.eps)
+        norm.update(found.mean, found.variance, found.pixels)
+        return found.image
+    mean, variance = norm.running_mean.new_zeros(2, image.shape[1])
+    image = F.batch_norm(image, mean, variance, training=True, momentum=1.0, eps=norm.eps)
+    pixels = image.numel() // image.shape[1]
+    norm.update(mean, variance * ((pixels - 1) / pixels), pixels)
+    return image
 
 
 class Skip(Stacked):
