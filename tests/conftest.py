@@ -39,6 +39,9 @@ SCHEMAS = {
     "correlate": config.CorrelateSettings,
 }
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # of the commands as processes
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
 torch.set_num_threads(1)
 config.register()
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine
@@ -56,7 +59,7 @@ def run_command(
     command: list[str], folder: Path, timeout: float = 300, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `python` with the given arguments in a folder, as a user would."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+    environment = {**ENVIRONMENT, **extra}
     return subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
     )

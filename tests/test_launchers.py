@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TINY_SEARCH, run_command
+from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, run_command
 from tests.faults.test_kills import everything
 
 SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=8", "checkpoint.minutes=inf"]
@@ -54,7 +54,7 @@ def holder(run: Path, process: subprocess.Popen) -> int:
 
 
 def begun(arguments: list[str], folder: Path, **extra: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+    environment = {**ENVIRONMENT, **extra}
     with open(folder / "said", "w") as said:
         return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, stdout=said, stderr=said)
 
@@ -63,10 +63,9 @@ def ray_node(arguments: list[str], folder: Path) -> subprocess.Popen:
     """A node of a Ray cluster on this machine, once it has started."""
     ray = str(Path(sys.executable).parent / "ray")
     log = folder / f"ray{len(arguments)}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with open(log, "w") as said:
         node = subprocess.Popen(
-            [ray, "start", *arguments], cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True
+            [ray, "start", *arguments], cwd=folder, env=ENVIRONMENT, stdout=said, stderr=said, start_new_session=True
         )
     for _ in range(1200):
         if "Ray runtime started" in log.read_text():

@@ -16,10 +16,8 @@ from darts.errors import UserError
 from darts.parallel import _Joined
 from darts.progress import _own_means
 from darts.settings import Augmentation
-from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
+from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, TORCHRUN, composed, run_command
 from tests.parallel_cases import SEARCHES, everything
-
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 def together(out: Path, *arguments: str) -> list[dict[str, dict[str, torch.Tensor]]]:

@@ -15,7 +15,7 @@ from darts import interruption, search
 from darts.errors import UserError
 from darts.interruption import Interrupted
 from darts.lock import held
-from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
+from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
 
 SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "checkpoint.minutes=inf"]
 FINAL = [str(ROOT / "train_final.py"), *TINY_TRAIN, "train.epochs=8", "genotype=darts_v2", "checkpoint.minutes=inf"]
@@ -24,8 +24,7 @@ SCORES = [str(ROOT / "train_search.py"), *TINY_SEARCH, "method=random", "budget.
 
 
 def started(command: list[str], folder: Path) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL,
+    return subprocess.Popen([sys.executable, *command], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 

@@ -11,28 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TINY_SEARCH, run_command
+from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TORCHRUN, run_command
 from tests.faults.test_processes import left
+from tests.faults.test_signals import wait_for_lines
 
 pytestmark = pytest.mark.slow
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "search.batch_size=18",
           "checkpoint.minutes=1e-9", "parallel.timeout_minutes=0.3"]  # fmt: skip
 
 
 def started(folder: Path) -> subprocess.Popen:
     """A search on two processes whose first epoch has ended."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *TORCHRUN, *SEARCH, "hydra.run.dir=run"]
     with open(folder / "errors", "w") as errors:
         job = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
         )
-    history = folder / "run" / "history.jsonl"
-    for _ in range(1200):
-        if job.poll() is not None or (history.exists() and history.read_bytes().count(b"\n")):
-            break
-        time.sleep(0.05)
+    wait_for_lines(folder / "run" / "history.jsonl", job)
     assert job.poll() is None
     return job
 
