@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from darts.errors import UserError
+from darts.files import write_bytes, writing
 
 log = logging.getLogger(__name__)
 
@@ -27,35 +27,6 @@ State = dict[str, Any]
 
 class DamagedFileError(Exception):
     """A file that is not whole or not ours; its text names the file and what is wrong."""
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to the disk, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: its folder could not be written: {error.strerror or error}") from None
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: could not be written to the disk: {error.strerror or error}") from None
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a renaming last through a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_state(path: Path, state: State) -> None:
@@ -89,9 +60,10 @@ class Checkpoints:
         """Write a state; the one before it is kept, and at every moment at least one of both is whole."""
         fresh = self.last.with_name("fresh.pt")
         write_state(fresh, state)
-        if self.last.exists():
-            self.last.replace(self.previous)
-        fresh.replace(self.last)
+        with writing(self.last):
+            if self.last.exists():
+                self.last.replace(self.previous)
+            fresh.replace(self.last)
 
     def load(self) -> State | None:
         """The newest whole state; None where there is none; `UserError` where all there are are damaged."""

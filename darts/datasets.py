@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from darts.errors import UserError, require
+from darts.files import write_bytes
 from darts.settings import BundledDataset, Dataset, ImageFolderDataset, TorchvisionDataset, TorchvisionName
 from darts.spaces import InputShape
 
@@ -321,10 +323,9 @@ def _cached_statistics(settings: ImageFolderDataset, images: ImageSet) -> tuple[
     listing = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     key = hashlib.sha256(json.dumps([settings.image_size, images.channels, listing]).encode()).hexdigest()[:16]
     file = Path(settings.cache).expanduser() / f"statistics-{key}.json"
-    if file.is_file():
+    with suppress(OSError, ValueError, KeyError, TypeError):  # missing, or no such file: it is measured again
         known = json.loads(file.read_text())
         return known["mean"], known["std"]
     mean, std = _measure(images)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"mean": mean, "std": std}))
+    write_bytes(file, json.dumps({"mean": mean, "std": std}).encode(), shared=True)
     return mean, std

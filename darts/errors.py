@@ -61,6 +61,7 @@ def door(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(main)
     def guarded(*args: Any) -> Any:
+        logging.raiseExceptions = False  # a log file on a full disk: the run's own files say so, in a line
         try:
             return main(*args)
         except UserError as error:

@@ -8,11 +8,12 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from darts import parallel
 from darts.errors import UserError
+from darts.files import writing
 
 
 @contextmanager
@@ -30,23 +31,25 @@ def held(folder: Path) -> Iterator[None]:
     except ImportError:  # a system without such locks
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
-    with open(path, "a+") as file:
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(handle, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             raise UserError(f"{folder} is in use by {_holder(file.read())}; give another hydra.run.dir") from None
-        file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         shown = {"process": os.getpid(), "host": platform.node(), "since": since, "command": " ".join(sys.argv)[:200]}
-        file.write(json.dumps(shown) + "\n")
-        file.flush()
+        with writing(path):
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(shown).encode() + b"\n")
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone with its folder
+                path.unlink()
 
 
 def _holder(text: str) -> str:

@@ -149,7 +149,7 @@ def heard() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0][-160:]
+        reason = str(error).splitlines()[0].rpartition("] ")[2].split(". ")[0][-160:]  # without place and advice
         raise UserError(
             f"process {number()} of {processes()} no longer hears the others ({reason}); "
             "the last checkpoint is kept, and the same command with the same hydra.run.dir goes on from it"

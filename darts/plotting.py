@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from darts.files import writing
 from darts.genotype import Cell, Genotype
 from darts.spaces import SearchSpace
 
@@ -162,9 +163,9 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write a picture as PNG and SVG, the same bytes for the same picture; returns both files."""
     import matplotlib
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
-    with matplotlib.rc_context({"svg.hashsalt": "darts"}):
+    with matplotlib.rc_context({"svg.hashsalt": "darts"}), writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(files[0], dpi=150, metadata={"Software": None})
         figure.savefig(files[1], metadata={"Date": None})
     return files

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from darts import parallel
-from darts.checkpoint import write_bytes
 from darts.config import refuse_other_settings
 from darts.errors import UserError
+from darts.files import write_bytes, writing
 from darts.genotype import Genotype
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line to such a file."""
-    with open(path, "a") as file:
+    with writing(path), open(path, "a") as file:
         file.write(json.dumps(line) + "\n")
 
 

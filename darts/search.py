@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from darts import parallel, plotting
-from darts.checkpoint import Checkpoints, write_bytes
+from darts.checkpoint import Checkpoints
 from darts.commands import SearchSettings
 from darts.config import digest, identity, refuse_other_settings
 from darts.constraints import CostModel
@@ -18,6 +18,7 @@ from darts.data import RawBatch, search_data
 from darts.diagnostics import collapsed
 from darts.errors import UserError
 from darts.execution import Graphed, Sums, memory_advice, ready_device
+from darts.files import write_bytes
 from darts.genotype import Genotype, from_json, to_json
 from darts.lock import held
 from darts.nasbench201 import truth

@@ -40,9 +40,9 @@ def candidates(settings: config.SelectSettings) -> dict[str, Genotype]:
 def choose(settings: config.SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
     from darts.brief import validation_accuracy
-    from darts.checkpoint import write_bytes
     from darts.data import search_data
     from darts.execution import ready_device
+    from darts.files import write_bytes
     from darts.record import write_json
 
     found = candidates(settings)

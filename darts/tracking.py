@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from darts import parallel
+from darts.files import writing
 from darts.record import append_line, write_lines
 
 if TYPE_CHECKING:
@@ -102,14 +104,16 @@ class Tracker:
 
     def scalars(self, epoch: int, figures: Figures) -> None:
         """Values for TensorBoard alone."""
-        for name, value in figures.items():
-            if self.writer:
-                self.writer.add_scalar(name, value, epoch + 1)
+        if self.writer:
+            with writing(self.folder / "events.out.tfevents"):
+                for name, value in figures.items():
+                    self.writer.add_scalar(name, value, epoch + 1)
 
     def picture(self, epoch: int, name: str, draw: Callable[[], Figure]) -> None:
         """A picture for TensorBoard, drawn where it is kept."""
         if self.writer:
-            self.writer.add_figure(name, draw(), epoch + 1)
+            with writing(self.folder / "events.out.tfevents"):
+                self.writer.add_figure(name, draw(), epoch + 1)
 
     def total_seconds(self) -> float:
         """Seconds of all epochs, those before an interruption included."""
@@ -118,7 +122,8 @@ class Tracker:
     def close(self) -> None:
         """Write out what TensorBoard has not written yet."""
         if self.writer:
-            self.writer.close()
+            with writing(self.folder / "events.out.tfevents"):
+                self.writer.close()
 
     def _left(self, done: int) -> str:
         if not self.timing:
@@ -130,7 +135,15 @@ class Tracker:
 def _summary_writer(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    threading.excepthook = _left_to_the_next_call
+    with writing(folder / "events.out.tfevents"):
+        return SummaryWriter(str(folder))
+
+
+def _left_to_the_next_call(error: threading.ExceptHookArgs, said: Any = threading.excepthook) -> None:
+    """TensorBoard's writing thread hands its error on to the next call, and has nothing to print by itself."""
+    if type(error.thread).__module__.split(".")[0] != "tensorboard":
+        said(error)
 
 
 def peak_memory_mb(device: torch.device) -> float:

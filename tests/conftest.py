@@ -12,9 +12,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from darts import config
+from darts import config, plotting
 from darts.spaces import InputShape, SearchSpace, Skeleton, plan_cells
 from darts.supernet import Supernet
+from darts.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = [
@@ -68,6 +69,18 @@ def run_command(
 def space_of(name: str, nodes: int, edges_kept: int, candidates: list[str]) -> SearchSpace:
     """A space in the skeleton of DARTS with the same candidates on every edge."""
     return SearchSpace(name, nodes, edges_kept, candidates, Skeleton.darts, None)
+
+
+def leave_out_pictures(patch: pytest.MonkeyPatch) -> None:
+    """They take longer than the runs of these tests."""
+    patch.setattr(Tracker, "picture", lambda *_: None)
+    for name in ("save_figure", "save_cells", "draw_curves", "draw_diagnostics", "draw_mixtures"):
+        patch.setattr(plotting, name, lambda *_: [])
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_pictures(monkeypatch)
 
 
 @pytest.fixture

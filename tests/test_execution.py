@@ -7,12 +7,12 @@ import ctypes
 import pytest
 import torch
 
-from darts import retrain, search, search_steps
+from darts import retrain
 from darts.errors import UserError
-from darts.execution import Graphed, check_execution, memory_advice, placed
+from darts.execution import Graphed, check_execution, placed
 from darts.published import published
 from darts.settings import Precision
-from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed, run_command
+from tests.conftest import TINY_TRAIN, composed, run_command
 
 CPU = torch.device("cpu")
 
@@ -21,52 +21,6 @@ def test_graphs_need_cuda():
     with pytest.raises(UserError, match="graphs is true, but device is 'cpu'"):
         check_execution(CPU, Precision.fp32, graphs=True)
     check_execution(CPU, Precision.bf16, graphs=False)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")],
-)  # fmt: skip
-def test_a_lack_of_memory_names_the_settings(error):
-    with (
-        pytest.raises(UserError, match=r"out of memory .*lower search.batch_size \(64\)"),
-        memory_advice("lower search.batch_size (64)"),
-    ):
-        raise error
-
-
-def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="something else"), memory_advice("advice"):
-        raise RuntimeError("something else")
-
-
-@pytest.mark.parametrize("place", ["architecture_step", "weight_step"])
-def test_a_search_out_of_memory_says_what_to_lower_and_keeps_its_checkpoint(place, tmp_path, monkeypatch):
-    settings = composed("search", *TINY_SEARCH)
-    calls = []
-    original = getattr(search_steps, place)
-
-    def full(state, *batches):
-        calls.append(state.epoch)
-        if state.epoch == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return original(state, *batches)
-
-    monkeypatch.setattr(search_steps, place, full)
-    with pytest.raises(UserError, match=r"search.batch_size \(16\).*memory.checkpoint_cells=true"):
-        search.run(settings, tmp_path)
-    monkeypatch.setattr(search_steps, place, original)
-    assert search.start_or_resume(settings, tmp_path).epoch == 1
-
-
-def test_a_retraining_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(retrain, "train_step", full)
-    with pytest.raises(UserError, match=r"train.batch_size \(32\)"):
-        retrain.run(composed("final", *TINY_TRAIN), published("darts_v2"), tmp_path)
 
 
 @pytest.mark.parametrize("extra", [["precision=bf16"], ["memory.checkpoint_cells=true"]])

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 FLOORS = [
     ["interruption"],
     ["errors", "seeding"],
+    ["files"],
     ["genotype", "settings", "mixture"],
     ["parallel"],
     ["lock", "synchronised"],

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, run_command
-from tests.faults.test_kills import everything
+from tests.faults.leavings import everything
 
 SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=8", "checkpoint.minutes=inf"]
 SWEEP = [SEARCH[0], "-m", *SEARCH[1:], "seed=0,1", "hydra.sweep.dir=sweep"]

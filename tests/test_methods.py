@@ -11,7 +11,8 @@ from darts import config, search, search_steps
 from darts.config import identity
 from darts.errors import UserError
 from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, run_command
-from tests.faults.test_kills import Killed, everything, kill_after
+from tests.faults.leavings import left
+from tests.faults.test_kills import Killed, kill_after
 
 ALL = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
 WIDE = ["network.channels=24", "network.cells=4"]  # what every method can use
@@ -34,6 +35,7 @@ def tiny(method: str, *overrides: str):
     return composed("search", *TINY_SEARCH, f"method={method}", *SHORT.get(method, []), *overrides)
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_path):
     search.run(tiny(method), tmp_path / "whole")
@@ -43,7 +45,7 @@ def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_pa
             kill_after(patch, search_steps, "weight_step", steps)
             search.run(settings, tmp_path / "killed")
     search.run(settings, tmp_path / "killed")
-    assert everything(tmp_path / "killed") == everything(tmp_path / "whole")
+    assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("method", METHODS)

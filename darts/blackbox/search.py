@@ -18,13 +18,13 @@ from darts.blackbox.generator import Generator, Limit
 from darts.blackbox.journal import Journal, Line
 from darts.blackbox.pareto import draw_front, front
 from darts.blackbox.strategy import Pool, Request
-from darts.checkpoint import write_bytes
 from darts.commands import BlackBoxSettings
 from darts.config import digest, identity, refuse_other_settings
 from darts.constraints import CostModel
 from darts.data import SearchData, search_data
 from darts.errors import UserError
 from darts.execution import memory_advice, ready_device
+from darts.files import write_bytes
 from darts.genotype import Genotype, from_json, to_json
 from darts.interruption import heeded
 from darts.lock import held

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from darts.checkpoint import write_bytes
 from darts.compare import figures, tables
 from darts.compare.checklist import checklist
 from darts.compare.figures import History
 from darts.compare.report import Report, sentence
+from darts.files import write_bytes
 from darts.genotype import Genotype
 from darts.plotting import draw_cell, save_figure
 

@@ -15,6 +15,8 @@ from darts.published import published
 from darts.training import RunningMeans
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def poisoned_images(patch, batches: int):
     """The images of the given augmented batch are NaN."""

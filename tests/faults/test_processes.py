@@ -6,13 +6,13 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from darts.checkpoint import Checkpoints
-from tests.conftest import ROOT, run_command
-from tests.faults.test_kills import bits
+from tests.conftest import ENVIRONMENT, ROOT
+from tests.faults.leavings import left
 from tests.faults.victim import WRITES
 
 METHODS = ["darts", "darts_second_order"]
@@ -53,6 +53,20 @@ def deaths_by_write() -> list[dict]:
     ]
 
 
+def deaths_of_the_leader_by_write() -> list[dict]:
+    """The process that writes for both dies at five places of its fourth checkpoint."""
+    places = ("before it is opened", "half written", "after its flush", "after rename 1", "after rename 2")
+    return [
+        {
+            "name": f"leader-{place}".replace(" ", "-"),
+            "overrides": ["method=darts", "checkpoint.minutes=1e-9"],
+            "processes": 2,
+            "fault": ["leader's write", place, 3],
+        }
+        for place in places
+    ]
+
+
 def undisturbed(processes: int) -> list[dict]:
     overrides = [[f"method={method}", "checkpoint.minutes=inf"] for method in METHODS]
     return [
@@ -61,19 +75,12 @@ def undisturbed(processes: int) -> list[dict]:
     ]
 
 
-def carried_out(deaths: list[dict], folder: Path) -> list[dict]:
-    done = run_command([str(ROOT / "tests" / "faults" / "victim.py"), str(folder), json.dumps(deaths)], ROOT, 1200)
+def carried_out(deaths: list[dict], folder: Path, within: Sequence[str] = ()) -> list[dict]:
+    """What victim.py says of each death; `within`: a command in which it runs."""
+    victim = [*within, sys.executable, str(ROOT / "tests" / "faults" / "victim.py"), str(folder), json.dumps(deaths)]
+    done = subprocess.run(victim, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def left(folder: Path) -> dict[str, bytes]:
-    """What settings and seed determine, of a run without pictures."""
-    state = Checkpoints(folder).load()
-    for circumstance in ("timing", "seconds"):
-        del state[circumstance]
-    files = {name: (folder / name).read_bytes() for name in ("genotype.json", "history.jsonl", "split.json")}
-    return files | dict(bits(state, "state"))
 
 
 def assert_resumed_equal(folder: Path, deaths: list[dict], outcomes: list[dict]) -> None:
@@ -82,8 +89,9 @@ def assert_resumed_equal(folder: Path, deaths: list[dict], outcomes: list[dict])
         processes = death["processes"]
         assert outcome["ended"] == [0] * processes, death
         if death["fault"]:
-            assert outcome["died"][-1] == -9 and not outcome["finished"], death
-            assert outcome["died"][:-1] == [2] * (processes - 1), death  # the others say so and end, and do not hang
+            killed = [] if death["fault"][0] == "disk" else [-9]
+            assert sorted(outcome["died"]) == killed + [2] * (processes - len(killed)), death  # the others do not hang
+            assert not outcome["finished"], death
             method = death["overrides"][0].split("=")[1]
             assert left(folder / death["name"]) == left(folder / f"whole-{method}-{processes}"), death
 
@@ -109,6 +117,13 @@ def test_killed_within_the_writing_of_a_checkpoint_a_search_resumes_bit_for_bit(
         whole = {"last.pt", "previous.pt"} & set(outcome["there"])
         assert whole or death["fault"][2] == 0  # only the first of all leaves none
     injected("kill -9 within the writing of a checkpoint", len(deaths) - 1, len(deaths) - 1)
+
+
+@pytest.mark.slow
+def test_the_leader_killed_within_the_writing_of_a_checkpoint_two_processes_resume_bit_for_bit(tmp_path, injected):
+    deaths = undisturbed(2)[:1] + deaths_of_the_leader_by_write()
+    assert_resumed_equal(tmp_path, deaths, carried_out(deaths, tmp_path))
+    injected("kill -9 of the writing one of two processes", len(deaths) - 1, len(deaths) - 1)
 
 
 def test_a_reader_process_that_is_killed_ends_the_run_with_an_error(tmp_path, injected):

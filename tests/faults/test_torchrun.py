@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TORCHRUN, run_command
-from tests.faults.test_processes import left
+from tests.faults.leavings import left
 from tests.faults.test_signals import wait_for_lines
 
 pytestmark = pytest.mark.slow

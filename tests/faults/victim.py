@@ -3,7 +3,9 @@
     python victim.py FOLDER JSON
 
 JSON is a list of deaths, each {"name", "overrides", "processes", "fault"}; each run dies by its fault and is begun
-again on its folder FOLDER/name. A line of JSON a death says how both ended.
+again on its folder, which is left as FOLDER/name. A line of JSON a death says how both ended. The fault is null or
+["step", part, number], ["write", place, number] (the last process dies there; ["leader's write", ...]: the first), or
+["disk", share]: it holds that share of what the first run of the list takes.
 """
 
 from __future__ import annotations
@@ -11,17 +13,22 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
-from darts import checkpoint, parallel, plotting, search, search_steps
+from darts import files, parallel, search, search_steps
 from darts.errors import UserError
 from darts.settings import ParallelSettings
-from tests.conftest import TINY_SEARCH, composed
+from tests.conftest import TINY_SEARCH, composed, leave_out_pictures
 
 
 def die() -> None:
@@ -91,7 +98,7 @@ def die_in_write(place: str, number: int) -> None:
                 die()
         return found
 
-    checkpoint.open, checkpoint.os.fsync, Path.replace = opened, flushed, renamed
+    files.open, files.os.fsync, Path.replace = opened, flushed, renamed
 
 
 WRITES = [
@@ -100,51 +107,82 @@ WRITES = [
 ]
 
 
-def ran(overrides: list[str], folder: Path, fault, number: int, processes: int, port: int) -> int:
-    """A search in a forked process; the number of the signal that ended it, or minus its exit code."""
+DEATHS = {"step": die_at_step, "write": die_in_write, "leader's write": die_in_write}
+
+
+def ran(death: dict, folder: Path, told: Path, fault, number: int, port: int) -> int:
+    """Begin a search in a forked process; its number among the system's."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        if fault and number == processes - 1:
-            {"step": die_at_step, "write": die_in_write}[fault[0]](*fault[1:])
-        torchrun = {"WORLD_SIZE": processes, "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": port}
+        if fault and fault[0] in DEATHS and number == (0 if fault[0] == "leader's write" else death["processes"] - 1):
+            DEATHS[fault[0]](*fault[1:])
+        torchrun = {"WORLD_SIZE": death["processes"], "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in torchrun.items()}, MASTER_ADDR="127.0.0.1")
-        settings = composed("search", *TINY_SEARCH, "search.batch_size=18", *overrides)
+        settings = composed("search", *TINY_SEARCH, "search.batch_size=18", *death["overrides"])
         with parallel.joined(ParallelSettings(True, 0.5), "cpu", False):
             search.run(settings, folder)
         code = 0
     except UserError as error:
         code = 2
-        (folder / f"error{number}").write_text(str(error))
+        told.write_text(str(error))
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 
-def ends(overrides: list[str], folder: Path, fault, processes: int) -> list[int]:
+def ends(death: dict, folder: Path, told: Path, fault) -> list[int]:
     """How each process of a run ended: 0, its exit code, or minus a signal's number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [ran(overrides, folder, fault, number, processes, port) for number in range(processes)]
+    children = [ran(death, folder, told, fault, number, port) for number in range(death["processes"])]
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+@contextmanager
+def disk(place: Path, size: int):
+    """A disk of so many bytes in memory; call what is yielded to make it large."""
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=True)
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=100m", place], check=True)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def carried_out(death: dict, folder: Path, run: Path, grown) -> dict:
+    """A run that dies and is begun again."""
+    fault, told = death["fault"], folder / "told"
+    told.write_text("")
+    died = ends(death, run, told, fault) if fault else None
+    there = sorted(path.name for path in (run / "checkpoints").glob("*"))
+    done, why = (run / "genotype.json").exists(), told.read_text()
+    grown()
+    ended = ends(death, run, told, None)
+    return {"name": death["name"], "died": died, "why": why, "finished": done, "there": there, "ended": ended}
 
 
 def main(folder: Path, deaths: list[dict]) -> None:
     torch.set_num_threads(1)
-    plotting.save_figure = plotting.save_cells = lambda *arguments: []  # pictures take longer than these runs
-    for death in deaths:
-        place = folder / death["name"]
-        place.mkdir()
-        given = death["overrides"], place
-        died = ends(*given, death["fault"], death["processes"]) if death["fault"] else None
-        there = sorted(path.name for path in (place / "checkpoints").iterdir()) if died and (
-            place / "checkpoints").exists() else []  # fmt: skip
-        done = (place / "genotype.json").exists()
-        ended = ends(*given, None, death["processes"])
-        print(json.dumps({"name": death["name"], "died": died, "finished": done, "there": there, "ended": ended}))
-        sys.stdout.flush()
+    small = [bool(death["fault"]) and death["fault"][0] == "disk" for death in deaths]
+    if not any(small):  # pictures take longer than these runs, and matter where the disk is full alone
+        leave_out_pictures(pytest.MonkeyPatch())
+    search.run(composed("search", *TINY_SEARCH, "search.epochs=1"), folder / "warm")
+    for death, on_small_disk in zip(deaths, small, strict=True):
+        if on_small_disk:
+            whole = sum(file.stat().st_size for file in (folder / deaths[0]["name"]).rglob("*"))
+            with disk(folder / "disk", int(whole * death["fault"][1])) as grown:
+                told = carried_out(death, folder, folder / "disk" / "run", grown)
+                shutil.copytree(folder / "disk" / "run", folder / death["name"])
+        else:
+            told = carried_out(death, folder, folder / death["name"], lambda: None)
+        print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

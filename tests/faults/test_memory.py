@@ -1,0 +1,74 @@
+"""Where memory runs out the settings that lower it are named, and what was saved before stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from darts import retrain, search, search_record, search_steps
+from darts.errors import UserError
+from darts.execution import memory_advice
+from darts.published import published
+from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+
+@pytest.mark.parametrize("error", [GPU, CPU])
+def test_a_lack_of_memory_names_the_settings(error):
+    with (
+        pytest.raises(UserError, match=r"out of memory .*lower search.batch_size \(64\)"),
+        memory_advice("lower search.batch_size (64)"),
+    ):
+        raise error
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="something else"), memory_advice("advice"):
+        raise RuntimeError("something else")
+
+
+def full_after(patch, module, name: str, calls: int) -> None:
+    """Memory is short from the given call of a function on, from 0."""
+    original, done = getattr(module, name), []
+
+    def short(*arguments):
+        done.append(name)
+        if len(done) > calls:
+            raise GPU
+        return original(*arguments)
+
+    patch.setattr(module, name, short)
+
+
+@pytest.mark.parametrize(
+    ("module", "place", "calls"),
+    [(search_steps, "architecture_step", 4), (search_steps, "weight_step", 5), (search_record, "evaluate", 1)],
+)
+def test_a_search_out_of_memory_says_what_to_lower_and_keeps_its_checkpoint(
+    module, place, calls, tmp_path, monkeypatch, injected
+):
+    settings = composed("search", *TINY_SEARCH)  # four steps an epoch, an evaluation after each
+    full_after(monkeypatch, module, place, calls)
+    with pytest.raises(UserError, match=r"search.batch_size \(16\), network.channels .*memory.checkpoint_cells=true"):
+        search.run(settings, tmp_path)
+    monkeypatch.undo()
+    state = search.start_or_resume(settings, tmp_path)
+    assert (state.epoch, state.step) == (1, 0)
+    state.tracker.close()
+    injected("memory short")
+
+
+@pytest.mark.parametrize(("place", "calls"), [("train_step", 5), ("evaluate", 0)])
+def test_a_retraining_out_of_memory_says_what_to_lower(place, calls, tmp_path, monkeypatch, injected):
+    full_after(monkeypatch, retrain, place, calls)
+    with pytest.raises(UserError, match=r"train.batch_size \(32\)"):
+        retrain.run(composed("final", *TINY_TRAIN), published("darts_v2"), tmp_path)
+    monkeypatch.undo()
+    state = retrain.start_or_resume(composed("final", *TINY_TRAIN), published("darts_v2"), tmp_path)
+    assert state.epoch == (1 if place == "train_step" else 2)
+    state.tracker.close()
+    injected("memory short")
