@@ -236,6 +236,7 @@ def test_searches_of_other_settings_are_not_taken_for_these(compared, tmp_path):
     assert done.returncode == 0 and before < after and len(after) == 2 * len(before)
 
 
+@pytest.mark.slow
 def test_another_launcher_gives_the_same_report(compared, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     folder, _ = compared

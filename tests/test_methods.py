@@ -97,18 +97,23 @@ def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path
     assert sorted(genotype["provenance"]["method"] for genotype in found) == ALL
 
 
-@pytest.mark.parametrize("space", SPACES)
-def test_every_space_is_searched_from_the_command_line(space, tmp_path):
+def test_every_space_is_searched_from_the_command_line(tmp_path):
+    place = ["hydra.sweep.dir=searches", "hydra.sweep.subdir=${space.name}"]
+    spaces = f"space={','.join(SPACES)}"
     done = run_command(
-        [str(ROOT / "train_search.py"), *TINY, "search.epochs=1", "search.batch_size=16", f"space={space}",
-         "hydra.run.dir=run"], tmp_path)  # fmt: skip
+        [str(ROOT / "train_search.py"), "-m", *TINY, "search.epochs=1", "search.batch_size=16", spaces, *place],
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "run" / "genotype.json").read_text())
-    assert found["space"] == space
+    for space in SPACES:
+        found = json.loads((tmp_path / "searches" / space / "genotype.json").read_text())
+        assert found["space"] == space
     done = run_command(
-        [str(ROOT / "train_final.py"), *TINY, "train.epochs=1", "train.batch_size=32", f"space={space}",
-         "genotype=run", "hydra.run.dir=final"], tmp_path)  # fmt: skip
+        [str(ROOT / "train_final.py"), "-m", *TINY, "train.epochs=1", "train.batch_size=32", spaces,
+         "genotype=searches/${space.name}", "hydra.sweep.dir=finals", "hydra.sweep.subdir=${space.name}"], tmp_path
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("finals/*/result.json"))) == len(SPACES)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ from pathlib import Path
 from tests.conftest import TINY_SEARCH, composed
 from tests.faults.test_long_runs import held
 from darts import search
-state = search.start_or_resume(composed("search", *TINY_SEARCH, "dataset.fraction=0.8"), Path(sys.argv[1]))
+given = [*TINY_SEARCH, "space.nodes=1", "search.batch_size=4", "dataset.fraction=0.2"]
+state = search.start_or_resume(composed("search", *given), Path(sys.argv[1]))
 steps = len(state.data.weights)
 search.search_epoch(state)
 begun = held()

@@ -89,7 +89,7 @@ def assert_resumed_equal(folder: Path, deaths: list[dict], outcomes: list[dict])
         processes = death["processes"]
         assert outcome["ended"] == [0] * processes, death
         if death["fault"]:
-            killed = [] if death["fault"][0] == "disk" else [-9]
+            killed = {"disk": [], "raise": [1]}.get(death["fault"][0], [-9])
             assert sorted(outcome["died"]) == killed + [2] * (processes - len(killed)), death  # the others do not hang
             assert not outcome["finished"], death
             method = death["overrides"][0].split("=")[1]
@@ -106,6 +106,15 @@ def test_killed_at_random_steps_a_search_resumes_bit_for_bit(processes, count, t
     assert_resumed_equal(tmp_path, deaths, outcomes)
     what = "kill -9 of a whole run at a random step" if processes == 1 else "kill -9 of one process of two"
     injected(what, count, count)
+
+
+def test_one_process_that_fails_of_itself_ends_the_other_too(tmp_path, injected):
+    fault = {"name": "raised", "overrides": ["method=darts", "checkpoint.minutes=1e-9"], "processes": 2}
+    deaths = [*undisturbed(2)[:1], {**fault, "fault": ["raise", "weight_step", 4]}]
+    outcomes = carried_out(deaths, tmp_path)
+    assert "no longer hears the others" in outcomes[1]["why"]
+    assert_resumed_equal(tmp_path, deaths, outcomes)
+    injected("one process of two fails", 1, 1)
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,20 +22,25 @@ SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "searc
           "checkpoint.minutes=1e-9", "parallel.timeout_minutes=0.3"]  # fmt: skip
 
 
-def started(folder: Path) -> subprocess.Popen:
-    """A search on two processes whose first epoch has ended."""
-    command = [sys.executable, *TORCHRUN, *SEARCH, "hydra.run.dir=run"]
-    with open(folder / "errors", "w") as errors:
-        job = subprocess.Popen(
-            command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+def begun(folder: Path, torchrun: Sequence[str] = TORCHRUN, errors: str = "errors", **extra: str) -> subprocess.Popen:
+    """A search under torchrun."""
+    command = [sys.executable, *torchrun, *SEARCH, "hydra.run.dir=run"]
+    with open(folder / errors, "w") as said:
+        return subprocess.Popen(
+            command, cwd=folder, env={**ENVIRONMENT, **extra}, stdout=said, stderr=said, start_new_session=True
         )
+
+
+def started(folder: Path, torchrun: Sequence[str] = TORCHRUN, **extra: str) -> subprocess.Popen:
+    """A search on two processes whose first epoch has ended."""
+    job = begun(folder, torchrun, **extra)
     wait_for_lines(folder / "run" / "history.jsonl", job)
     assert job.poll() is None
     return job
 
 
-def workers(job: subprocess.Popen) -> list[int]:
-    """The process numbers of a job's two processes, by their rank."""
+def children(job: subprocess.Popen) -> list[int]:
+    """The process numbers of torchrun's own processes, by their rank."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -43,7 +50,7 @@ def workers(job: subprocess.Popen) -> list[int]:
                 found |= {int(v[5:]): int(entry.name) for v in variables if v.startswith(b"RANK=")}
         except OSError:
             continue
-    return [found[rank] for rank in (0, 1)]
+    return [found[rank] for rank in sorted(found)]
 
 
 def alive(process: int) -> bool:
@@ -73,7 +80,7 @@ def whole(tmp_path_factory):
 )
 def test_the_job_ends_with_an_error_and_goes_on_to_the_same_end(whole, fault, rank, says, tmp_path, injected):
     job = started(tmp_path)
-    processes = workers(job)
+    processes = children(job)
     if rank is not None:
         os.kill(processes[rank], fault)
     elif fault == signal.SIGKILL:
@@ -107,3 +114,33 @@ def test_a_run_of_two_processes_goes_on_with_one(tmp_path, injected):
     assert done.returncode == 0, done.stderr
     assert "going on at epoch" in done.stdout and (tmp_path / "run" / "genotype.json").exists()
     injected("a torchrun job stopped, gone on with one process")
+
+
+def test_torchrun_starts_a_killed_process_again_by_itself(whole, tmp_path, injected):
+    job = started(tmp_path, [*TORCHRUN, "--max-restarts=2"], TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    os.kill(children(job)[1], signal.SIGKILL)
+    said = tmp_path / "errors"
+    assert job.wait(timeout=120) == 0, said.read_text()
+    assert "going on at epoch" in said.read_text()
+    assert left(tmp_path / "run") == whole
+    injected("a process killed, torchrun starts it again", 1, 1)
+
+
+def test_two_machines_are_one_run_and_a_machine_that_goes_ends_it(whole, tmp_path, injected):
+    """Two of torchrun's agents, on one host here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"--rdzv_endpoint=127.0.0.1:{free.getsockname()[1]}"
+    machine = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", meeting]
+    lost = [begun(tmp_path, machine, f"lost{number}") for number in range(2)]
+    wait_for_lines(tmp_path / "run" / "history.jsonl", lost[0])
+    (child,) = children(lost[1])
+    os.killpg(lost[1].pid, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
+    lost[1].wait()
+    assert lost[0].wait(timeout=120) != 0
+    assert not (tmp_path / "run" / "genotype.json").exists()
+    found = [begun(tmp_path, machine, f"found{number}") for number in range(2)]
+    assert [job.wait(timeout=120) for job in found] == [0, 0], (tmp_path / "found0").read_text()
+    assert left(tmp_path / "run") == whole
+    injected("a machine of two gone", 1, 1)

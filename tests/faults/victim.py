@@ -4,13 +4,14 @@
 
 JSON is a list of deaths, each {"name", "overrides", "processes", "fault"}; each run dies by its fault and is begun
 again on its folder, which is left as FOLDER/name. A line of JSON a death says how both ended. The fault is null or
-["step", part, number], ["write", place, number] (the last process dies there; ["leader's write", ...]: the first), or
-["disk", share]: it holds that share of what the first run of the list takes.
+["step", part, number], ["raise", part, number] or ["write", place, number] (the last process dies or fails there),
+["leader's write", ...] (the first does), or ["disk", share]: it holds that share of what the first run takes.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,14 +38,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at_step(name: str, number: int) -> None:
+def fail() -> None:
+    """By a mistake of the program's own."""
+    raise RuntimeError("a mistake of the program's own")
+
+
+def die_at_step(name: str, number: int, end: Callable[[], None] = die) -> None:
     """Before the given call of a step of the search, from 0."""
     original, calls = getattr(search_steps, name), []
 
     def step(*arguments):
         calls.append(name)
         if len(calls) > number:
-            die()
+            end()
         return original(*arguments)
 
     setattr(search_steps, name, step)
@@ -107,7 +114,12 @@ WRITES = [
 ]
 
 
-DEATHS = {"step": die_at_step, "write": die_in_write, "leader's write": die_in_write}
+DEATHS = {
+    "step": die_at_step,
+    "raise": functools.partial(die_at_step, end=fail),
+    "write": die_in_write,
+    "leader's write": die_in_write,
+}
 
 
 def ran(death: dict, folder: Path, told: Path, fault, number: int, port: int) -> int:
