@@ -109,6 +109,20 @@ class FileImages:
 ImageSet = ArrayImages | FileImages
 
 
+def _eight_bits(image: Image.Image, path: str) -> Image.Image:
+    """The picture with 8 bits a pixel where it has 16; PIL itself would cut off what is over 255.
+
+    `UserError` where pixels are 32-bit integers or floating point, whose range no file says.
+    """
+    from PIL import Image
+
+    if image.mode in ("I", "F"):
+        raise UserError(f"{path}: pixels of 32 bits, whose range is unknown; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return image
+
+
 class Decoder:
     """Image file -> uint8 tensor (C, size, size): shorter side resized, centre cropped, grey or colour."""
 
@@ -129,7 +143,7 @@ class Decoder:
 
         try:
             with Image.open(path) as image:
-                return self.transform(image.convert("RGB" if self.channels == 3 else "L"))
+                return self.transform(_eight_bits(image, path).convert("RGB" if self.channels == 3 else "L"))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{path}: not a readable image ({error})") from None
 
@@ -299,7 +313,7 @@ def _channels_of(path: str) -> int:
 
     try:
         with Image.open(path) as image:
-            return 1 if image.mode in ("1", "L", "LA", "I", "I;16", "F") else 3
+            return 1 if image.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F") else 3
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
 

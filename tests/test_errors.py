@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from darts import config
 from darts.errors import UserError
-from tests.conftest import ROOT, SCHEMAS, composed, run_command
+from tests.conftest import ROOT, SCHEMAS, composed
 
 SEARCH, FINAL, COMPARE = "search", "final", "compare"
 
@@ -83,48 +83,6 @@ def test_values_out_of_range(command, overrides, message):
 def test_what_hydra_refuses_while_composing(overrides):
     with pytest.raises((HydraException, OmegaConfBaseException)):
         composed(SEARCH, overrides)
-
-
-@pytest.mark.parametrize(
-    "script, arguments, code, parts",
-    [
-        ("train_search.py", "search.epochs=0", 2, ["error: search.epochs is 0; it must be at least 1"]),
-        ("train_search.py", "search.epoch=3", 1, ["epoch", "SearchLoop"]),
-        ("train_search.py", "+search.foo=1", 2, ["error: search: setting 'foo' is unknown; there are: epochs"]),
-        ("train_search.py", "method=drats", 1, ["method/drats", "darts_second_order"]),
-        ("train_search.py", "device=cuda:7", 2, ["error: device is 'cuda:7'; this machine has: auto, cpu"]),
-        ("train_search.py", "device=gpu", 2, ["error: device is 'gpu'"]),
-        ("train_search.py", "dataset=image_folder", 2, ["error: dataset.root", "missing"]),
-        (
-            "train_search.py",
-            "dataset=image_folder dataset.root=nowhere",
-            2,
-            ["error: dataset.root 'nowhere' is no folder"],
-        ),
-        ("train_search.py", "search.batch_size=9999", 2, ["error: search.batch_size is 9999"]),
-        ("train_search.py", "space.candidates=[none,sep_conv_9x9]", 2, ["sep_conv_9x9", "did you mean"]),
-        ("train_final.py", "", 2, ["error: genotype is 'latest', but there is no finished search in"]),
-        ("train_final.py", "genotype=darts_v3", 2, ["error: genotype 'darts_v3' is unknown; did you mean 'darts_v"]),
-        ("train_final.py", "genotype=broken.json", 2, ["error: broken.json: not a JSON genotype"]),
-        ("train_final.py", "genotype=other.json", 2, ["error: other.json: the genotype is of space 'mine', but"]),
-        ("train_final.py", "weights=broken.json", 2, ["error: weights: broken.json: not a file of this program"]),
-        ("train_final.py", "weights=missing.pt", 2, ["error: weights: missing.pt: No such file"]),
-    ],
-)
-def test_commands_answer_a_mistake_with_a_line_and_a_code(script, arguments, code, parts, tmp_path):
-    (tmp_path / "broken.json").write_text('{"format": ')
-    cell = '{"nodes": [[["skip_connect", 0]]], "concat": [2]}'
-    (tmp_path / "other.json").write_text(
-        f'{{"format": "darts genotype", "version": 1, "space": "mine", "provenance": {{}}, '
-        f'"cells": {{"normal": {cell}, "reduction": {cell}}}}}'
-    )
-    done = run_command([str(ROOT / script), *arguments.split()], tmp_path)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    for part in parts:
-        assert part in done.stderr
-    if code == 2:
-        assert done.stderr.strip().count("\n") == 0
 
 
 def numeric_keys(command: str) -> list[str]:

@@ -46,6 +46,18 @@ def test_a_file_that_is_no_picture_is_named(content, streamed, tmp_path, injecte
     injected("bad data")
 
 
+def test_pictures_of_sixteen_bits_are_scaled_and_of_thirty_two_refused(tmp_path, injected):
+    shades = np.linspace(0, 65535, 256).round().reshape(16, 16)
+    Image.fromarray(shades.astype(np.uint16)).save(tmp_path / "grey.png")
+    found = datasets.Decoder(16, 1)(str(tmp_path / "grey.png"))
+    assert found.flatten().tolist() == list(range(256))
+    for kind in (np.int32, np.float32):
+        Image.fromarray(shades.astype(kind)).save(tmp_path / "grey.tiff")
+        with pytest.raises(UserError, match=r"grey\.tiff: pixels of 32 bits"):
+            datasets.Decoder(16, 1)(str(tmp_path / "grey.tiff"))
+    injected("bad data", 2)
+
+
 def test_one_class_an_empty_class_and_a_class_of_one(tmp_path, injected):
     pictures(tmp_path / "pictures", ("a",))
     assert "there is one class" in folder(tmp_path)
