@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import hypothesis
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from darts import config, plotting
 from darts.spaces import InputShape, SearchSpace, Skeleton, plan_cells
@@ -49,11 +52,17 @@ hypothesis.settings.register_profile("steady", deadline=None, derandomize=True) 
 hypothesis.settings.load_profile("steady")
 
 
+@functools.cache
+def configuration(command: str, *overrides: str) -> DictConfig:
+    """A command's configuration before it is checked; to be copied, not changed."""
+    with initialize_config_dir(config.CONF, version_base="1.3"):
+        return compose(command, list(overrides))
+
+
 def composed(command: str, *overrides: str):
     """The typed settings of a command, as its own entry point composes them."""
-    with initialize_config_dir(config.CONF, version_base="1.3"):
-        settings = config.typed(compose(command, list(overrides)), SCHEMAS[command])
-        return settings.narrowed() if command == "search" else settings
+    settings = config.typed(copy.deepcopy(configuration(command, *overrides)), SCHEMAS[command])
+    return settings.narrowed() if command == "search" else settings
 
 
 def run_command(
@@ -105,6 +114,21 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64)
     return images, torch.randint(0, 5, (8,), generator=generator)
+
+
+TOGETHER = ("test_parallel", "test_compare", "test_signals", "test_torchrun", "test_launchers", "test_kills")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Files whose tests share costly runs go to one worker whole; all other tests to whoever is free."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if Path(file).stem in TOGETHER else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from darts import config
 from darts.errors import UserError
-from tests.conftest import ROOT, SCHEMAS, composed
+from tests.conftest import ROOT, SCHEMAS, composed, configuration
 
 SEARCH, FINAL, COMPARE = "search", "final", "compare"
 
@@ -85,14 +86,6 @@ def test_what_hydra_refuses_while_composing(overrides):
         composed(SEARCH, overrides)
 
 
-def numeric_keys(command: str) -> list[str]:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(config.CONF, version_base="1.3"):
-        flat = OmegaConf.to_container(compose(command))
-    return [key for key, value in leaves(flat) if isinstance(value, int | float) and not isinstance(value, bool)]
-
-
 def leaves(values: dict, prefix: str = ""):
     for key, value in values.items():
         if isinstance(value, dict):
@@ -101,22 +94,33 @@ def leaves(values: dict, prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-KEYS = [(command, key) for command in (SEARCH, FINAL, COMPARE) for key in numeric_keys(command)]
+VALUES = ["-1", "0", "nan", "inf", "1e30", "''", "null", "[]", "text", "{}"]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.sampled_from(KEYS), st.sampled_from(["-1", "0", "nan", "inf", "1e30", "''", "null", "[]", "text", "{}"]))
-def test_any_value_of_any_number_is_taken_or_refused_in_a_line(key: tuple[str, str], value: str):
-    command, name = key
-    try:
-        found = composed(command, f"{name}={value}")
-    except UserError as error:
-        assert "\n" not in str(error)
-        assert name.split(".")[-1] in str(error) or "image_size" in str(error) or "learning_rate" in str(error)
-    except (HydraException, OmegaConfBaseException):
-        pass  # Hydra's own refusal
-    else:
-        assert not any(isinstance(v, float) and math.isnan(v) for v in config.identity(found).values())
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_any_value_of_any_number_is_taken_or_refused_in_a_line(command):
+    whole = configuration(command)
+    flat = dict(leaves(OmegaConf.to_container(whole)))
+    numbers = [key for key, value in flat.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    refused = 0
+    for name, text in itertools.product(numbers, VALUES):
+        changed = copy.deepcopy(whole)
+        try:  # as Hydra does with an override
+            value = OverridesParser.create().parse_override(f"{name}={text}").value()
+            OmegaConf.update(changed, name, value, merge=True)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        try:
+            found = config.typed(changed, SCHEMAS[command])
+            found = found.narrowed() if command == SEARCH else found
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+            mentioned = (name.split(".")[-1], "image_size", "learning_rate")
+            assert any(key in str(error) for key in mentioned), (name, text, str(error))
+        else:
+            assert not any(isinstance(v, float) and math.isnan(v) for v in config.identity(found).values())
+    assert refused > len(numbers) / 2
 
 
 @pytest.mark.parametrize("command", ["search", "final", "compare"])
@@ -126,10 +130,7 @@ def test_every_key_of_every_experiment_reaches_the_settings(command, name):
     kind = "search" if command == "search" else "final"
     file = ROOT / "conf" / "experiment" / kind / f"{name}.yaml"
     stated = dict(leaves(yaml.safe_load(file.read_text()))) if file.exists() else {}
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(config.CONF, version_base="1.3"):
-        found = compose(command, [f"experiment={name}"])
+    found = configuration(command, f"experiment={name}")
     stated.pop("defaults", None)
     for key, value in stated.items():
         expected = float(value) if isinstance(OmegaConf.select(found, key), float) else value

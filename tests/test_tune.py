@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from darts import brief, config, tune
+from darts import brief, tune
 from darts.errors import UserError
-from tests.conftest import TINY, run_command
+from tests.conftest import TINY, configuration, run_command
 
 TINY_TUNE = [*TINY, "genotype=darts_v2", "train.epochs=1", "train.batch_size=16"]
 
 
 def plain(*overrides: str):
-    with initialize_config_dir(config.CONF, version_base="1.3"):
-        return compose("tune", [*TINY_TUNE, *overrides])
+    return copy.deepcopy(configuration("tune", *TINY_TUNE, *overrides))
 
 
 def accuracy_of(settings) -> float:
