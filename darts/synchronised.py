@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from darts.parallel import add_up, average, processes, synchronised
+
+T = TypeVar("T")
 
 
 def pooled(tensor: Tensor) -> Tensor:
@@ -27,6 +30,25 @@ class _Pooled(torch.autograd.Function):
         return pooled(slopes[0])
 
 
+Part = Generator[Tensor, Tensor, T]  # hands out a vector of sums, is sent its total over all processes, and returns T
+
+
+def side_by_side(parts: Sequence[Part[T]]) -> list[T]:
+    """The results of several parts of a computation; what all of them hand out in a round is one message."""
+    results: dict[int, T] = {}
+    waiting: dict[int, Any] = dict.fromkeys(range(len(parts)))  # by part, what it is sent next
+    while waiting:
+        asked = {}
+        for index, total in waiting.items():
+            try:
+                asked[index] = parts[index].send(total)
+            except StopIteration as end:
+                results[index] = end.value
+        totals = pooled(torch.cat(list(asked.values()))).split([len(sums) for sums in asked.values()]) if asked else ()
+        waiting = dict(zip(asked, totals, strict=True))
+    return [results[index] for index in range(len(parts))]
+
+
 class Normalised(NamedTuple):
     """A normalised map, and what it was normalised by: mean and (biased) variance (C,), and the pixels they are of."""
 
@@ -36,14 +58,14 @@ class Normalised(NamedTuple):
     pixels: Tensor
 
 
-def normalised(image: Tensor, eps: float, scale: Tensor | None = None, shift: Tensor | None = None) -> Normalised:
+def normalised(image: Tensor, eps: float, scale: Tensor | None = None, shift: Tensor | None = None) -> Part[Normalised]:
     """Batch norm of (batch, C, H, W) over all processes, times `scale` plus `shift`, both (C,).
 
-    Mean and variance by one message of 2 C + 1 numbers, and one for their gradients on the way back.
+    Hands out 2 C + 1 sums for mean and variance; as many gradients come back.
     """
     wide = image if image.dtype == torch.float64 else image.float()
     own = wide.new_tensor([wide.numel() // wide.shape[1]])
-    sums = pooled(torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), own]))
+    sums = yield torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), own])
     pixels = sums[-1].detach()
     mean, square = (sums[:-1] / pixels).chunk(2)
     variance = (square - mean.square()).clamp_min(0)
@@ -61,7 +83,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         """As the library's, running statistics included."""
         if not self.training and self.running_mean is not None:
             return super().forward(x)
-        found = normalised(x, self.eps, self.weight, self.bias)
+        (found,) = side_by_side([normalised(x, self.eps, self.weight, self.bias)])
         if self.training and self.track_running_stats and self.running_mean is not None:
             move_statistics(self, found.mean, found.variance, found.pixels)
         return found.image

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from darts.synchronised import move_statistics, pooled
+from darts.synchronised import Part, move_statistics
 
 
 class Moments(NamedTuple):
@@ -38,11 +38,16 @@ class Moments(NamedTuple):
     pixels: int | Tensor
 
 
-def over_all_processes(own: Moments) -> Moments:
-    """The moments over the pixels of every process: means and second moments add up, weighted by pixels."""
+def over_all_processes(own: Moments | None, statistics: RunningStatistics) -> Part[Moments | None]:
+    """The moments over the pixels of every process, where `statistics` ask for them; None stays None.
+
+    Means and second moments add up, weighted by pixels.
+    """
+    if own is None or not statistics.synchronised:
+        return own
     second = own.covariance + own.mean[:, :, None] * own.mean[:, None, :]
     weighted = [own.mean.flatten() * own.pixels, second.flatten() * own.pixels, own.mean.new_tensor([own.pixels])]
-    sums = pooled(torch.cat(weighted))
+    sums = yield torch.cat(weighted)
     pixels = sums[-1].detach()
     mean, second = (sums[:-1] / pixels).split([own.mean.numel(), second.numel()])
     mean, second = mean.view_as(own.mean), second.view_as(own.covariance)
@@ -87,7 +92,6 @@ def fold(
     if moments is None:
         means, variances = statistics.running_mean, statistics.running_var
     else:
-        moments = over_all_processes(moments) if statistics.synchronised else moments
         means = (wide * moments.mean[:, None]).sum(2)
         covariance = moments.covariance.expand(len(wide), -1, -1)
         variances = (torch.bmm(wide, covariance) * wide).sum(2).clamp_min(0)

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.depthwise import Depthwise
-from darts.fused.folding import RunningStatistics, fold
+from darts.fused.folding import RunningStatistics, fold, over_all_processes
 from darts.fused.maps import Before, Operand, convolved, moments, summed
 from darts.operations import FactorisedReduction, Zero
-from darts.synchronised import normalised
+from darts.synchronised import Part, normalised, side_by_side
 
 Operations = Sequence[Mapping[int, nn.Module]]  # the plain supernet's, by edge and column; the same columns on each
 
@@ -85,7 +85,7 @@ class Convolutions(Stacked):
             norm_rows = [row._replace(name=norm) for row in rows]
             self.norms[block] = self.statistics(f"norms.{block}", operations, norm_rows)
 
-    def forward(self, rectified: Tensor, mixture: Tensor) -> Operand:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
         """The last depthwise map (batch, K n C, H, W), and the folded map to the edges' sums: (K, C, n C), (K, C).
 
         `rectified`: the source after ReLU; `mixture`: (K, candidates); n: how many candidates the family has.
@@ -94,7 +94,8 @@ class Convolutions(Stacked):
         scales = mixture[:, self.columns].flatten()
         for block, steps in enumerate(self.steps):
             norm = cast(RunningStatistics, self.norms[str(block)])
-            image, measured = convolved(image, before, self._kernel(block), steps, norm.by_batch)
+            image, own = convolved(image, before, self._kernel(block), steps, norm.by_batch)
+            measured = yield from over_all_processes(own, norm)
             last = block == len(self.steps) - 1
             matrices = self.matrices[str(block)].flatten(2)
             folded, constants = fold(matrices, scales if last else None, measured, norm)
@@ -124,20 +125,20 @@ class Pool(Stacked):
         rows = [Row(edge, column, "1") for edge in range(len(operations))]
         self.norm = self.statistics("norm", operations, rows) if self.pool is not layers[0] else None
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
         """Its map, and its weight on each edge."""
         image, scales = self.pool(source), mixture[:, self.column, None]
         if self.norm is None or self.norm.by_batch:
-            image = image if self.norm is None else _normalised(image, self.norm)
+            image = image if self.norm is None else (yield from _normalised(image, self.norm))
             return Operand(image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
         factors = scales * torch.rsqrt(self.norm.running_var + self.norm.eps)
         return Operand(image, torch.diag_embed(factors), -factors * self.norm.running_mean)
 
 
-def _normalised(image: Tensor, norm: RunningStatistics) -> Tensor:
+def _normalised(image: Tensor, norm: RunningStatistics) -> Part[Tensor]:
     """A map that all edges share, by its batch's statistics, which move the running ones."""
     if norm.synchronised:
-        found = normalised(image, norm.eps)
+        found = yield from normalised(image, norm.eps)
         norm.update(found.mean, found.variance, found.pixels)
         return found.image
     mean, variance = norm.running_mean.new_zeros(2, image.shape[1])
@@ -154,8 +155,9 @@ class Skip(Stacked):
         super().__init__()
         self.column = column
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
         """The source, and its weight on each edge."""
+        yield from ()  # nothing to sum
         return Operand(source, torch.diag_embed(mixture[:, self.column, None].expand(-1, source.shape[1])), None)
 
 
@@ -170,14 +172,14 @@ class Reduction(Stacked):
         self.odd = self.stack("odd", operations, [Row(edge, column, "odd.weight") for edge in edges])
         self.norm = self.statistics("norm", operations, [Row(edge, column, "norm") for edge in edges])
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Operand:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
         """Even and odd pixels, and the folded map of each edge."""
         shifted = F.pad(rectified, (0, 1, 0, 1))[:, :, 1:, 1:]
         image = torch.cat([rectified[:, :, ::2, ::2], shifted[:, :, ::2, ::2]], dim=1)
         even, odd = self.even.flatten(2), self.odd.flatten(2)
         channels = rectified.shape[1]
         matrices = torch.cat([F.pad(even, (0, channels)), F.pad(odd, (channels, 0))], dim=1)
-        measured = moments(image) if self.norm.by_batch else None
+        measured = yield from over_all_processes(moments(image) if self.norm.by_batch else None, self.norm)
         return Operand(image, *fold(matrices, mixture[:, self.column], measured, self.norm))
 
 
@@ -198,12 +200,12 @@ class Dense(Stacked):
         self.norm = self.statistics("norm", operations, norms) if tracked else None
         self.synchronised = False  # True: normalised by all processes' shares of a batch
 
-    def forward(self, rectified: Tensor, mixture: Tensor) -> Tensor:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Tensor]:
         """`rectified`: the source after ReLU. The weighted outputs side by side."""
         image = F.conv2d(rectified, self.weight.flatten(0, 1), None, self.stride, self.padding)
         scales = mixture[:, self.column].repeat_interleave(self.weight.shape[1])
         if self.synchronised and (self.norm is None or self.norm.by_batch):
-            found = normalised(image, RunningStatistics.eps, scales)
+            found = yield from normalised(image, RunningStatistics.eps, scales)
             if self.norm is not None:
                 mean, variance = (value.view_as(self.norm.running_mean) for value in (found.mean, found.variance))
                 self.norm.update(mean, variance, found.pixels)
@@ -267,11 +269,12 @@ class Source(nn.Module):
     def forward(self, source: Tensor, mixture: Tensor) -> Tensor:
         """`source`: (batch, C, H, W); `mixture`: (K, candidates). The K mixed operations' outputs side by side."""
         rectified = source.relu()
-        shared = [part(source, rectified, mixture) for part in self.shared]
-        families = [family(rectified, mixture) for family in self.families]
-        outputs = [part(source, mixture) for part in self.unfused] + [part(rectified, mixture) for part in self.dense]
-        if shared or families:
-            outputs.append(summed(shared, families))
+        parts = [part(source, rectified, mixture) for part in (*self.shared, *self.families, *self.dense)]
+        found = side_by_side(parts)
+        shared, stacked = len(self.shared), len(self.shared) + len(self.families)
+        outputs = [part(source, mixture) for part in self.unfused] + found[stacked:]
+        if stacked:
+            outputs.append(summed(found[:shared], found[shared:stacked]))
         if not outputs:  # `none` alone
             return torch.zeros_like(source[:, :, :: self.stride, :: self.stride]).repeat(1, len(mixture), 1, 1)
         return sum(outputs[1:], start=outputs[0])
