@@ -123,12 +123,24 @@ def pytest_xdist_make_scheduler(config, log):
     """Files whose tests share costly runs go to one worker whole; all other tests to whoever is free."""
     from xdist.scheduler import LoadScopeScheduling
 
+    config.option.loadscopereorder = False  # the order is that of collection, below
+
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
             return file if Path(file).stem in TOGETHER else nodeid
 
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker is left alone with it."""
+
+    def seconds(item: pytest.Item) -> float:
+        slow = item.get_closest_marker("slow")
+        return slow.args[0] if slow and slow.args else 0
+
+    items.sort(key=lambda item: (-seconds(item), item.path.stem not in TOGETHER))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

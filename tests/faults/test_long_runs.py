@@ -45,7 +45,7 @@ print(steps, done, *begun, *held())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 def test_two_thousand_steps_take_no_more_than_two_hundred(tmp_path, injected):
     done = run_command(["-c", SOAK, str(tmp_path)], ROOT)
     assert done.returncode == 0, done.stderr

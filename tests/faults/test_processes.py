@@ -98,7 +98,7 @@ def assert_resumed_equal(folder: Path, deaths: list[dict], outcomes: list[dict])
 
 @pytest.mark.parametrize(
     ("processes", "count"),
-    [(1, 4), pytest.param(1, 20, marks=pytest.mark.slow), pytest.param(2, 20, marks=pytest.mark.slow)],
+    [(1, 4), pytest.param(1, 20, marks=pytest.mark.slow(50)), pytest.param(2, 20, marks=pytest.mark.slow(200))],
 )
 def test_killed_at_random_steps_a_search_resumes_bit_for_bit(processes, count, tmp_path, injected):
     deaths = undisturbed(processes) + deaths_by_step(count, processes)

@@ -92,7 +92,7 @@ def test_some_wrong_commands(tmp_path, injected):
     checked(FAST, tmp_path, injected)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(75)
 def test_forty_wrong_commands(tmp_path, injected):
     assert len(WRONG) >= 40
     checked(WRONG, tmp_path, injected)
