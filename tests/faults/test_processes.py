@@ -16,7 +16,7 @@ from tests.faults.leavings import left
 from tests.faults.victim import WRITES
 
 METHODS = ["darts", "darts_second_order"]
-STEPS = 3 * 3  # epochs times steps an epoch: 50 images of a half in batches of 18
+STEPS = 2 * 3  # epochs times steps an epoch: 50 images of a half in batches of 18
 
 
 def deaths_by_step(count: int, processes: int) -> list[dict]:

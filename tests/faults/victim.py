@@ -133,7 +133,7 @@ def ran(death: dict, folder: Path, told: Path, fault, number: int, port: int) ->
             DEATHS[fault[0]](*fault[1:])
         torchrun = {"WORLD_SIZE": death["processes"], "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in torchrun.items()}, MASTER_ADDR="127.0.0.1")
-        settings = composed("search", *TINY_SEARCH, "search.batch_size=18", *death["overrides"])
+        settings = composed("search", *TINY_SEARCH, "search.epochs=2", "search.batch_size=18", *death["overrides"])
         with parallel.joined(ParallelSettings(True, 0.5), "cpu", False):
             search.run(settings, folder)
         code = 0
