@@ -313,7 +313,7 @@ def _channels_of(path: str) -> int:
 
     try:
         with Image.open(path) as image:
-            return 1 if image.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F") else 3
+            return 1 if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16") else 3
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
 

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 Figures = Mapping[str, float]
 T = TypeVar("T")
+EVENTS = "events.out.tfevents"  # how TensorBoard's file begins
 
 
 class Tracker:
@@ -105,14 +106,14 @@ class Tracker:
     def scalars(self, epoch: int, figures: Figures) -> None:
         """Values for TensorBoard alone."""
         if self.writer:
-            with writing(self.folder / "events.out.tfevents"):
+            with writing(self.folder / EVENTS):
                 for name, value in figures.items():
                     self.writer.add_scalar(name, value, epoch + 1)
 
     def picture(self, epoch: int, name: str, draw: Callable[[], Figure]) -> None:
         """A picture for TensorBoard, drawn where it is kept."""
         if self.writer:
-            with writing(self.folder / "events.out.tfevents"):
+            with writing(self.folder / EVENTS):
                 self.writer.add_figure(name, draw(), epoch + 1)
 
     def total_seconds(self) -> float:
@@ -122,7 +123,7 @@ class Tracker:
     def close(self) -> None:
         """Write out what TensorBoard has not written yet."""
         if self.writer:
-            with writing(self.folder / "events.out.tfevents"):
+            with writing(self.folder / EVENTS):
                 self.writer.close()
 
     def _left(self, done: int) -> str:
@@ -136,7 +137,7 @@ def _summary_writer(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     threading.excepthook = _left_to_the_next_call
-    with writing(folder / "events.out.tfevents"):
+    with writing(folder / EVENTS):
         return SummaryWriter(str(folder))
 
 

@@ -119,6 +119,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 TOGETHER = ("test_parallel", "test_compare", "test_signals", "test_torchrun", "test_launchers", "test_kills")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Files whose tests share costly runs go to one worker whole; all other tests to whoever is free."""
     from xdist.scheduler import LoadScopeScheduling

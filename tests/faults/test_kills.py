@@ -36,15 +36,15 @@ class Killed(BaseException):
     """Nobody catches this: what was not written is lost, as when a process is killed."""
 
 
-def kill_after(monkeypatch, module, step_name: str, steps: int) -> None:
-    """Let a step of a loop end the run before it begins the (`steps` + 1)-th time."""
+def kill_after(monkeypatch, module, step_name: str, steps: int, error: BaseException | type[Killed] = Killed) -> None:
+    """Let a step of a loop end the run, with an error, before it begins the (`steps` + 1)-th time."""
     original = getattr(module, step_name)
     done = 0
 
     def step(*arguments):
         nonlocal done
         if done == steps:
-            raise Killed
+            raise error
         done += 1
         return original(*arguments)
 

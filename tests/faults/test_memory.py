@@ -10,6 +10,7 @@ from darts.errors import UserError
 from darts.execution import memory_advice
 from darts.published import published
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
+from tests.faults.test_kills import kill_after
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -31,19 +32,6 @@ def test_other_errors_pass():
         raise RuntimeError("something else")
 
 
-def full_after(patch, module, name: str, calls: int) -> None:
-    """Memory is short from the given call of a function on, from 0."""
-    original, done = getattr(module, name), []
-
-    def short(*arguments):
-        done.append(name)
-        if len(done) > calls:
-            raise GPU
-        return original(*arguments)
-
-    patch.setattr(module, name, short)
-
-
 @pytest.mark.parametrize(
     ("module", "place", "calls"),
     [(search_steps, "architecture_step", 4), (search_steps, "weight_step", 5), (search_record, "evaluate", 1)],
@@ -52,7 +40,7 @@ def test_a_search_out_of_memory_says_what_to_lower_and_keeps_its_checkpoint(
     module, place, calls, tmp_path, monkeypatch, injected
 ):
     settings = composed("search", *TINY_SEARCH)  # four steps an epoch, an evaluation after each
-    full_after(monkeypatch, module, place, calls)
+    kill_after(monkeypatch, module, place, calls, GPU)
     with pytest.raises(UserError, match=r"search.batch_size \(16\), network.channels .*memory.checkpoint_cells=true"):
         search.run(settings, tmp_path)
     monkeypatch.undo()
@@ -64,7 +52,7 @@ def test_a_search_out_of_memory_says_what_to_lower_and_keeps_its_checkpoint(
 
 @pytest.mark.parametrize(("place", "calls"), [("train_step", 5), ("evaluate", 0)])
 def test_a_retraining_out_of_memory_says_what_to_lower(place, calls, tmp_path, monkeypatch, injected):
-    full_after(monkeypatch, retrain, place, calls)
+    kill_after(monkeypatch, retrain, place, calls, GPU)
     with pytest.raises(UserError, match=r"train.batch_size \(32\)"):
         retrain.run(composed("final", *TINY_TRAIN), published("darts_v2"), tmp_path)
     monkeypatch.undo()
