@@ -9,30 +9,46 @@ from __future__ import annotations
 import json
 import logging
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import commands, config, errors
-from darts.errors import UserError, require
-from darts.genotype import Genotype, from_json
-from darts.seeding import python_generator
-from darts.variation import canonical, ordered
+from darts.blackbox.settings import EvaluationSettings
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.config.identity import identity
+from darts.config.registry import command_settings
+from darts.runtime.errors import UserError, require
+from darts.runtime.seeding import python_generator
+from darts.spaces.genotype import Genotype, from_json
+from darts.spaces.variation import canonical, ordered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from darts.nasbench201 import Table
+    from darts.spaces.nasbench201 import Table
 
-config.register()
 log = logging.getLogger("darts")
 Points = list[dict[str, Any]]
 
 
-def trained_cells(settings: commands.CorrelateSettings) -> list[tuple[Genotype, float]]:
+@command_settings("correlate")
+@dataclass
+class CorrelateSettings(EvaluationSettings):
+    """The settings of `python -m darts.correlate`."""
+
+    results: list[str]  # folders of trained networks; empty: the table's column is the final accuracy
+    samples: int  # cells of the table that are drawn
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(3 <= self.samples <= 100_000, "samples", self.samples, "from 3 to 100000")
+
+
+def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
     """The cells of all trained networks with their mean test accuracy; one protocol for all, or `UserError`."""
     found: dict[str, tuple[Genotype, list[float]]] = {}
     protocols = set()
@@ -50,7 +66,7 @@ def trained_cells(settings: commands.CorrelateSettings) -> list[tuple[Genotype, 
     return [(genotype, statistics.fmean(values)) for genotype, values in found.values()]
 
 
-def drawn_cells(settings: commands.CorrelateSettings, table: Table) -> list[tuple[Genotype, float]]:
+def drawn_cells(settings: CorrelateSettings, table: Table) -> list[tuple[Genotype, float]]:
     """Different cells drawn uniformly with the table's accuracies."""
     found: dict[str, Genotype] = {}
     draws = python_generator(settings.seed, "correlate")
@@ -62,24 +78,25 @@ def drawn_cells(settings: commands.CorrelateSettings, table: Table) -> list[tupl
     return [(genotype, table.accuracy(genotype, column) / 100) for genotype in found.values()]
 
 
-def measure(settings: commands.CorrelateSettings, folder: Path) -> Points:
+def measure(settings: CorrelateSettings, folder: Path) -> Points:
     """Score every cell; what folder/points.jsonl holds of the same settings is not scored again."""
-    from darts.blackbox.evaluators import Setting, evaluator
-    from darts.data import search_data
-    from darts.execution import ready_device
-    from darts.nasbench201 import truth
-    from darts.record import append_line, environment, read_lines, refuse_other_run, write_json, write_lines
+    from darts.blackbox.evaluators import EvaluationContext
+    from darts.loop.record import refuse_other_run, write_run_record
+    from darts.runtime.device import ready_device
+    from darts.runtime.files import append_line, read_lines, write_lines
+    from darts.spaces.nasbench201 import load_table
+    from darts.tasks.batches import search_data
 
     allowed = "a file, or give results=[FOLDER,...]"
     given = bool(settings.results) or bool(settings.benchmark.table)
     require(given, "benchmark.table", settings.benchmark.table, allowed)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    loop, table = settings.search, truth(settings.benchmark, settings.space)
-    data = search_data(settings.dataset, loop.weight_share, loop.batch_size, settings.seed, device)
+    loop, table = settings.search, load_table(settings.benchmark, settings.space)
+    data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
     cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
-    scorer = evaluator(settings.evaluator, Setting(settings, data, device, table, folder))
-    refuse_other_run(folder, config.identity(settings))
-    write_json(folder / "run.json", {"settings": config.identity(settings), "environment": environment(device)})
+    scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
+    refuse_other_run(folder, identity(settings))
+    write_run_record(folder, identity(settings), device)
     file = folder / "points.jsonl"
     known = {line["cell"]: line for line in read_lines(file)}
     write_lines(file, known.values())
@@ -118,7 +135,7 @@ def correlations(points: Points) -> dict[str, Any]:
 
 def draw(points: Points, title: str) -> Figure:
     """Final accuracy over score."""
-    from darts.plotting import new_figure
+    from darts.loop.plotting import new_figure
 
     figure = new_figure(5, 3.6)
     axes = figure.subplots()
@@ -129,13 +146,12 @@ def draw(points: Points, title: str) -> Figure:
     return figure
 
 
-@hydra.main(version_base="1.3", config_path=config.CONF, config_name="correlate")
-@errors.door
+@cli_command("correlate")
 def main(settings: DictConfig) -> float:
     """Measure and report; returns Kendall's tau."""
-    typed = config.typed(settings, commands.CorrelateSettings)
-    from darts.plotting import save_figure
-    from darts.record import write_json
+    typed = typed_settings(settings, CorrelateSettings)
+    from darts.loop.plotting import save_figure
+    from darts.runtime.files import write_json
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     points = measure(typed, folder)

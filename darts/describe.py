@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors
-from darts.genotype_sources import find_genotype
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.config.registry import command_settings
+from darts.loop.settings import (
+    CommonSettings,
+    check_size,
+)
+from darts.models.settings import NetworkSettings
+from darts.runtime.errors import require
+from darts.spaces.sources import find_genotype
 
 if TYPE_CHECKING:
-    from darts.genotype import Genotype
-
-config.register()
+    from darts.spaces.genotype import Genotype
 
 
-def describe(settings: config.DescribeSettings, genotype: Genotype) -> dict[str, Any]:
+@dataclass
+class InputSettings:
+    """The images that a network is described for."""
+
+    channels: int
+    size: int
+    classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "size", "classes"):
+            require(getattr(self, name) >= 1, f"input.{name}", getattr(self, name), "at least 1")
+
+
+@command_settings("describe")
+@dataclass
+class DescribeSettings(CommonSettings):
+    """The settings of `python -m darts.describe`."""
+
+    network: NetworkSettings
+    genotype: str
+    input: InputSettings
+    json: bool  # print one JSON object and nothing else
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("input.size", self.input.size, self.network)
+
+
+def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
     """Parameters, multiply-adds and the median latency in ms of one image on the device."""
     import torch
 
-    from darts.cost import count_macs, count_parameters, count_parameters_without_auxiliary, latency_ms
-    from darts.execution import choose_device, placed
-    from darts.network import build_network
-    from darts.spaces import InputShape
+    from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary, latency_ms
+    from darts.models.network import build_network
+    from darts.runtime.device import choose_device, placed
+    from darts.spaces.search_space import InputShape
 
     device = choose_device(settings.device)
     size, image = settings.network, settings.input
@@ -48,25 +82,24 @@ def describe(settings: config.DescribeSettings, genotype: Genotype) -> dict[str,
     }
 
 
-@hydra.main(version_base="1.3", config_path=config.CONF, config_name="describe")
-@errors.door
+@cli_command("describe")
 def main(settings: DictConfig) -> None:
     """Print a genotype's cost and draw its cells into Hydra's folder."""
-    typed = config.typed(settings, config.DescribeSettings)
+    typed = typed_settings(settings, DescribeSettings)
     genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
-    figures = describe(typed, genotype)
-    from darts.plotting import save_cells
+    metrics = describe(typed, genotype)
+    from darts.loop.plotting import save_cells
 
     files = save_cells(genotype, Path(HydraConfig.get().runtime.output_dir))
     if typed.json:
-        print(json.dumps(figures))
+        print(json.dumps(metrics))
         return
-    print(f"{typed.genotype}: {figures['channels']} channels, {figures['cells']} cells")
+    print(f"{typed.genotype}: {metrics['channels']} channels, {metrics['cells']} cells")
     for kind, cell in genotype.cells.items():
         print(f"{kind:9} cell: {cell}")
-    print(f"parameters    {figures['parameters']:,} ({figures['parameters_with_auxiliary']:,} with the auxiliary head)")
-    print(f"multiply-adds {figures['macs'] / 1e6:.1f} M of one {typed.input.size} x {typed.input.size} image")
-    print(f"latency       {figures['latency_ms']:.1f} ms of one image on {figures['device']}")
+    print(f"parameters    {metrics['parameters']:,} ({metrics['parameters_with_auxiliary']:,} with the auxiliary head)")
+    print(f"multiply-adds {metrics['macs'] / 1e6:.1f} M of one {typed.input.size} x {typed.input.size} image")
+    print(f"latency       {metrics['latency_ms']:.1f} ms of one image on {metrics['device']}")
     print(f"pictures      {', '.join(str(file) for file in files)}")
 
 

@@ -7,23 +7,33 @@ read. So Liu et al. 2019 (section 3.2) pick one of four searches before the fina
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors
-from darts.errors import UserError
-from darts.genotype import Genotype, to_json
-from darts.genotype_sources import find_genotype
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.config.registry import command_settings
+from darts.runtime.errors import UserError
+from darts.spaces.genotype import Genotype, to_json
+from darts.spaces.sources import find_genotype
+from darts.train.settings import BriefSettings
 
-config.register()
 log = logging.getLogger("darts")
 
 
-def candidates(settings: config.SelectSettings) -> dict[str, Genotype]:
+@command_settings("select")
+@dataclass
+class SelectSettings(BriefSettings):
+    """The settings of `python -m darts.select`."""
+
+    searched: list[str]  # folders of searches or of sweeps, published names, files
+
+
+def candidates(settings: SelectSettings) -> dict[str, Genotype]:
     """The found cells by where they lie: those of all finished searches in the folders, or those that are named."""
     found: dict[str, Genotype] = {}
     for reference in settings.searched:
@@ -37,17 +47,16 @@ def candidates(settings: config.SelectSettings) -> dict[str, Genotype]:
     return found
 
 
-def choose(settings: config.SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
+def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
-    from darts.brief import validation_accuracy
-    from darts.data import search_data
-    from darts.execution import ready_device
-    from darts.files import write_bytes
-    from darts.record import write_json
+    from darts.runtime.device import ready_device
+    from darts.runtime.files import write_bytes, write_json
+    from darts.tasks.batches import search_data
+    from darts.train.brief import validation_accuracy
 
     found = candidates(settings)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    data = search_data(settings.dataset, settings.weight_share, settings.train.batch_size, settings.seed, device)
+    data = search_data(settings.dataset, settings.train_fraction, settings.train.batch_size, settings.seed, device)
     known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
     accuracies: dict[str, float] = {}
     for number, (name, genotype) in enumerate(found.items(), start=1):
@@ -64,11 +73,10 @@ def choose(settings: config.SelectSettings, folder: Path) -> tuple[str, dict[str
     return best, accuracies
 
 
-@hydra.main(version_base="1.3", config_path=config.CONF, config_name="select")
-@errors.door
+@cli_command("select")
 def main(settings: DictConfig) -> float:
     """Choose; returns the validation error of the chosen cell."""
-    typed = config.typed(settings, config.SelectSettings)
+    typed = typed_settings(settings, SelectSettings)
     folder = Path(HydraConfig.get().runtime.output_dir)
     best, accuracies = choose(typed, folder)
     log.info("")

@@ -1,40 +1,94 @@
-"""Hyperparameters of the training, beside the architecture: python -m darts.tune genotype=darts_v2 trials=20.
+"""Hyperparameters of the training, besides the architecture: python -m darts.tune genotype=darts_v2 trials=20.
 
 An Optuna study whose parameters are settings of this very command, each with its range; a trial trains on one part of
-the training images and is judged on the other. The study lies in the folder (study.db) and goes on where it stopped:
-each trial's proposals depend on the trials before it and on the seed alone.
+the training images and is judged on the other. The study lies in the folder (study.db) and resumes where it stopped:
+each trial's proposals depend on the trials before it and on the seed only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from darts import commands, config, errors
-from darts.errors import UserError
-from darts.genotype_sources import find_genotype
-from darts.seeding import derive
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.config.identity import identity
+from darts.config.registry import command_settings
+from darts.runtime.errors import UserError, require
+from darts.runtime.seeding import derive
+from darts.spaces.sources import find_genotype
+from darts.train.settings import BriefSettings
 
 if TYPE_CHECKING:
     import optuna
 
-    from darts.data import SearchData
+    from darts.tasks.batches import SearchData
 
-config.register()
 log = logging.getLogger("darts")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a tuned setting may be: from `low` to `high`, whole where both are, or one of `choices`."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+    choices: list[str]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+@command_settings("tune")
+@dataclass
+class TuneSettings(BriefSettings):
+    """The settings of `python -m darts.tune`."""
+
+    genotype: str  # latest, random, a published name, or a path
+    parameters: list[str]  # "SETTING LOW HIGH", "SETTING LOW HIGH log", or "SETTING A|B|C"
+    trials: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.trials <= 100_000, "trials", self.trials, "from 1 to 100000")
+        names = [text.split()[0] if text.split() else "" for text in self.parameters]
+        allowed = "at least one setting with its range, each once"
+        require(bool(names) and len(set(names)) == len(names), "parameters", self.parameters, allowed)
+        for text in self.parameters:
+            self.range_of(text)
+
+    @staticmethod
+    def range_of(text: str) -> Range:
+        """A parameter's name and what it may be; `UserError` where the text says neither."""
+        name, *rest = text.split() or [""]
+        allowed = "'SETTING LOW HIGH', with ' log' after it for a logarithmic scale, or 'SETTING A|B|C'"
+        choices = rest[0].split("|") if len(rest) == 1 else []
+        try:
+            values = [_number(value) for value in rest[:2]] if len(rest) in (2, 3) else []
+        except ValueError:
+            values = []
+        log = rest[2:] == ["log"]
+        ranged = (
+            len(values) == 2 and values[0] < values[1] and rest[2:] in ([], ["log"]) and not (log and values[0] <= 0)
+        )
+        require(ranged or len(choices) > 1, "parameters", text, allowed)
+        return Range(name, values[0] if ranged else 0, values[1] if ranged else 0, log, choices)
 
 
 def proposed(trial: optuna.trial.Trial, parameters: list[str]) -> dict[str, Any]:
     """The trial's value of every setting."""
     found: dict[str, Any] = {}
-    for given in map(commands.TuneSettings.range_of, parameters):
+    for given in map(TuneSettings.range_of, parameters):
         if given.choices:
             found[given.name] = trial.suggest_categorical(given.name, given.choices)
         elif isinstance(given.low, int) and isinstance(given.high, int):
@@ -44,7 +98,7 @@ def proposed(trial: optuna.trial.Trial, parameters: list[str]) -> dict[str, Any]
     return found
 
 
-def with_values(settings: DictConfig, values: dict[str, Any]) -> commands.TuneSettings:
+def with_values(settings: DictConfig, values: dict[str, Any]) -> TuneSettings:
     """The command's settings with other values; `UserError` for a setting that there is not or a value it refuses."""
     changed = settings.copy()
     for name, value in values.items():
@@ -54,22 +108,22 @@ def with_values(settings: DictConfig, values: dict[str, Any]) -> commands.TuneSe
             OmegaConf.update(changed, name, value)
         except OmegaConfBaseException as error:
             raise UserError(f"parameters.{name}: {str(error).splitlines()[0]}") from None
-    return config.typed(changed, commands.TuneSettings)
+    return typed_settings(changed, TuneSettings)
 
 
-def score(settings: commands.TuneSettings, folder: Path, opened: dict[str, SearchData]) -> float:
+def score(settings: TuneSettings, folder: Path, opened: dict[str, SearchData]) -> float:
     """Validation accuracy of a brief training; images that a trial has opened serve the next ones."""
-    from darts.brief import validation_accuracy
-    from darts.data import search_data
-    from darts.execution import ready_device
+    from darts.runtime.device import ready_device
+    from darts.tasks.batches import search_data
+    from darts.train.brief import validation_accuracy
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     genotype = find_genotype(settings.genotype, settings.space, settings.runs, settings.seed)
-    key, size = repr((settings.dataset, settings.weight_share)), settings.train.batch_size
+    key, size = repr((settings.dataset, settings.train_fraction)), settings.train.batch_size
     if key not in opened:
         opened.clear()  # one set of images at a time
-        opened[key] = search_data(settings.dataset, settings.weight_share, size, settings.seed, device)
-    data = dataclasses.replace(opened[key], weights=opened[key].weights.of(size))
+        opened[key] = search_data(settings.dataset, settings.train_fraction, size, settings.seed, device)
+    data = dataclasses.replace(opened[key], train=opened[key].train.of(size))
     return validation_accuracy(settings, genotype, data, folder, quiet=True)
 
 
@@ -77,20 +131,21 @@ def run(settings: DictConfig, folder: Path) -> optuna.study.Study:
     """Ask for trials until there are as many as wanted."""
     import optuna
 
-    from darts.record import refuse_other_run, write_json
+    from darts.loop.record import refuse_other_run, write_run_record
+    from darts.runtime.files import write_json
 
-    typed = config.typed(settings, commands.TuneSettings)
+    typed = typed_settings(settings, TuneSettings)
     find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
-    present = {key: value for key, value in config.identity(typed).items() if key != "trials"}
+    present = {key: value for key, value in identity(typed).items() if key != "trials"}
     refuse_other_run(folder, present)
-    write_json(folder / "run.json", {"settings": present})
+    write_run_record(folder, present)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = f"sqlite:///{(folder / 'study.db').resolve()}"
     study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
     opened: dict[str, SearchData] = {}
     finished = optuna.trial.TrialState.COMPLETE
     for stopped in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)  # a killed run's; it is asked anew
+        study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)  # a killed run's; it is asked again
     while (done := len(study.get_trials(deepcopy=False, states=(finished,)))) < typed.trials:
         study.sampler = optuna.samplers.TPESampler(seed=derive(typed.seed, "tune", done) % 2**32)
         trial = study.ask()
@@ -110,8 +165,7 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-@hydra.main(version_base="1.3", config_path=config.CONF, config_name="tune")
-@errors.door
+@cli_command("tune")
 def main(settings: DictConfig) -> float:
     """Run the study; returns the best validation error."""
     folder = Path(HydraConfig.get().runtime.output_dir)

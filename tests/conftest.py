@@ -15,10 +15,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from darts import config, plotting
-from darts.spaces import InputShape, SearchSpace, Skeleton, plan_cells
-from darts.supernet import Supernet
-from darts.tracking import Tracker
+from darts.benchmark.settings import BenchmarkSettings
+from darts.compare.settings import CompareSettings
+from darts.config.compose import CONF, typed_settings
+from darts.correlate import CorrelateSettings
+from darts.describe import DescribeSettings
+from darts.loop import plotting
+from darts.loop.tracking import Tracker
+from darts.models.supernet import Supernet
+from darts.search.settings import AnySearchSettings
+from darts.select import SelectSettings
+from darts.spaces.search_space import InputShape, SearchSpace, Skeleton, plan_cells
+from darts.train.settings import FinalSettings
+from darts.tune import TuneSettings
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = [
@@ -33,21 +42,20 @@ TINY_SEARCH = [*TINY, "search.epochs=3", "search.batch_size=16", "space.nodes=2"
 TINY_TRAIN = [*TINY, "train.epochs=2", "train.batch_size=32"]
 
 SCHEMAS = {
-    "search": config.AnySearchSettings,
-    "final": config.FinalSettings,
-    "compare": config.CompareSettings,
-    "describe": config.DescribeSettings,
-    "select": config.SelectSettings,
-    "benchmark": config.BenchmarkSettings,
-    "tune": config.TuneSettings,
-    "correlate": config.CorrelateSettings,
+    "search": AnySearchSettings,
+    "final": FinalSettings,
+    "compare": CompareSettings,
+    "describe": DescribeSettings,
+    "select": SelectSettings,
+    "benchmark": BenchmarkSettings,
+    "tune": TuneSettings,
+    "correlate": CorrelateSettings,
 }
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # of the commands as processes
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 torch.set_num_threads(1)
-config.register()
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine
 hypothesis.settings.load_profile("steady")
 
@@ -55,13 +63,13 @@ hypothesis.settings.load_profile("steady")
 @functools.cache
 def configuration(command: str, *overrides: str) -> DictConfig:
     """A command's configuration before it is checked; to be copied, not changed."""
-    with initialize_config_dir(config.CONF, version_base="1.3"):
+    with initialize_config_dir(CONF, version_base="1.3"):
         return compose(command, list(overrides))
 
 
 def composed(command: str, *overrides: str):
     """The typed settings of a command, as its own entry point composes them."""
-    settings = config.typed(copy.deepcopy(configuration(command, *overrides)), SCHEMAS[command])
+    settings = typed_settings(copy.deepcopy(configuration(command, *overrides)), SCHEMAS[command])
     return settings.narrowed() if command == "search" else settings
 
 

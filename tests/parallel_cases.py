@@ -9,15 +9,19 @@ from pathlib import Path
 
 import torch
 
-from darts import parallel, retrain, search, search_record, search_steps
-from darts.published import published
-from darts.settings import ParallelSettings
+from darts.runtime import distributed
+from darts.runtime.settings import ParallelSettings
+from darts.search import epoch_end as search_record
+from darts.search import loop as search
+from darts.search import step as search_steps
+from darts.spaces.published import published
+from darts.train import retraining as retrain
 from tests.conftest import TINY, TINY_SEARCH, composed
 
 CALM = ["weight_optimiser.learning_rate=2e-3", "architecture_optimiser.learning_rate=3e-3", "search.batch_size=18"]
 ENGINES = {
     f"{engine} {method}": [f"method={method}", f"engine={engine}"]
-    for engine, method in itertools.product(("plain", "fused"), ("darts", "darts_second_order"))
+    for engine, method in itertools.product(("reference", "fused"), ("darts", "darts_second_order"))
 }
 METHODS = {
     name: [f"method={name}", "network.channels=4"]
@@ -25,7 +29,7 @@ METHODS = {
 }
 VARIANTS = {
     "lambda_darts": ["method=lambda_darts", "network.cells=5"],
-    "checkpointed cells": ["method=darts_second_order", "memory.checkpoint_cells=true"],
+    "checkpointed cells": ["method=darts_second_order", "memory.activation_checkpointing=true"],
     "limited": ["constraints.parameters=2e4"],
     "another space": ["space=nasbench201", "space.nodes=3", "space.candidates=[none,skip_connect,nor_conv_3x3]"],
 }
@@ -47,23 +51,27 @@ def searched(overrides: list[str], steps: int = STEPS) -> dict[str, torch.Tensor
         state.supernet.double()
         for matrix in state.alpha.values():
             matrix.data = matrix.data.double()
-        halves = state.data.weights, state.data.architecture
+        halves = state.data.train, state.data.valid
         pairs = zip(*(half.shuffled(0, 0, steps) for half in halves), strict=True)
         for step, batches in enumerate(pairs):
             train, valid = (batch._replace(images=batch.images.double()) for batch in batches)
             state.step = step
             sums = search_steps.architecture_step(state, train, valid) | search_steps.weight_step(state, train, valid)
-            for name, total in sums.items():
-                state.means.add(name, total, len((valid if name.startswith("architecture") else train).labels))
+            for name, mean in sums.items():
+                state.means.add(name, mean)
         supernet = state.supernet
-        found |= {f"state {name}": value for name, value in supernet.to_plain(copied(supernet.state_dict())).items()}
-        found |= {f"momentum {name}": value for name, value in supernet.to_plain(copied(state.momentum())).items()}
+        found |= {
+            f"state {name}": value for name, value in supernet.to_reference(copied(supernet.state_dict())).items()
+        }
+        found |= {f"momentum {name}": value for name, value in supernet.to_reference(copied(state.momentum())).items()}
         found |= {f"alpha {name}": value.detach().clone() for name, value in state.alpha.items()}
         found |= {f"mean {name}": torch.tensor(value) for name, value in state.means.means().items()}
         supernet.float()
         for matrix in state.alpha.values():
             matrix.data = matrix.data.float()
-        found["valid accuracy"] = torch.tensor(search_record.valid_figures(state, state.settled())["accuracy"])
+        found["valid accuracy"] = torch.tensor(
+            search_record.validation_metrics(state, state.deterministic_mixture())["accuracy"]
+        )
         state.tracker.close()
     return found
 
@@ -91,8 +99,8 @@ def retrained(overrides: list[str]) -> dict[str, torch.Tensor]:
         for step, raw in enumerate(state.data.train.shuffled_raw(1)):
             state.step = step
             sums = retrain.train_step(state, raw, *retrain.drop_path(state, len(raw.labels)))
-            for name, total in sums.items():
-                state.means.add(name, total, len(raw.labels))
+            for name, mean in sums.items():
+                state.means.add(name, mean)
         found = {f"state {name}": value for name, value in state.network.state_dict().items()}
         momentum = [state.optimiser.state[weight]["momentum_buffer"] for weight in state.network.parameters()]
         found |= {f"momentum {index}": value for index, value in enumerate(momentum)}
@@ -110,6 +118,6 @@ def everything(names: list[str]) -> dict[str, dict[str, torch.Tensor]]:
 
 if __name__ == "__main__":
     out, apart, *wanted = sys.argv[1:]
-    with parallel.joined(ParallelSettings(apart != "apart", 1.0), "cpu", False):
-        torch.save(everything(wanted), f"{out}.{parallel.number()}")
-    parallel.end_at_once(0)
+    with distributed.process_group(ParallelSettings(apart != "apart", 1.0), "cpu", False):
+        torch.save(everything(wanted), f"{out}.{distributed.rank()}")
+    distributed.end_at_once(0)

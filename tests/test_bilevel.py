@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from darts.bilevel import FiniteDifference, FirstOrder, Problem, gradients, unrolled_weights
-from darts.modules import frozen_statistics
+from darts.methods.hypergradient import FiniteDifference, FirstOrder, Problem, unrolled_weights
+from darts.models.batch_norm import frozen_statistics
+from darts.models.mixture import dense_mixture
+from darts.runtime.reduction import gradients
 
 
 def supernet_problem(supernet, batch, smooth: bool = True) -> Problem:
@@ -24,7 +26,7 @@ def supernet_problem(supernet, batch, smooth: bool = True) -> Problem:
 
     def loss_on(part: slice):
         def loss(weights, alpha):
-            mixture = {"normal": alpha[0].softmax(-1), "reduction": alpha[1].softmax(-1)}
+            mixture = dense_mixture({"normal": alpha[0].softmax(-1), "reduction": alpha[1].softmax(-1)})
             logits = functional_call(supernet, dict(zip(names, weights, strict=True)), (images[part], mixture))
             return F.cross_entropy(logits, labels[part])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from darts.genotype import from_json
+from darts.spaces.genotype import from_json
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, run_command
 
 SEARCH, FINAL = str(ROOT / "train_search.py"), str(ROOT / "train_final.py")
@@ -57,7 +57,7 @@ def test_a_saved_network_gives_the_same_accuracy_to_the_digit_in_a_new_process(t
     succeeded([FINAL, *run, "train.auxiliary_weight=0.4"], tmp_path)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     code = (
-        "import sys, json, pathlib; from darts import retrain; from tests.conftest import composed;"
+        "import sys, json, pathlib; from darts.train import retraining as retrain; from tests.conftest import composed;"
         "print(json.dumps(retrain.evaluate_file(composed('final', 'device=cpu'), pathlib.Path(sys.argv[1]))))"
     )
     out = succeeded(["-c", code, str(tmp_path / "run" / "weights.pt")], tmp_path)

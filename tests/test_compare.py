@@ -26,7 +26,7 @@ from darts.compare.statistics import (
     spread,
 )
 from darts.compare.trials import Outcome
-from darts.errors import UserError
+from darts.runtime.errors import UserError
 from tests.conftest import ROOT, TINY_TRAIN, composed, run_command
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from darts import data, datasets
-from darts.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
-from darts.errors import UserError
-from darts.seeding import generator
-from darts.settings import Augmentation
+from darts.runtime.errors import UserError
+from darts.runtime.seeding import generator
+from darts.tasks import batches as data
+from darts.tasks import datasets
+from darts.tasks.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
+from darts.tasks.settings import Augmentation
 from tests.conftest import composed
 
 CPU = torch.device("cpu")
@@ -86,17 +87,17 @@ def test_a_fraction_is_stratified_and_seeded():
 
 def test_order_is_a_function_of_seed_and_epoch_and_a_later_start_continues_it():
     settings = dataset("dataset.fraction=0.02")
-    whole = list(search_data(settings).weights.shuffled(3))
-    rest = list(search_data(settings).weights.shuffled(3, start=5))
+    whole = list(search_data(settings).train.shuffled(3))
+    rest = list(search_data(settings).train.shuffled(3, start=5))
     assert len(whole) == 13 and len(rest) == 8
     for first, second in zip(whole[5:], rest, strict=True):
         assert torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
-    other = next(search_data(settings).weights.shuffled(4))
+    other = next(search_data(settings).train.shuffled(4))
     assert not torch.equal(whole[0].labels, other.labels)
 
 
 def test_every_image_comes_once_an_epoch_and_again_in_another_order_when_more_steps_are_asked_for():
-    batches = search_data(dataset("dataset.fraction=0.02")).architecture
+    batches = search_data(dataset("dataset.fraction=0.02")).valid
     twice = list(batches.shuffled(0, 0, 2 * len(batches)))
     half = len(batches)
     labels = [torch.cat([batch.labels for batch in part]) for part in (twice[:half], twice[half:])]
@@ -106,13 +107,13 @@ def test_every_image_comes_once_an_epoch_and_again_in_another_order_when_more_st
 
 
 def test_a_last_single_image_joins_the_batch_before_it():
-    batches = search_data(dataset("dataset.fraction=0.01"), batch_size=7).weights  # 50 = 7 * 7 + 1
+    batches = search_data(dataset("dataset.fraction=0.01"), batch_size=7).train  # 50 = 7 * 7 + 1
     assert [len(batch.labels) for batch in batches.shuffled(0)] == [7] * 6 + [8]
 
 
 def test_augmentation_of_an_image_does_not_depend_on_its_batch():
     settings = dataset("dataset.fraction=0.02")
-    small, large = (search_data(settings, batch_size=size).weights for size in (4, 25))
+    small, large = (search_data(settings, batch_size=size).train for size in (4, 25))
     images = [torch.cat([batch.images for batch in part.shuffled(1)]) for part in (small, large)]
     assert torch.equal(images[0], images[1])
 
@@ -154,8 +155,8 @@ def test_normalisation_is_that_of_torchvision():
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_streamed_batches_are_those_of_the_memory(workers, folder):
-    held = search_data(folder_settings(folder)).weights
-    streamed = search_data(folder_settings(folder, "dataset.device_megabytes=0", f"dataset.workers={workers}")).weights
+    held = search_data(folder_settings(folder)).train
+    streamed = search_data(folder_settings(folder, "dataset.device_megabytes=0", f"dataset.workers={workers}")).train
     assert isinstance(held.images, datasets.ArrayImages) and isinstance(streamed.images, datasets.FileImages)
     for first, second in zip(held.shuffled(2, 1), streamed.shuffled(2, 1), strict=True):
         assert torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
@@ -197,7 +198,7 @@ def test_without_a_test_folder_a_part_is_set_aside_and_stays_the_same(folder):
 def refusal(settings) -> str:
     with pytest.raises(UserError) as error:
         found = search_data(settings)
-        list(found.weights.shuffled(0)), list(found.architecture.shuffled(0))
+        list(found.train.shuffled(0)), list(found.architecture.shuffled(0))
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from darts import depthwise
-from darts.depthwise import Depthwise
+from darts.models import depthwise
+from darts.models.depthwise import Depthwise
 
 SIZES = [(6, 6), (5, 7), (2, 2), (1, 1), (9, 4), (3, 12)]
 

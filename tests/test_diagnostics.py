@@ -9,15 +9,16 @@ import random
 import pytest
 import torch
 
-from darts import search, search_record
-from darts.constraints import CostModel
-from darts.diagnostics import changes, collapsed, discrete_mixture, dominant_eigenvalue, entropy
-from darts.errors import UserError
-from darts.published import published
-from darts.relaxation import softmax
-from darts.search_state import plain_twin
-from darts.seeding import generator
-from darts.spaces import InputShape
+from darts.methods.relaxation import softmax
+from darts.models.cost import CostModel
+from darts.runtime.errors import UserError
+from darts.runtime.seeding import generator
+from darts.search import epoch_end as search_record
+from darts.search import loop as search
+from darts.search.diagnostics import changes, collapsed, discrete_mixture, dominant_eigenvalue, entropy
+from darts.search.state import reference_supernet
+from darts.spaces.published import published
+from darts.spaces.search_space import InputShape
 from tests.conftest import TINY, TINY_SEARCH, composed
 
 
@@ -38,8 +39,8 @@ def test_the_eigenvalue_of_a_search_is_that_of_the_dense_hessian(tmp_path):
     settings = composed("search", *TINY_SEARCH, "space.nodes=1", "search.initial_alpha=0.5")
     state = search.start_or_resume(settings, tmp_path)
     found = search_record.eigenvalue(state)  # through a plain twin of the fused supernet
-    state.supernet = plain_twin(state)
-    batch = next(iter(state.data.architecture.mixed()))
+    state.supernet = reference_supernet(state)
+    batch = next(iter(state.data.valid.mixed()))
     loss, weights = search_record.loss_on(state, batch), [w.detach() for w in state.supernet.parameters()]
     shape = state.alpha["normal"].shape
 
@@ -75,15 +76,15 @@ def test_the_gap_is_none_where_the_mixture_is_discrete_already(tmp_path):
     settings = composed("search", *TINY, "search.batch_size=16", "space=nasbench201", "diagnostics.gap_every=1")
     state = search.start_or_resume(settings, tmp_path)
     genotype = state.genotype()
-    undecided = search_record.valid_figures(state, state.settled())
-    selected = search_record.valid_figures(state, search_record.selecting(state, genotype))
+    undecided = search_record.validation_metrics(state, state.deterministic_mixture())
+    selected = search_record.validation_metrics(state, search_record.selecting(state, genotype))
     assert selected["loss"] != undecided["loss"]
     with torch.no_grad():
         for kind, matrix in discrete_mixture(genotype, settings.space, state.scores()).items():
             state.alpha[kind].copy_(1e4 * matrix)
-    decided = search_record.valid_figures(state, state.settled())
+    decided = search_record.validation_metrics(state, state.deterministic_mixture())
     assert decided == selected
-    assert dict(search_record.costly_figures(state, genotype, decided["accuracy"]))["gap"] == 0
+    assert dict(search_record.costly_metrics(state, genotype, decided["accuracy"]))["gap"] == 0
 
 
 def test_changes_count_the_edges_that_are_new():

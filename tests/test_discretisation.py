@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from darts.discretisation import StrongestEdges
-from darts.genotype import Edge
-from darts.published import published
-from darts.relaxation import Softmax
-from darts.spaces import CELL_TYPES, SearchSpace
+from darts.methods.discretisation import StrongestEdges
+from darts.methods.relaxation import Softmax
+from darts.spaces.genotype import Edge
+from darts.spaces.published import published
+from darts.spaces.search_space import CELL_TYPES, SearchSpace
 from tests.conftest import space_of
 
 SPACE = space_of("hand-made", 2, 2, ["none", "skip_connect", "sep_conv_3x3"])

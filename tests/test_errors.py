@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from darts import config
-from darts.errors import UserError
+from darts.config.compose import typed_settings
+from darts.config.identity import identity
+from darts.runtime.errors import UserError
 from tests.conftest import ROOT, SCHEMAS, composed, configuration
 
 SEARCH, FINAL, COMPARE = "search", "final", "compare"
@@ -27,7 +28,7 @@ SEARCH, FINAL, COMPARE = "search", "final", "compare"
         (SEARCH, "seed=-1", r"seed is -1; it must be from 0 to 4294967295"),
         (SEARCH, "search.epochs=0", r"search\.epochs is 0; it must be at least 1"),
         (SEARCH, "search.batch_size=1", r"search\.batch_size is 1; it must be at least 2"),
-        (SEARCH, "search.weight_share=1.0", r"search\.weight_share is 1\.0; it must be above 0 and below 1"),
+        (SEARCH, "search.train_fraction=1.0", r"search\.train_fraction is 1\.0; it must be above 0 and below 1"),
         (SEARCH, "search.initial_alpha=-1", r"search\.initial_alpha"),
         (SEARCH, "dataset.fraction=1.5", r"dataset\.fraction is 1\.5; it must be above 0 and at most 1"),
         (SEARCH, "dataset.fraction=0", r"dataset\.fraction"),
@@ -111,7 +112,7 @@ def test_any_value_of_any_number_is_taken_or_refused_in_a_line(command):
         except (HydraException, OmegaConfBaseException):
             continue
         try:
-            found = config.typed(changed, SCHEMAS[command])
+            found = typed_settings(changed, SCHEMAS[command])
             found = found.narrowed() if command == SEARCH else found
         except UserError as error:
             refused += 1
@@ -119,7 +120,7 @@ def test_any_value_of_any_number_is_taken_or_refused_in_a_line(command):
             mentioned = (name.split(".")[-1], "image_size", "learning_rate")
             assert any(key in str(error) for key in mentioned), (name, text, str(error))
         else:
-            assert not any(isinstance(v, float) and math.isnan(v) for v in config.identity(found).values())
+            assert not any(isinstance(v, float) and math.isnan(v) for v in identity(found).values())
     assert refused > len(numbers) / 2
 
 
@@ -146,7 +147,7 @@ def test_the_command_line_wins_over_an_experiment():
 def test_the_published_search_is_the_published_one():
     found = composed(SEARCH, "experiment=darts_cifar10")
     assert (found.network.channels, found.network.cells, found.network.stem_reductions) == (16, 8, 0)
-    assert (found.search.epochs, found.search.batch_size, found.search.weight_share) == (50, 64, 0.5)
+    assert (found.search.epochs, found.search.batch_size, found.search.train_fraction) == (50, 64, 0.5)
     weights, alpha = found.weight_optimiser, found.architecture_optimiser
     assert (weights.learning_rate, weights.final_learning_rate, weights.momentum) == (0.025, 0.001, 0.9)
     assert (weights.weight_decay, weights.clip, weights.nesterov, weights.cosine_unit.value) == (

@@ -9,22 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from darts import search
+from darts.blackbox import loop as blackbox
 from darts.blackbox import proxies
-from darts.blackbox import search as blackbox
-from darts.blackbox.evaluators import Setting, evaluator
+from darts.blackbox.evaluators import EvaluationContext, evaluator
 from darts.blackbox.exchange import Scorer
 from darts.blackbox.inherited import path_accuracy, path_of
 from darts.blackbox.pareto import dominates, front
 from darts.blackbox.strategy import Request
-from darts.constraints import network_costs
-from darts.data import Batch, search_data
-from darts.errors import UserError
-from darts.network import build_network
-from darts.seeding import python_generator
-from darts.spaces import InputShape, plan_cells
-from darts.supernet import Supernet
-from darts.variation import neighbours, ordered
+from darts.models.cost import network_costs
+from darts.models.network import build_network
+from darts.models.supernet import Supernet
+from darts.runtime.errors import UserError
+from darts.runtime.seeding import python_generator
+from darts.search import loop as search
+from darts.spaces.search_space import InputShape, plan_cells
+from darts.spaces.variation import neighbours, ordered
+from darts.tasks.batches import Batch, search_data
 from tests.conftest import TINY, composed, space_of
 
 TINY_SEARCH = [*TINY, "evaluator.network.channels=2", "search.batch_size=16", "space.nodes=2",
@@ -34,8 +34,8 @@ TINY_SEARCH = [*TINY, "evaluator.network.channels=2", "search.batch_size=16", "s
 def scorer_of(folder, *overrides) -> tuple[Scorer, object]:
     settings = composed("search", *TINY_SEARCH, "method=random", *overrides)
     device = torch.device("cpu")
-    data = search_data(settings.dataset, settings.search.weight_share, 16, settings.seed, device)
-    return evaluator(settings.evaluator, Setting(settings, data, device, None, folder)), settings
+    data = search_data(settings.dataset, settings.search.train_fraction, 16, settings.seed, device)
+    return evaluator(settings.evaluator, EvaluationContext(settings, data, device, None, folder)), settings
 
 
 def copied(supernet: Supernet, genotype, space, cells, channels, shape) -> nn.Module:

@@ -7,11 +7,11 @@ import ctypes
 import pytest
 import torch
 
-from darts import retrain
-from darts.errors import UserError
-from darts.execution import Graphed, check_execution, placed
-from darts.published import published
-from darts.settings import Precision
+from darts.runtime.device import Graphed, check_execution, placed
+from darts.runtime.errors import UserError
+from darts.runtime.settings import Precision
+from darts.spaces.published import published
+from darts.train import retraining as retrain
 from tests.conftest import TINY_TRAIN, composed, run_command
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def test_graphs_need_cuda():
     check_execution(CPU, Precision.bf16, graphs=False)
 
 
-@pytest.mark.parametrize("extra", [["precision=bf16"], ["memory.checkpoint_cells=true"]])
+@pytest.mark.parametrize("extra", [["precision=bf16"], ["memory.activation_checkpointing=true"]])
 def test_retraining_in_other_ways_still_learns(extra, tmp_path):
     sizes = [*TINY_TRAIN, "train.drop_path=0.2", "train.auxiliary_weight=0.4", "train.epochs=1"]
     result = retrain.run(composed("final", *sizes, *extra), published("darts_v2"), tmp_path / "other")
@@ -34,7 +34,7 @@ def test_retraining_in_other_ways_still_learns(extra, tmp_path):
 def test_checkpointed_cells_of_a_network_give_the_same_step(tmp_path):
     steps = []
     for again in ("false", "true"):
-        settings = composed("final", *TINY_TRAIN, "train.drop_path=0.2", f"memory.checkpoint_cells={again}")
+        settings = composed("final", *TINY_TRAIN, "train.drop_path=0.2", f"memory.activation_checkpointing={again}")
         state = retrain.start_or_resume(settings, published("darts_v2"), tmp_path / again)
         state.epoch = 1
         raw = next(state.data.train.shuffled_raw(0))
@@ -93,7 +93,7 @@ def test_a_step_that_is_not_recorded_runs_every_time(monkeypatch):
 def test_freed_memory_is_kept_and_needs_no_fresh_pages(tmp_path):
     """In processes of their own: what a process freed before stays with it."""
     code = (
-        "import resource, sys, torch; from darts import execution\n"
+        "import resource, sys, torch; from darts.runtime import device as execution\n"
         "execution.keep_freed_memory(sys.argv[1] == 'keep')\n"
         "for _ in range(20): torch.zeros(10_000_000)  # 40 MB; at first the heap grows\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -23,7 +23,7 @@ FLOORS = [
         *("relaxation", "channels", "beside", "perturbation", "weight_rules"),
         *("schedule", "stopping", "discretisation"),
     ],
-    ["supernet", "network", "cost", "datasets", "alpha_terms", "execution", "fused.folding", "blackbox.strategy"],
+    ["supernet", "network", "cost", "datasets", "regularisers", "execution", "fused.folding", "blackbox.strategy"],
     ["method", "data", "constraints", "fused.maps", "blackbox.strategies", "blackbox.budget", "blackbox.generator"],
     ["commands", "training", "checkpoint", "fused.source", "blackbox.rungs", "blackbox.predictor"],
     ["config", "fused.supernet", "blackbox.exchange", "blackbox.proxies"],

@@ -1,4 +1,4 @@
-"""The fused supernet against the plain one: the same function, gradients, statistics and search."""
+"""The fused supernet against the reference supernet: the same function, gradients, statistics and search."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from darts import search, search_steps
-from darts.fused.folding import RunningStatistics, fold
-from darts.fused.maps import Before, Operand, convolved, mapped, moments, summed
-from darts.fused.supernet import FusedSupernet
-from darts.modules import frozen_statistics
-from darts.operations import OPERATIONS
-from darts.spaces import CELL_TYPES, InputShape, SearchSpace, plan_cells
-from darts.supernet import Supernet
+from darts.models.batch_norm import frozen_statistics
+from darts.models.fused.folding import RunningStatistics, fold
+from darts.models.fused.maps import Before, Operand, convolved, mapped, moments, sum_of_maps
+from darts.models.fused.supernet import FusedSupernet
+from darts.models.mixture import dense_mixture
+from darts.models.operations import OPERATIONS
+from darts.models.supernet import Supernet
+from darts.search import loop as search
+from darts.search import step as search_steps
+from darts.spaces.search_space import CELL_TYPES, InputShape, SearchSpace, plan_cells
 from tests.conftest import CANDIDATES, TINY_SEARCH, composed, space_of
 
 DETERMINISTIC = [name for name in OPERATIONS if name != "noise"]
@@ -35,8 +37,8 @@ SUBSETS = [[name] for name in DETERMINISTIC if name != "none"] + [
 def supernets(space: SearchSpace, channels: int = 4, cells: int = 3, dtype=torch.float64):
     torch.manual_seed(0)
     plans = plan_cells(cells, channels, space.multipliers())
-    plain = Supernet(plans, space, InputShape(3, 8, 5), 0).to(dtype)
-    return plain, FusedSupernet(copy.deepcopy(plain))
+    reference = Supernet(plans, space, InputShape(3, 8, 5), 0).to(dtype)
+    return reference, FusedSupernet(copy.deepcopy(reference))
 
 
 def alphas(space: SearchSpace, dtype=torch.float64) -> dict[str, torch.Tensor]:
@@ -48,21 +50,21 @@ def alphas(space: SearchSpace, dtype=torch.float64) -> dict[str, torch.Tensor]:
 
 
 def results(supernet, space, images, labels):
-    """Outputs, gradients of alpha, images and weights, and state, by the plain names."""
+    """Outputs, gradients of alpha, images and weights, and state, by the reference names."""
     alpha = alphas(space, images.dtype)
     images = images.clone().requires_grad_()
-    logits = supernet(images, {kind: matrix.softmax(-1) for kind, matrix in alpha.items()})
+    logits = supernet(images, dense_mixture({kind: matrix.softmax(-1) for kind, matrix in alpha.items()}))
     weights = dict(supernet.named_parameters())
     loss = F.cross_entropy(logits, labels)
     inputs = [images, *alpha.values(), *weights.values()]
-    slopes = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-    by_weight = supernet.to_plain(dict(zip(weights, slopes[3:], strict=True)))
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    by_weight = supernet.to_reference(dict(zip(weights, gradients[3:], strict=True)))
     return {
         "logits": logits.detach(),
-        "images": slopes[0],
-        **{f"alpha {kind}": slope for kind, slope in zip(alpha, slopes[1:3], strict=True)},
-        **{f"gradient {name}": slope for name, slope in by_weight.items()},
-        **{f"state {name}": value for name, value in supernet.to_plain(supernet.state_dict()).items()},
+        "images": gradients[0],
+        **{f"alpha {kind}": gradient for kind, gradient in zip(alpha, gradients[1:3], strict=True)},
+        **{f"gradient {name}": gradient for name, gradient in by_weight.items()},
+        **{f"state {name}": value for name, value in supernet.to_reference(supernet.state_dict()).items()},
     }
 
 
@@ -74,9 +76,9 @@ def assert_alike(space, size=(8, 8), channels=4, dtype=torch.float64, tolerance=
     for supernet in supernets(space, channels, dtype=dtype):
         prepare(supernet)
         found.append(results(supernet, space, images, labels))
-    plain, fused = found
-    assert plain.keys() == fused.keys()
-    for name, expected in plain.items():
+    reference, fused = found
+    assert reference.keys() == fused.keys()
+    for name, expected in reference.items():
         largest = max(float(expected.abs().max()), 1e-3)  # a mean of zero has no relative error
         difference = float((fused[name] - expected).abs().max())
         assert difference <= tolerance * largest, (name, difference / largest)
@@ -104,21 +106,21 @@ def test_evaluation_mode_uses_the_running_statistics(candidates):
         space = space_of("darts", 2, 2, candidates)
         draws = torch.Generator().manual_seed(8)
         images = torch.randn(6, 3, 8, 8, generator=draws, dtype=torch.float64)
-        supernet(images, {kind: matrix.softmax(-1) for kind, matrix in alphas(space).items()})
+        supernet(images, dense_mixture({kind: matrix.softmax(-1) for kind, matrix in alphas(space).items()}))
         supernet.eval()
 
     assert_alike(space_of("darts", 2, 2, candidates), prepare=a_step_then_evaluate)
 
 
 def test_frozen_statistics_stand_still_and_the_batch_still_normalises(darts_space):
-    plain, fused = supernets(darts_space)
+    reference, fused = supernets(darts_space)
     before = {name: value.clone() for name, value in fused.named_buffers()}
     images = torch.randn(6, 3, 8, 8, dtype=torch.float64)
-    mixture = {kind: matrix.softmax(-1) for kind, matrix in alphas(darts_space).items()}
+    mixture = dense_mixture({kind: matrix.softmax(-1) for kind, matrix in alphas(darts_space).items()})
     with frozen_statistics(fused):
         frozen = fused(images, mixture)
     assert all(torch.equal(before[name], value) for name, value in fused.named_buffers())
-    torch.testing.assert_close(frozen, plain(images, mixture))
+    torch.testing.assert_close(frozen, reference(images, mixture))
     fused(images, mixture)
     assert any(not torch.equal(before[name], value) for name, value in fused.named_buffers())
 
@@ -128,21 +130,21 @@ def test_float32_agrees_to_1e_4(darts_space):
 
 
 def test_a_mixture_that_is_not_a_softmax(darts_space):
-    plain, fused = supernets(darts_space)
+    reference, fused = supernets(darts_space)
     images = torch.randn(6, 3, 8, 8, dtype=torch.float64)
     one_hot = {kind: F.one_hot(alpha.argmax(-1), 8).double() for kind, alpha in alphas(darts_space).items()}
     any_numbers = {kind: alpha.detach() for kind, alpha in alphas(darts_space).items()}
     for mixture in (one_hot, any_numbers):
-        torch.testing.assert_close(fused(images, mixture), plain(images, mixture))
+        torch.testing.assert_close(fused(images, mixture), reference(images, mixture))
 
 
 def test_weights_go_to_the_plain_layout_and_back(darts_space):
-    plain, fused = supernets(darts_space)
+    reference, fused = supernets(darts_space)
     state = fused.state_dict()
-    as_plain = fused.to_plain(state)
-    assert as_plain.keys() == plain.state_dict().keys()
-    assert all(torch.equal(value, as_plain[name]) for name, value in plain.state_dict().items())
-    again = fused.from_plain(as_plain)
+    as_plain = fused.to_reference(state)
+    assert as_plain.keys() == reference.state_dict().keys()
+    assert all(torch.equal(value, as_plain[name]) for name, value in reference.state_dict().items())
+    again = fused.from_reference(as_plain)
     assert again.keys() == state.keys()
     assert all(torch.equal(value, again[name]) for name, value in state.items())
 
@@ -158,13 +160,13 @@ def test_the_fused_supernet_computes_less(darts_space):
                 return function(*args, **(kwargs or {}))
 
         images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-        mixture = {kind: matrix.softmax(-1) for kind, matrix in alphas(darts_space).items()}
+        mixture = dense_mixture({kind: matrix.softmax(-1) for kind, matrix in alphas(darts_space).items()})
         with Count():
             supernet(images, mixture)
         return sum(calls)
 
-    plain, fused = supernets(darts_space)
-    assert convolutions(fused) < convolutions(plain) / 3
+    reference, fused = supernets(darts_space)
+    assert convolutions(fused) < convolutions(reference) / 3
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (5, 1, 2), (3, 2, 1), (5, 2, 1), (3, 2, 2)])
@@ -191,7 +193,7 @@ def test_gradients_of_the_sum_are_those_of_differences():
         return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
     def function(shared, shared_matrices, image, matrices, constants):
-        return summed([Operand(shared, shared_matrices, None)] * 2, [Operand(image, matrices, constants)])
+        return sum_of_maps([Operand(shared, shared_matrices, None)] * 2, [Operand(image, matrices, constants)])
 
     assert torch.autograd.gradcheck(
         function, (tensor(2, 3, 4, 3), tensor(2, 4, 3), tensor(2, 6, 4, 3), tensor(2, 4, 3), tensor(2, 4))
@@ -218,26 +220,26 @@ def test_a_second_derivative_through_the_fused_maps_is_refused_not_wrong(darts_s
     _, fused = supernets(darts_space)
     alpha = alphas(darts_space)
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
-    loss = fused(images, {kind: matrix.softmax(-1) for kind, matrix in alpha.items()}).square().sum()
-    with pytest.raises(RuntimeError, match="second ones need engine=plain"):
+    loss = fused(images, dense_mixture({kind: matrix.softmax(-1) for kind, matrix in alpha.items()})).square().sum()
+    with pytest.raises(RuntimeError, match="second ones need engine=reference"):
         torch.autograd.grad(loss, list(alpha.values()), create_graph=True)
 
 
-@pytest.mark.parametrize("engine", [0, 1], ids=["plain", "fused"])
+@pytest.mark.parametrize("engine", [0, 1], ids=["reference", "fused"])
 @pytest.mark.parametrize("borrowed", [False, True], ids=["own weights", "borrowed weights"])
 def test_checkpointed_cells_give_the_same_gradients_and_statistics(engine, borrowed, tiny_space):
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     found = []
     for again in (False, True):
         supernet = supernets(tiny_space)[engine]
-        supernet.checkpoint_cells = again
+        supernet.activation_checkpointing = again
         alpha = alphas(tiny_space)
-        mixture = {kind: matrix.softmax(-1) for kind, matrix in alpha.items()}
+        mixture = dense_mixture({kind: matrix.softmax(-1) for kind, matrix in alpha.items()})
         weights = {name: weight.detach() * 1.5 if borrowed else weight for name, weight in supernet.named_parameters()}
         weights = {name: weight.requires_grad_() for name, weight in weights.items()}
         loss = functional_call(supernet, weights, (images, mixture)).square().sum()
-        slopes = torch.autograd.grad(loss, [*alpha.values(), *weights.values()], materialize_grads=True)
-        found.append([loss, *slopes, *supernet.buffers()])
+        gradients = torch.autograd.grad(loss, [*alpha.values(), *weights.values()], materialize_grads=True)
+        found.append([loss, *gradients, *supernet.buffers()])
     for kept, computed_again in zip(*found, strict=True):
         assert torch.equal(kept, computed_again)
 
@@ -251,7 +253,7 @@ def followed(folder, engine: str, steps: int, *overrides: str, dtype=torch.float
     for matrix in state.alpha.values():
         matrix.data = matrix.data.to(dtype)
     losses = []
-    batches = zip(*(half.shuffled(0, 0, steps) for half in (state.data.weights, state.data.architecture)), strict=True)
+    batches = zip(*(half.shuffled(0, 0, steps) for half in (state.data.train, state.data.valid)), strict=True)
     for train, valid in batches:
         train, valid = (batch._replace(images=batch.images.to(dtype)) for batch in (train, valid))
         sums = search_steps.architecture_step(state, train, valid) | search_steps.weight_step(state, train)
@@ -262,11 +264,11 @@ def followed(folder, engine: str, steps: int, *overrides: str, dtype=torch.float
 @pytest.mark.parametrize("method", ["darts", "darts_second_order"])
 def test_a_hundred_steps_lead_to_the_same_alphas(method, tmp_path):
     # Training is chaotic: at the usual learning rate a change of one part in 1e14 grows to the size of the alphas
-    # within a hundred steps, in the plain supernet too. Small steps without momentum leave room to compare.
+    # within a hundred steps, in the reference supernet too. Small steps without momentum leave room to compare.
     calm = f"method={method}", "weight_optimiser.learning_rate=2e-3", "weight_optimiser.momentum=0"
-    plain, fused = (followed(tmp_path, engine, 100, *calm)[0] for engine in ("plain", "fused"))
+    reference, fused = (followed(tmp_path, engine, 100, *calm)[0] for engine in ("reference", "fused"))
     for kind in CELL_TYPES:
-        assert (plain[kind] - fused[kind]).abs().max() < 1e-6
+        assert (reference[kind] - fused[kind]).abs().max() < 1e-6
         assert fused[kind].abs().max() > 0.05  # they moved
 
 
@@ -289,16 +291,16 @@ def test_a_checkpoint_of_one_engine_goes_on_in_the_other(tmp_path):
     def state(engine):
         return search.start_or_resume(composed("search", *overrides, f"engine={engine}"), tmp_path)
 
-    for first, second in itertools.permutations(("fused", "plain")):
+    for first, second in itertools.permutations(("fused", "reference")):
         begun = state(first)
         search.search_epoch(begun)
         begun.save()
         taken = state(second)
         assert type(taken.supernet) is not type(begun.supernet)
-        ours = begun.supernet.to_plain(begun.supernet.state_dict())
-        theirs = taken.supernet.to_plain(taken.supernet.state_dict())
+        ours = begun.supernet.to_reference(begun.supernet.state_dict())
+        theirs = taken.supernet.to_reference(taken.supernet.state_dict())
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-        momentum = begun.supernet.to_plain(begun.momentum()), taken.supernet.to_plain(taken.momentum())
+        momentum = begun.supernet.to_reference(begun.momentum()), taken.supernet.to_reference(taken.momentum())
         assert momentum[0].keys() == momentum[1].keys() != set()
         assert all(torch.equal(value, momentum[1][name]) for name, value in momentum[0].items())
         (tmp_path / "checkpoints" / "last.pt").unlink()

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from darts.blackbox.generator import Generator, Limit
-from darts.constraints import CostModel, network_costs
-from darts.errors import UserError
-from darts.settings import ConstraintSettings, NetworkSettings, Rules
-from darts.spaces import InputShape
-from darts.variation import all_genotypes, depth
+from darts.blackbox.settings import Rules
+from darts.models.cost import CostModel, network_costs
+from darts.models.settings import ConstraintSettings, NetworkSettings
+from darts.runtime.errors import UserError
+from darts.spaces.search_space import InputShape
+from darts.spaces.variation import all_genotypes, depth
 from tests.conftest import composed, space_of
 
 FREE = Rules(None, [], [], None, None, True)

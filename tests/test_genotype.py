@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darts.errors import UserError
-from darts.genotype import Cell, Edge, Genotype, from_json, from_notation, to_json, to_notation
-from darts.genotype_sources import find_genotype, random_genotype, read_genotype
-from darts.published import NAMES, published
-from darts.seeding import python_generator
+from darts.runtime.errors import UserError
+from darts.runtime.seeding import python_generator
+from darts.spaces.genotype import Cell, Edge, Genotype, from_json, to_json
+from darts.spaces.notation import from_notation, to_notation
+from darts.spaces.published import NAMES, published
+from darts.spaces.sources import find_genotype, random_genotype, read_genotype
 from tests.conftest import CANDIDATES
 
 NOTATION = "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=range(2, 3), "

@@ -7,16 +7,18 @@ import json
 import pytest
 import torch
 
-from darts import config, search, search_steps
-from darts.config import identity
-from darts.errors import UserError
+from darts.config.identity import identity
+from darts.runtime.errors import UserError
+from darts.search import loop as search
+from darts.search import step as search_steps
+from darts.search.settings import SearchSettings
 from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, run_command
 from tests.faults.leavings import left
 from tests.faults.test_kills import Killed, kill_after
 
 ALL = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
 WIDE = ["network.channels=24", "network.cells=4"]  # what every method can use
-METHODS = [name for name in ALL if isinstance(composed("search", f"method={name}", *WIDE), config.SearchSettings)]
+METHODS = [name for name in ALL if isinstance(composed("search", f"method={name}", *WIDE), SearchSettings)]
 SPACES = sorted(file.stem for file in (ROOT / "conf" / "space").glob("*.yaml"))
 SHORT = {  # what a search of three epochs needs changed
     "sgas": ["method.schedule.first=1", "method.schedule.interval=1"],
@@ -27,7 +29,7 @@ SHORT = {  # what a search of three epochs needs changed
     "pc_darts": ["network.channels=4"],
     "r_darts": ["method.stopping.first=1", "method.stopping.every=1"],
     "lambda_darts": ["network.cells=4"],
-    "oles": ["method.weight_rule.steps=2"],
+    "oles": ["method.weight_gradient.steps=2"],
 }
 
 
@@ -51,22 +53,22 @@ def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_pa
 @pytest.mark.parametrize("method", METHODS)
 def test_both_engines_take_the_same_steps(method, tmp_path):
     # Dropped values are drawn in the order of computation, which the engines do not share.
-    quiet = ["method.beside.rates=[0]"] if method == "p_darts" else []
+    quiet = ["method.edge_extras.rates=[0]"] if method == "p_darts" else []
     found = []
-    for engine in ("plain", "fused"):
+    for engine in ("reference", "fused"):
         settings = tiny(method, f"engine={engine}", *quiet, "weight_optimiser.learning_rate=1e-3")
         state = search.start_or_resume(settings, tmp_path / engine)
         state.supernet.double()
         for matrix in state.alpha.values():
             matrix.data = matrix.data.double()
-        batches = zip(state.data.weights.shuffled(0), state.data.architecture.shuffled(0), strict=True)
+        batches = zip(state.data.train.shuffled(0), state.data.valid.shuffled(0), strict=True)
         for step, pair in enumerate(batches):
             state.step = step
             train, valid = (batch._replace(images=batch.images.double()) for batch in pair)
-            if state.stage.frozen < 1:
+            if state.stage.alpha_frozen_fraction < 1:
                 search_steps.architecture_step(state, train, valid, 0.5)
             search_steps.weight_step(state, train, valid, 0.5)
-        weights = state.supernet.to_plain(state.supernet.state_dict())
+        weights = state.supernet.to_reference(state.supernet.state_dict())
         found.append({**weights, **{f"alpha {name}": matrix.detach() for name, matrix in state.alpha.items()}})
     assert found[0].keys() == found[1].keys()
     for name, expected in found[0].items():
@@ -122,7 +124,7 @@ def test_every_space_is_searched_from_the_command_line(tmp_path):
     [
         (["method=gdas", "method/perturbation=random_smoothing"], "computes the sampled ones alone"),
         (["method=oles", "method/hypergradient=finite_difference"], "give method/hypergradient=first_order"),
-        (["method=gdas", "method/weight_rule=layer_alignment"], "give method/weight_rule=training_loss"),
+        (["method=gdas", "method/weight_gradient=layer_alignment"], "give method/weight_gradient=training_loss"),
         (["method=proxyless", "method/hypergradient=finite_difference"], "give method/hypergradient=first_order"),
         (["method=darts_pt", "method/stopping=eigenvalue_growth"], "give method/stopping=last_epoch"),
         (["method=pc_darts", "network.channels=6"], "network.channels is 6; it must be a multiple of 4"),

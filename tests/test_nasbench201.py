@@ -10,12 +10,13 @@ import time
 import pytest
 import torch
 
-from darts import nasbench201, search
-from darts.cost import count_parameters
-from darts.errors import UserError
-from darts.genotype import from_json, to_json
-from darts.network import build_network
-from darts.spaces import InputShape
+from darts.models.cost import count_parameters
+from darts.models.network import build_network
+from darts.runtime.errors import UserError
+from darts.search import loop as search
+from darts.spaces import nasbench201
+from darts.spaces.genotype import from_json, to_json
+from darts.spaces.search_space import InputShape
 from tests.conftest import ROOT, TINY, composed
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
@@ -44,7 +45,7 @@ def test_all_strings_round_trip_and_are_all_genotypes_of_the_space():
 
 def test_cells_have_one_structure_exactly_if_they_compute_the_same_function():
     draws = random.Random(0)
-    functions = {name: (draws.uniform(0.5, 2), draws.uniform(0.5, 2)) for name in nasbench201.OPERATIONS[2:]}
+    functions = {name: (draws.uniform(0.5, 2), draws.uniform(0.5, 2)) for name in nasbench201.CANDIDATES[2:]}
     values_by_structure: dict[str, set[str]] = {}
     for text in nasbench201.all_strings():
         genotype, states = nasbench201.from_string(text), [0.7]

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from darts.cost import count_macs, count_parameters, count_parameters_without_auxiliary
-from darts.errors import UserError
-from darts.network import AuxiliaryHead, Network, build_network, drop_path_scales
-from darts.operations import OPERATIONS, FactorisedReduction, candidate, search_operation
-from darts.published import published
-from darts.spaces import CELL_TYPES, InputShape, SearchSpace, plan_cells
-from darts.supernet import Supernet
+from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary
+from darts.models.mixture import dense_mixture
+from darts.models.network import AuxiliaryHead, Network, build_network, drop_path_scales
+from darts.models.operations import OPERATIONS, FactorisedReduction, candidate, search_operation
+from darts.models.supernet import Supernet
+from darts.runtime.errors import UserError
+from darts.spaces.published import published
+from darts.spaces.search_space import CELL_TYPES, InputShape, SearchSpace, plan_cells
 
 CIFAR = InputShape(3, 32, 10)
 
@@ -23,7 +24,7 @@ CIFAR = InputShape(3, 32, 10)
 )
 def test_supernets_have_the_counted_size(darts_space: SearchSpace, channels, cells, parameters, macs):
     supernet = Supernet(plan_cells(cells, channels, darts_space.multipliers()), darts_space, CIFAR, 0)
-    mixture = {kind: torch.full((14, 8), 1 / 8) for kind in CELL_TYPES}
+    mixture = dense_mixture({kind: torch.full((14, 8), 1 / 8) for kind in CELL_TYPES})
     assert count_parameters(supernet) == parameters
     assert round(count_macs(supernet, torch.zeros(1, 3, 32, 32), mixture) / 1e6, 1) == macs
 
@@ -51,7 +52,7 @@ def test_networks_have_the_counted_size(name, channels, cells, parameters, with_
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("height, width", [(8, 8), (7, 9), (1, 1), (5, 6)])
 def test_operations_give_the_rounded_up_size(name, stride, height, width):
-    operation = OPERATIONS[name].build(6, stride, True).eval()
+    operation = candidate(name).build(6, stride, True).eval()
     out = operation(torch.randn(2, 6, height, width))
     assert out.shape == (2, 6, -(-height // stride), -(-width // stride))
 
@@ -99,7 +100,7 @@ def paired_networks(space: SearchSpace, genotype) -> tuple[Supernet, Network, di
                 mixture[plan.kind][row, column] = 1
                 discrete.operations[position] = searched.edges[row].operations[str(column)]
                 position += 1
-    return supernet, network, mixture
+    return supernet, network, dense_mixture(mixture)
 
 
 def test_a_one_hot_mixture_is_the_discrete_cell(darts_space):
@@ -165,5 +166,5 @@ def test_odd_sizes_and_grey_images_pass(size, channels, reductions, tiny_space):
     network = build_network(published("darts_v2"), 3, 4, reductions, shape)
     assert network.training_logits(images, None)[1].shape == (2, 7)
     supernet = Supernet(plan_cells(3, 4, tiny_space.multipliers()), tiny_space, shape, reductions)
-    mixture = {kind: torch.full((5, 4), 0.25) for kind in CELL_TYPES}
+    mixture = dense_mixture({kind: torch.full((5, 4), 0.25) for kind in CELL_TYPES})
     assert supernet(images, mixture).shape == (2, 7)

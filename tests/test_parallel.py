@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts import parallel
-from darts.data import Batches, Preparation, search_data
-from darts.datasets import ArrayImages
-from darts.errors import UserError
-from darts.parallel import _Joined
-from darts.progress import _own_means
-from darts.settings import Augmentation
+from darts.loop.run_state import _own_means
+from darts.runtime import distributed
+from darts.runtime.distributed import _Group
+from darts.runtime.errors import UserError
+from darts.tasks.batches import Batches, Preparation, search_data
+from darts.tasks.datasets import ArrayImages
+from darts.tasks.settings import Augmentation
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, TORCHRUN, composed, run_command
 from tests.parallel_cases import SEARCHES, everything
 
@@ -64,7 +64,7 @@ def among(monkeypatch):
     """Let this process be one of several, without any messages."""
 
     def become(number: int, processes: int, synchronised: bool = True):
-        monkeypatch.setattr(parallel, "_joined", _Joined(number, processes, synchronised))
+        monkeypatch.setattr(distributed, "_group", _Group(number, processes, synchronised))
 
     return become
 
@@ -74,15 +74,15 @@ def among(monkeypatch):
 def test_shares_are_disjoint_and_make_up_every_batch(among, processes, images):
     held = ArrayImages(torch.arange(images).view(-1, 1, 1, 1).to(torch.uint8), torch.arange(images), ["a"])
     preparation = Preparation(Augmentation(0, False, 0), [0.0], [1.0], torch.device("cpu"))
-    shares = []
+    k = []
     for number in range(processes):
         among(number, processes)
         batches = Batches(held, torch.arange(images), 12, preparation, 0)
-        shares.append([raw.labels.tolist() for raw in batches.shuffled_raw(3)])
-    batches_of_all = [list(chain(*parts)) for parts in zip(*shares, strict=True)]
+        k.append([raw.labels.tolist() for raw in batches.shuffled_raw(3)])
+    batches_of_all = [list(chain(*parts)) for parts in zip(*k, strict=True)]
     assert sorted(chain(*batches_of_all)) == list(range(images))
-    assert all(len(part) >= 2 for parts in shares for part in parts)
-    assert all(max(sizes) - min(sizes) <= 1 for sizes in (list(map(len, parts)) for parts in zip(*shares, strict=True)))
+    assert all(len(part) >= 2 for parts in k for part in parts)
+    assert all(max(sizes) - min(sizes) <= 1 for sizes in (list(map(len, parts)) for parts in zip(*k, strict=True)))
     among(0, 1)
     alone = [raw.labels.tolist() for raw in Batches(held, torch.arange(images), 12, preparation, 0).shuffled_raw(3)]
     assert list(chain(*alone)) == list(chain(*batches_of_all))

@@ -10,22 +10,32 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from darts import alpha_terms, beside, bilevel, channels, perturbation, relaxation, schedule, stopping, weight_rules
-from darts.discretisation import FewSkips, Threshold
-from darts.mixture import Paths
-from darts.spaces import InputShape, plan_cells
-from darts.supernet import MixedOperation, Mixing, Supernet, shuffled
+from darts.methods import (
+    channels,
+    edge_extras,
+    hypergradient,
+    perturbation,
+    regularisers,
+    relaxation,
+    schedule,
+    stopping,
+    weight_gradient,
+)
+from darts.methods.discretisation import FewSkips, Threshold
+from darts.models.mixture import MixtureWeights, dense_mixture
+from darts.models.supernet import MixedOperation, Mixing, Supernet, shuffled
+from darts.spaces.search_space import InputShape, plan_cells
 from tests.conftest import composed, space_of
 
-LEFT = torch.tensor([[True, True, True], [True, False, True]])
+ACTIVE = torch.tensor([[True, True, True], [True, False, True]])
 ALPHA = torch.tensor([[0.3, -0.2, 0.5], [1.0, 9.0, -0.5]], dtype=torch.float64)
 
 
 def test_candidates_that_are_gone_weigh_nothing_and_the_rest_as_if_they_had_never_been():
-    weights = relaxation.Softmax().weights(ALPHA, LEFT, 0.0)
+    weights = relaxation.Softmax().weights(ALPHA, ACTIVE, 0.0).weights
     torch.testing.assert_close(weights[1, [0, 2]], ALPHA[1, [0, 2]].softmax(0))
     assert weights[1, 1] == 0
-    none_left = relaxation.Softmax().weights(ALPHA, torch.zeros_like(LEFT), 0.0)
+    none_left = relaxation.Softmax().weights(ALPHA, torch.zeros_like(ACTIVE), 0.0).weights
     assert none_left.abs().max() == 0
 
 
@@ -43,14 +53,14 @@ def test_temperatures_fall_as_published(name, start, middle, end):
 def test_gradients_of_a_relaxation_are_those_of_finite_differences(part):
     def weights(alpha):
         torch.manual_seed(3)
-        return part.weights(alpha, LEFT, 0.5)
+        return part.weights(alpha, ACTIVE, 0.5).weights
 
     assert torch.autograd.gradcheck(weights, ALPHA.clone().requires_grad_())
 
 
 def test_a_softened_gumbel_draw_is_the_formula():
     torch.manual_seed(0)
-    found = relaxation.Gumbel(2.0, 2.0, relaxation.Decay.LINEAR).weights(ALPHA, torch.ones_like(LEFT), 0.3)
+    found = relaxation.Gumbel(2.0, 2.0, relaxation.Decay.LINEAR).weights(ALPHA, torch.ones_like(ACTIVE), 0.3).weights
     torch.manual_seed(0)
     noise = -torch.empty_like(ALPHA).exponential_().log()
     torch.testing.assert_close(found, ((ALPHA.log_softmax(-1) + noise) / 2).softmax(-1))
@@ -61,11 +71,11 @@ def test_hard_draws_come_with_the_softmax_probabilities_and_compute_themselves_a
     part = relaxation.GumbelHard(1.0, 1.0, relaxation.Decay.LINEAR)
     counts = torch.zeros_like(ALPHA)
     for _ in range(4000):
-        drawn = part.weights(ALPHA, LEFT, 0.0)
-        assert isinstance(drawn, Paths)
+        drawn = part.weights(ALPHA, ACTIVE, 0.0)
+        assert isinstance(drawn, MixtureWeights)
         assert [int(row.argmax()) for row in drawn.weights] == [columns[0] for columns in drawn.computed]
         counts += drawn.weights
-    expected = relaxation.softmax(ALPHA, LEFT)
+    expected = relaxation.softmax(ALPHA, ACTIVE)
     assert (counts / 4000 - expected).abs().max() < 4 * 0.5 / 4000**0.5
 
 
@@ -73,11 +83,11 @@ def test_a_hard_draw_is_one_hot_and_its_gradient_that_of_the_soft_one():
     part = relaxation.GumbelHard(0.7, 0.7, relaxation.Decay.LINEAR)
     alpha = ALPHA.clone().requires_grad_()
     torch.manual_seed(1)
-    hard = part.weights(alpha, LEFT, 0.0).weights
-    slope = torch.autograd.grad(hard[0, 1], alpha)[0]
+    hard = part.weights(alpha, ACTIVE, 0.0).weights
+    gradient = torch.autograd.grad(hard[0, 1], alpha)[0]
     torch.manual_seed(1)
-    soft = relaxation.softmax((alpha.log_softmax(-1) + relaxation.gumbel_noise(alpha)) / 0.7, LEFT)
-    torch.testing.assert_close(slope, torch.autograd.grad(soft[0, 1], alpha)[0])
+    soft = relaxation.softmax((alpha.log_softmax(-1) + relaxation.gumbel_noise(alpha)) / 0.7, ACTIVE)
+    torch.testing.assert_close(gradient, torch.autograd.grad(soft[0, 1], alpha)[0])
     assert sorted(hard[0].detach().round().tolist()) == [0, 0, 1]
 
 
@@ -85,7 +95,7 @@ def test_two_binary_paths_are_in_memory_and_one_is_open_at_its_rate():
     torch.manual_seed(0)
     part, opened = relaxation.BinaryPaths(), torch.zeros_like(ALPHA)
     for _ in range(4000):
-        drawn = part.weights(ALPHA, torch.ones_like(LEFT), 0.0)
+        drawn = part.weights(ALPHA, torch.ones_like(ACTIVE), 0.0)
         assert all(len(columns) == 2 for columns in drawn.computed)
         opened += drawn.weights
     p = ALPHA.softmax(-1)
@@ -102,8 +112,8 @@ def test_two_binary_paths_are_in_memory_and_one_is_open_at_its_rate():
 def test_dirichlet_draws_have_the_mean_and_the_pathwise_gradient_of_their_distribution():
     torch.manual_seed(0)
     alpha = ALPHA.clone().requires_grad_()
-    left = torch.ones_like(LEFT)
-    draws = torch.stack([relaxation.Dirichlet().weights(alpha, left, 0.0) for _ in range(8000)])
+    active = torch.ones_like(ACTIVE)
+    draws = torch.stack([relaxation.Dirichlet().weights(alpha, active, 0.0).weights for _ in range(8000)])
     concentration = F.elu(alpha) + 1
     mean = concentration / concentration.sum(-1, keepdim=True)
     assert (draws.mean(0) - mean).abs().max() < 0.02
@@ -118,7 +128,7 @@ def test_partial_channels_mix_a_part_and_deal_the_rest_out_anew(tiny_space):
     assert found.flatten().tolist() == [0.0, 1.0, 10.0, 1.5]  # (0, 10) mixed, (1, 1.5) around, dealt out by pairs
     assert shuffled(torch.arange(8).view(1, 8, 1, 1), 4).flatten().tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
     plans = plan_cells(3, 8, tiny_space.multipliers())
-    whole, part = (Supernet(plans, tiny_space, InputShape(3, 8, 5), 0, Mixing(share=share)) for share in (1, 4))
+    whole, part = (Supernet(plans, tiny_space, InputShape(3, 8, 5), 0, Mixing(k=k)) for k in (1, 4))
     count = [sum(w.numel() for n, w in s.named_parameters() if ".edges." in n) for s in (whole, part)]
     assert count[1] < count[0] / 4
 
@@ -139,8 +149,8 @@ def test_edge_weights_are_a_softmax_at_each_node_and_count_at_discretisation():
 
 
 def test_the_auxiliary_skip_fades_and_skip_dropout_follows_its_schedule():
-    assert [beside.AuxiliarySkip(1.0).weights(p)[0] for p in (0.0, 0.5, 1.0)] == [1.0, 0.5, 0.0]
-    part = beside.SkipDropout([0.0, 0.4, 0.7], 0.2)
+    assert [edge_extras.AuxiliarySkip(1.0).weights(p)[0] for p in (0.0, 0.5, 1.0)] == [1.0, 0.5, 0.0]
+    part = edge_extras.SkipDropout([0.0, 0.4, 0.7], 0.2)
     assert part.skip_dropout(2, 0.0, 0.4) == 0.7
     assert part.skip_dropout(1, 0.2, 0.4) == pytest.approx(0.32)
     assert part.skip_dropout(1, 10 / 25, 0.4) == pytest.approx(0.4)
@@ -150,13 +160,13 @@ def test_the_auxiliary_skip_fades_and_skip_dropout_follows_its_schedule():
 def test_terms_of_the_architecture_loss_are_their_formulas():
     alpha = [ALPHA, ALPHA + 1]
     both = torch.cat([matrix.flatten() for matrix in alpha])
-    zero_one = alpha_terms.ZeroOne(10.0)(alpha, 0.0)
+    zero_one = regularisers.ZeroOne(10.0)(alpha, 0.0)
     torch.testing.assert_close(zero_one, -10 * ((1 / (1 + (-both).exp()) - 0.5) ** 2).mean())
     rows = torch.stack([row.exp().sum().log() for matrix in alpha for row in matrix])
-    torch.testing.assert_close(alpha_terms.LogSumExp(50.0)(alpha, 0.3), 50 * 0.3 * rows.mean())
+    torch.testing.assert_close(regularisers.LogSumExp(50.0)(alpha, 0.3), 50 * 0.3 * rows.mean())
     flat = [torch.zeros(2, 3, dtype=torch.float64)]  # elu(0) + 1 = 1: the anchor itself
-    assert float(alpha_terms.Anchor(1.0)(flat, 0.0)) == pytest.approx(0.0)
-    assert float(alpha_terms.Anchor(1.0)(alpha, 0.0)) > 0.1
+    assert float(regularisers.Anchor(1.0)(flat, 0.0)) == pytest.approx(0.0)
+    assert float(regularisers.Anchor(1.0)(alpha, 0.0)) > 0.1
 
 
 def test_random_smoothing_stays_near_and_adversarial_smoothing_raises_the_loss():
@@ -166,16 +176,17 @@ def test_random_smoothing_stays_near_and_adversarial_smoothing_raises_the_loss()
     moved = part(mixture, None, 0.0)["normal"]
     torch.testing.assert_close(moved.sum(-1), torch.ones(2).double())
     assert 0 < (moved - mixture["normal"]).abs().max() < 0.1
-    slope = torch.tensor([[1.0, -1.0, 0.5], [0.2, 0.1, -2.0]]).double()
+    gradient = torch.tensor([[1.0, -1.0, 0.5], [0.2, 0.1, -2.0]]).double()
 
     def loss(mixtures):
-        return (mixtures["normal"] * slope).sum()
+        return (mixtures["normal"] * gradient).sum()
 
-    found = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, loss, 0.0)
-    by_hand = (mixture["normal"] + 0.1 * slope.sign()).clamp(0, 1)
+    found = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, perturbation.PerturbationProblem(loss), 0.0)
+    by_hand = (mixture["normal"] + 0.1 * gradient.sign()).clamp(0, 1)
     torch.testing.assert_close(found["normal"], by_hand / by_hand.sum(-1, keepdim=True))
     assert loss(found) > loss(mixture)
-    worse = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, lambda m: -loss(m).abs() * 0, 0.0)
+    flat = perturbation.PerturbationProblem(lambda m: -loss(m).abs() * 0)
+    worse = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, flat, 0.0)
     assert torch.equal(worse["normal"], mixture["normal"])
 
 
@@ -189,7 +200,7 @@ def quadratic(seed: int = 0):
     w = torch.linalg.solve(hessian, coupling @ alpha.detach())  # the optimum of the training loss
     train = lambda weights, a: weights[0] @ hessian @ weights[0] / 2 - weights[0] @ coupling @ a[0]  # noqa: E731
     valid = lambda weights, a: (weights[0] - target).square().sum() / 2  # noqa: E731
-    problem = bilevel.Problem(train, valid, [w], [alpha], [None], 0.2, 0.0, 0.0)
+    problem = hypergradient.Problem(train, valid, [w], [alpha], [None], 0.2, 0.0, 0.0)
     exact = coupling.T @ torch.linalg.solve(hessian, w - target)
     return problem, exact, hessian, coupling, target
 
@@ -197,7 +208,7 @@ def quadratic(seed: int = 0):
 @pytest.mark.parametrize("terms", [0, 1, 2, 5])
 def test_the_neumann_series_is_its_own_closed_form(terms):
     problem, _, hessian, coupling, target = quadratic()
-    found, _ = bilevel.Neumann(terms, 0.01, 5)(problem)
+    found, _ = hypergradient.Neumann(terms, 0.01, 5)(problem)
     step = torch.eye(6, dtype=torch.float64) - 0.2 * hessian
     series = sum(torch.linalg.matrix_power(step, k) for k in range(terms + 1))
     expected = 0.2 * coupling.T @ series @ (problem.weights[0] - target)
@@ -206,19 +217,19 @@ def test_the_neumann_series_is_its_own_closed_form(terms):
 
 def test_a_long_neumann_series_is_the_exact_hypergradient():
     problem, exact, *_ = quadratic()
-    torch.testing.assert_close(bilevel.Neumann(100, 0.01, 5)(problem)[0][0], exact, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(hypergradient.Neumann(100, 0.01, 5)(problem)[0][0], exact, rtol=1e-4, atol=1e-6)
 
 
 def test_the_direction_of_alignment_is_the_gradient_of_the_mean_cosine():
-    slopes = torch.randn(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    rows = slopes.flatten(1)
+    gradients = torch.randn(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    rows = gradients.flatten(1)
     pairs = [F.cosine_similarity(rows[i], rows[j], dim=0) for i in range(4) for j in range(i)]
-    expected = torch.autograd.grad(torch.stack(pairs).mean(), slopes)[0]
-    torch.testing.assert_close(weight_rules.alignment_direction(slopes.detach()), expected)
+    expected = torch.autograd.grad(torch.stack(pairs).mean(), gradients)[0]
+    torch.testing.assert_close(weight_gradient.alignment_direction(gradients.detach()), expected)
 
 
 def weight_problem(weights, train, valid, mixture):
-    return weight_rules.WeightProblem(train, valid, mixture, weights, {"normal": 2}, dict, 0.5)
+    return weight_gradient.WeightProblem(train, valid, mixture, weights, {"normal": 2}, dict, 0.5)
 
 
 def test_layer_alignment_adds_the_gradient_of_the_alignment():
@@ -227,16 +238,16 @@ def test_layer_alignment_adds_the_gradient_of_the_alignment():
     mixing = torch.randn(2, 4, 1, 3, generator=draws, dtype=torch.float64)
 
     def train(mixture):
-        cells = mixture["normal"]
+        cells = mixture["normal"].weights
         cells = cells.expand(2, -1, -1) if cells.dim() == 2 else cells
         return torch.einsum("w,lwec,lec->", weight.sin(), mixing, cells).square()
 
-    mixture = {"normal": torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)}
+    mixture = dense_mixture({"normal": torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)})
     problem = weight_problem({"w": weight}, train, train, mixture)
-    found, _ = weight_rules.LayerAlignment(0.25, 1e-4).slopes(problem, {})
-    cells = mixture["normal"].expand(2, -1, -1).clone().requires_grad_()
-    slopes = torch.autograd.grad(train({"normal": cells}), cells, create_graph=True)[0].flatten(1)
-    penalty = -F.cosine_similarity(slopes[0], slopes[1], dim=0)
+    found, _ = weight_gradient.LayerAlignment(0.25, 1e-4).gradients(problem, {})
+    cells = mixture["normal"].weights.expand(2, -1, -1).clone().requires_grad_()
+    gradients = torch.autograd.grad(train(dense_mixture({"normal": cells})), cells, create_graph=True)[0].flatten(1)
+    penalty = -F.cosine_similarity(gradients[0], gradients[1], dim=0)
     plain = torch.autograd.grad(train(mixture), weight)[0]
     expected = plain + 0.25 * 0.5 * torch.autograd.grad(penalty, weight)[0]
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-7)
@@ -248,24 +259,25 @@ def test_operations_whose_gradients_disagree_are_frozen_for_good():
     sign = torch.tensor([1.0, -1.0, -1.0])
     train = lambda _: weights[names[0]].sum() + weights[names[1]].sum()  # noqa: E731
     valid = lambda _: weights[names[0]].sum() + (weights[names[1]] * sign).sum()  # noqa: E731
-    rule, memory = weight_rules.FrozenOperations(0.4, 3), {}
+    rule, memory = weight_gradient.FrozenOperations(0.4, 3), {}
     for step in range(3):
         assert rule.frozen(memory) == []
-        _, memory = rule.slopes(weight_problem(weights, train, valid, {}), memory)
+        _, memory = rule.gradients(weight_problem(weights, train, valid, {}), memory)
         assert step == 2 or memory["agreements"] == step + 1
     assert rule.frozen(memory) == ["cells.0.edges.1.operations.4."]
 
 
 def test_a_frozen_operation_stays_and_the_others_move(tmp_path):
-    from darts import search, search_steps
+    from darts.search import loop as search
+    from darts.search import step as search_steps
     from tests.conftest import TINY_SEARCH
 
     state = search.start_or_resume(composed("search", *TINY_SEARCH, "method=oles"), tmp_path)
-    train, valid = next(state.data.weights.shuffled(0)), next(state.data.architecture.shuffled(0))
-    before = {n: w.clone() for n, w in state.supernet.to_plain(state.supernet.state_dict()).items()}
-    state.memory = {"frozen": ["cells.0.edges.0.operations.3."]}
+    train, valid = next(state.data.train.shuffled(0)), next(state.data.valid.shuffled(0))
+    before = {n: w.clone() for n, w in state.supernet.to_reference(state.supernet.state_dict()).items()}
+    state.memory["weight_gradient"] = {"frozen": ["cells.0.edges.0.operations.3."]}
     search_steps.weight_step(state, train, valid)
-    after = state.supernet.to_plain(state.supernet.state_dict())
+    after = state.supernet.to_reference(state.supernet.state_dict())
     for name in before:
         if name.endswith("weight") and ".operations.3." in name and name.startswith("cells.0."):
             assert torch.equal(before[name], after[name]) == name.startswith("cells.0.edges.0."), name
@@ -275,11 +287,11 @@ SPACE = space_of("hand-made", 2, 2, ["none", "skip_connect", "sep_conv_3x3"])
 SCORES = [[0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]
 
 
-def seen(epoch: int, left=None, scores=SCORES, memory=None, accuracy=None):
-    left = {"normal": left or [[True] * 3 for _ in range(5)]}
+def seen(epoch: int, active=None, scores=SCORES, memory=None, accuracy=None):
+    active = {"normal": active or [[True] * 3 for _ in range(5)]}
     by_kind = {"normal": scores}
     judged = (accuracy, lambda genotype: 0.0)
-    return schedule.Observation(epoch, SPACE, left, by_kind, by_kind, memory or {}, random.Random(0), *judged)
+    return schedule.Observation(epoch, SPACE, active, by_kind, by_kind, memory or {}, random.Random(0), *judged)
 
 
 def test_stages_drop_the_weakest_candidates_at_their_ends():
@@ -288,35 +300,41 @@ def test_stages_drop_the_weakest_candidates_at_their_ends():
     assert [(s.first, s.last, s.more_cells, s.fresh) for s in stages] == [
         (0, 25, 0, False), (25, 50, 6, True), (50, 75, 12, True),
     ]  # fmt: skip
-    assert part.decide(seen(24), 75)[0] == seen(24).left
-    left = part.decide(seen(25), 75)[0]["normal"]
-    assert left == [[False, True, True], [True, True, False], [False, True, True], [True, False, True],
+    assert part.decide(seen(24), 75)[0] == seen(24).active
+    active = part.decide(seen(25), 75)[0]["normal"]
+    assert active == [[False, True, True], [True, True, False], [False, True, True], [True, False, True],
                     [True, False, True]]  # fmt: skip
     assert all(sum(row) == 1 and not row[0] for row in part.decide(seen(50), 75)[0]["normal"])  # never none alone
-    assert part.decide(seen(75), 75)[0] == seen(75).left
+    assert part.decide(seen(75), 75)[0] == seen(75).active
 
 
 def test_sgas_decides_the_most_important_and_most_certain_edge():
     part = schedule.Greedy(10, 5, 0)
     assert part.stages(50, composed("search").space)[0].last == 50  # as published: 10 + 5 * 7 + 5
-    assert part.decide(seen(9), 50)[0] == seen(9).left
-    left = part.decide(seen(10), 50)[0]["normal"]
-    assert left[1] == [False, True, False] and sum(map(sum, left)) == 13
+    assert part.decide(seen(9), 50)[0] == seen(9).active
+    active = part.decide(seen(10), 50)[0]["normal"]
+    assert active[1] == [False, True, False] and sum(map(sum, active)) == 13
     decided = [[False, True, False], [True] * 3, [False, False, True], [False, True, False], [True] * 3]
-    left = part.decide(seen(15, decided), 50)[0]["normal"]
-    assert not any(left[4])  # the node has its two edges
+    active = part.decide(seen(15, decided), 50)[0]["normal"]
+    assert not any(active[4])  # the node has its two edges
 
 
 def test_projection_keeps_the_operation_whose_removal_hurts_most_then_the_edges():
-    def accuracy(left):  # skips matter, and edges of higher number matter more
-        return -sum((edge + 1) * ((not row[1]) + 0.1 * (not row[2])) for edge, row in enumerate(left["normal"]))
+    def accuracy(active):  # skips matter, and edges of higher number matter more
+        return -sum((edge + 1) * ((not row[1]) + 0.1 * (not row[2])) for edge, row in enumerate(active["normal"]))
 
-    part, left = schedule.Projection(1, True), None
+    part, active = schedule.Projection(1, True), None
     stages = part.stages(10, SPACE)
-    assert stages[0].frozen == stages[1].frozen == 1.0
+    assert stages[0].alpha_frozen_fraction == stages[1].alpha_frozen_fraction == 1.0
     for epoch in range(10, stages[1].last):
-        left = part.decide(seen(epoch, left, accuracy=accuracy), 10)[0]["normal"]
-    assert left == [[False, True, False], [False, True, False], [False] * 3, [False, True, False], [False, True, False]]
+        active = part.decide(seen(epoch, active, accuracy=accuracy), 10)[0]["normal"]
+    assert active == [
+        [False, True, False],
+        [False, True, False],
+        [False] * 3,
+        [False, True, False],
+        [False, True, False],
+    ]
 
 
 def test_the_search_ends_when_the_eigenvalue_has_grown():
@@ -345,8 +363,8 @@ def test_the_best_of_samples_is_the_genotype_of_highest_accuracy_and_chosen_befo
         return -abs(len(drawn) - 13)  # the thirteenth is the best
 
     at = dataclasses.replace(seen(9), path_accuracy=judged)
-    left = part.decide(at, 10)[0]["normal"]
+    active = part.decide(at, 10)[0]["normal"]
     assert len(drawn) == 20 and part.stages(10, SPACE)[0].frozen == 1.0
-    there = {(edge, column) for edge, row in enumerate(left) for column, stays in enumerate(row) if stays}
+    there = {(edge, column) for edge, row in enumerate(active) for column, stays in enumerate(row) if stays}
     assert there == set(SPACE.places(drawn[12].cells["normal"]))
-    assert part.decide(seen(8), 10)[0] == seen(8).left and part.decide(seen(10), 10)[0] == seen(10).left
+    assert part.decide(seen(8), 10)[0] == seen(8).active and part.decide(seen(10), 10)[0] == seen(10).active

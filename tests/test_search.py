@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from darts import search, search_steps
-from darts.data import Batch
-from darts.discretisation import StrongestEdges
-from darts.errors import UserError
-from darts.operations import OPERATIONS, Candidate
-from darts.search_state import SearchState
-from darts.spaces import CellPlan, InputShape
-from darts.supernet import Supernet
+from darts.methods.discretisation import StrongestEdges
+from darts.models.mixture import dense_mixture
+from darts.models.operations import OPERATIONS
+from darts.models.supernet import Supernet
+from darts.runtime.errors import UserError
+from darts.search import loop as search
+from darts.search import step as search_steps
+from darts.search.state import SearchState
+from darts.spaces.search_space import CellPlan, InputShape
+from darts.tasks.batches import Batch
 from tests.conftest import TINY_SEARCH, composed, space_of
 
 METHODS = ["darts", "darts_second_order"]
@@ -27,7 +29,7 @@ def tiny_state(tmp_path, *overrides: str) -> SearchState:
 
 
 def batches(state: SearchState):
-    return next(state.data.weights.shuffled(0)), next(state.data.architecture.shuffled(0))
+    return next(state.data.train.shuffled(0)), next(state.data.valid.shuffled(0))
 
 
 def snapshot(state: SearchState) -> dict[str, torch.Tensor]:
@@ -76,7 +78,7 @@ def test_alpha_is_in_the_checkpoint_and_in_one_optimiser_alone(tmp_path):
     assert owned == {id(weight) for weight in state.supernet.parameters()}
     groups = state.architecture_optimiser.param_groups
     assert [id(p) for group in groups for p in group["params"]] == [id(matrix) for matrix in state.alpha.values()]
-    assert all(torch.equal(state.contents()["alpha"][kind], matrix) for kind, matrix in state.alpha.items())
+    assert all(torch.equal(state.state_dict()["alpha"][kind], matrix) for kind, matrix in state.alpha.items())
 
 
 def test_alpha_starts_small_and_different_with_every_seed(tmp_path):
@@ -90,7 +92,9 @@ def test_the_architecture_step_is_the_published_adam_on_the_validation_gradient(
     train_batch, valid_batch = batches(state)
     copies = {kind: matrix.detach().clone().requires_grad_() for kind, matrix in state.alpha.items()}
     expected = torch.optim.Adam(copies.values(), lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    logits = state.supernet(valid_batch.images, {kind: matrix.softmax(-1) for kind, matrix in copies.items()})
+    logits = state.supernet(
+        valid_batch.images, dense_mixture({kind: matrix.softmax(-1) for kind, matrix in copies.items()})
+    )
     F.cross_entropy(logits, valid_batch.labels).backward()
     expected.step()
     search_steps.architecture_step(state, train_batch, valid_batch)
@@ -142,7 +146,7 @@ class Scrambled(nn.Module):
 @pytest.fixture
 def known_answer(monkeypatch):
     """A stride-1 space in which only the skip connection carries the signal: none and scrambled destroy it."""
-    monkeypatch.setitem(OPERATIONS, "scrambled", Candidate(lambda channels, stride, affine: Scrambled()))
+    monkeypatch.setitem(OPERATIONS, "scrambled", (lambda channels, stride, affine: Scrambled(), {}))
     return space_of("toy", 2, 2, ["none", "scrambled", "skip_connect"])
 
 

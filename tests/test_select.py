@@ -6,11 +6,13 @@ import json
 
 import pytest
 
-from darts import brief, retrain, select
-from darts.errors import UserError
-from darts.genotype import Genotype, to_json
-from darts.genotype_sources import read_genotype
-from darts.published import published
+from darts import select
+from darts.runtime.errors import UserError
+from darts.spaces.genotype import Genotype, to_json
+from darts.spaces.published import published
+from darts.spaces.sources import read_genotype
+from darts.train import brief
+from darts.train import retraining as retrain
 from tests.conftest import ROOT, TINY, composed, run_command
 
 TINY_SELECT = [*TINY, "train.epochs=1", "train.batch_size=16"]

@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from darts import search, search_steps
-from darts.mixture import Paths
-from darts.modules import frozen_statistics
+from darts.models.batch_norm import frozen_statistics
+from darts.models.mixture import MixtureWeights, dense_mixture
+from darts.search import loop as search
+from darts.search import step as search_steps
 from tests.conftest import TINY, composed
 from tests.test_methods import METHODS
 
 PROGRESS, RATE, ALPHA_RATE, DECAY, ALPHA_DECAY, CLIP = 0.6, 0.05, 0.01, 3e-4, 1e-3, 5.0
 TOY = [*TINY, "space.nodes=1", "space.candidates=[none,skip_connect,sep_conv_3x3]", "network.channels=12",
-       "network.cells=4", "engine=plain", "search.batch_size=16", "search.epochs=15"]  # fmt: skip
+       "network.cells=4", "engine=reference", "search.batch_size=16", "search.epochs=15"]  # fmt: skip
 
 
 def softmax(alpha):
@@ -40,7 +41,7 @@ def gdas(alpha):
     soft = gumbel(alpha, 10 + (0.1 - 10) * PROGRESS)
     best = soft.argmax(-1)
     hard = F.one_hot(best, 3).to(soft)
-    return Paths(hard * (1 + soft - soft.detach()), [[int(column)] for column in best])
+    return MixtureWeights(hard * (1 + soft - soft.detach()), [[int(column)] for column in best])
 
 
 def proxyless(alpha):
@@ -48,7 +49,7 @@ def proxyless(alpha):
     pair = torch.zeros_like(alpha).scatter(-1, first, 1.0)
     soft = alpha.exp() * pair / (alpha.exp() * pair).sum(-1, keepdim=True)
     opened = F.one_hot((soft.detach().log() + noise(alpha)).argmax(-1), 3)
-    return Paths(opened + (soft - soft.detach()) * pair, [sorted(row) for row in first.tolist()])
+    return MixtureWeights(opened + (soft - soft.detach()) * pair, [sorted(row) for row in first.tolist()])
 
 
 def dirichlet(alpha):
@@ -62,10 +63,15 @@ def uniform_paths(alpha):
     drawn = noise(alpha)
     drawn[:, 0] = -math.inf
     best = drawn.argmax(-1)
-    return Paths(F.one_hot(best, 3).to(alpha), [[int(column)] for column in best])
+    return MixtureWeights(F.one_hot(best, 3).to(alpha), [[int(column)] for column in best])
 
 
+SOFTMAX = [
+    *("darts", "darts_second_order", "pc_darts", "sdarts_rs", "sdarts_adv", "r_darts", "p_darts", "darts_minus"),
+    *("beta_darts", "sgas", "oles", "darts_pt", "darts_pt_fixed", "idarts", "lambda_darts"),
+]  # their papers' own relaxation
 RELAXED = {
+    **dict.fromkeys(SOFTMAX, softmax),
     "gdas": gdas,
     "proxyless": proxyless,
     "snas": lambda alpha: gumbel(alpha, 1.0 * 0.03**PROGRESS),
@@ -80,13 +86,13 @@ def mixture_of(method, alpha):
     """By cell type the weights of the columns that the supernet is called with."""
     found = {}
     for kind in ("normal", "reduction"):
-        weights = RELAXED.get(method, softmax)(alpha[kind])
+        weights = RELAXED[method](alpha[kind])
         if method == "darts_minus":
             weights = torch.cat([weights, torch.full((2, 1), 1 - PROGRESS, dtype=weights.dtype)], 1)
         if method in ("pc_darts", "drnas_progressive"):
             weights = torch.cat([weights, torch.ones(2, 1, dtype=weights.dtype)], 1)
             weights = weights * softmax(alpha[f"edges/{kind}"])[:, None]
-        found[kind] = weights
+        found[kind] = weights if isinstance(weights, MixtureWeights) else MixtureWeights(weights)
     return found
 
 
@@ -105,7 +111,7 @@ def penalty(method, alpha):
 
 
 class Toy:
-    """A search before its first step, its two losses, and their slopes."""
+    """A search before its first step, its two losses, and their gradients."""
 
     def __init__(self, method, folder):
         settings = composed("search", *TOY, f"method={method}", f"weight_optimiser.learning_rate={RATE}")
@@ -114,7 +120,7 @@ class Toy:
         for name, matrix in self.state.alpha.items():
             draws = torch.Generator().manual_seed(len(name))
             matrix.data = 0.5 * torch.randn(matrix.shape, generator=draws, dtype=torch.float64)
-        pair = (self.state.data.weights, self.state.data.architecture)
+        pair = (self.state.data.train, self.state.data.valid)
         batches = [next(iter(half.shuffled(0))) for half in pair]
         self.train, self.valid = (batch._replace(images=batch.images.double()) for batch in batches)
         self.names = [name for name, _ in self.state.supernet.named_parameters()]
@@ -134,16 +140,16 @@ class Toy:
             mixture = mixture_of(self.method, self.alpha)
         return self.loss_under(batch, weights, mixture) + (penalty(self.method, self.alpha) if penalised else 0.0)
 
-    def slopes(self, loss, tensors):
+    def gradients(self, loss, tensors):
         return torch.autograd.grad(loss, tensors, materialize_grads=True)
 
     def leaves(self, weights):
         return [weight.detach().requires_grad_() for weight in weights]
 
-    def train_slopes(self, weights, tensors=None):
+    def train_gradients(self, weights, tensors=None):
         """Of the training loss, in alpha or in the weights."""
         leaves = self.leaves(weights)
-        return self.slopes(self.loss(self.train, leaves), tensors or leaves)
+        return self.gradients(self.loss(self.train, leaves), tensors or leaves)
 
     def moved(self, direction, step):
         return [w + step * d for w, d in zip(self.weights, direction, strict=True)]
@@ -151,28 +157,28 @@ class Toy:
     def central(self, direction, tensors=None):
         """The mixed derivative along a direction of the weights, by the paper's difference of 0.01 / norm."""
         step = 0.01 / torch.cat([d.flatten() for d in direction]).norm()
-        ends = [self.train_slopes(self.moved(direction, signed), tensors) for signed in (step, -step)]
+        ends = [self.train_gradients(self.moved(direction, signed), tensors) for signed in (step, -step)]
         return [(a - b) / (2 * step) for a, b in zip(*ends, strict=True)]
 
 
 def hypergradient(toy):
     if toy.method in ("darts_second_order", "r_darts"):  # equations 7 and 8 of Liu et al. 2019
-        slopes = toy.train_slopes(toy.weights)
-        unrolled = [w - RATE * (s + DECAY * w) for w, s in zip(toy.weights, slopes, strict=True)]
+        gradients = toy.train_gradients(toy.weights)
+        unrolled = [w - RATE * (s + DECAY * w) for w, s in zip(toy.weights, gradients, strict=True)]
         leaves = toy.leaves(unrolled)
-        both = toy.slopes(toy.loss(toy.valid, leaves, True), [*toy.rows, *leaves])
+        both = toy.gradients(toy.loss(toy.valid, leaves, True), [*toy.rows, *leaves])
         implicit = toy.central(both[len(toy.rows) :], toy.rows)
         return [d - RATE * i for d, i in zip(both, implicit, strict=False)]
     if toy.method == "idarts":  # equation 9 of Zhang et al. 2021: v + (I - lr H) v + (I - lr H)^2 v
         leaves = toy.leaves(toy.weights)
-        both = toy.slopes(toy.loss(toy.valid, leaves, True), [*toy.rows, *leaves])
+        both = toy.gradients(toy.loss(toy.valid, leaves, True), [*toy.rows, *leaves])
         terms = [list(both[len(toy.rows) :])]
         for _ in range(2):
             product = toy.central(terms[-1])
             terms.append([v - RATE * h for v, h in zip(terms[-1], product, strict=True)])
         total = [sum(parts) for parts in zip(*terms, strict=True)]
         return [d - RATE * i for d, i in zip(both, toy.central(total, toy.rows), strict=False)]
-    return toy.slopes(toy.loss(toy.valid, toy.weights, True), toy.rows)
+    return toy.gradients(toy.loss(toy.valid, toy.weights, True), toy.rows)
 
 
 def training_mixture(toy):
@@ -180,12 +186,13 @@ def training_mixture(toy):
     with torch.no_grad(), toy.state.noise("mixture"):
         mixture = mixture_of(toy.method, {name: matrix.detach() for name, matrix in toy.state.alpha.items()})
     epsilon = 0.03 + 0.27 * PROGRESS
+    matrices = {kind: weights.weights for kind, weights in mixture.items()}
     if toy.method == "sdarts_rs":
         with toy.state.noise("perturbation"):
-            mixture = {kind: m + epsilon * (2 * torch.rand_like(m) - 1) for kind, m in mixture.items()}
-        mixture = {kind: m.clamp(0, 1) / m.clamp(0, 1).sum(-1, keepdim=True) for kind, m in mixture.items()}
+            moved = {kind: m + epsilon * (2 * torch.rand_like(m) - 1) for kind, m in matrices.items()}
+        return dense_mixture({kind: m.clamp(0, 1) / m.clamp(0, 1).sum(-1, keepdim=True) for kind, m in moved.items()})
     if toy.method == "sdarts_adv":
-        mixture = adversarial(toy, mixture, epsilon)
+        return dense_mixture(adversarial(toy, matrices, epsilon))
     return mixture
 
 
@@ -195,13 +202,16 @@ def adversarial(toy, mixture, epsilon):
     named = dict(zip(toy.names, toy.weights, strict=True))
 
     def loss(other):
-        return F.cross_entropy(functional_call(toy.state.supernet, named, (toy.train.images, other)), toy.train.labels)
+        given = toy.train.images, dense_mixture(other)
+        return F.cross_entropy(functional_call(toy.state.supernet, named, given), toy.train.labels)
 
     moved = dict(mixture)
     for _ in range(7):
         leaves = {kind: m.detach().requires_grad_() for kind, m in moved.items()}
-        slopes = torch.autograd.grad(loss(leaves), list(leaves.values()))
-        stepped = {k: m.detach() + 2 * epsilon / 7 * s.sign() for (k, m), s in zip(leaves.items(), slopes, strict=True)}
+        gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
+        stepped = {
+            k: m.detach() + 2 * epsilon / 7 * s.sign() for (k, m), s in zip(leaves.items(), gradients, strict=True)
+        }
         moved = {k: m.clamp(mixture[k] - epsilon, mixture[k] + epsilon) for k, m in stepped.items()}
     moved = {kind: m.clamp(0, 1) / m.clamp(0, 1).sum(-1, keepdim=True) for kind, m in moved.items()}
     rose = bool(loss(moved) > loss(mixture))
@@ -209,19 +219,19 @@ def adversarial(toy, mixture, epsilon):
     return moved if rose else mixture
 
 
-def weight_slopes(toy, mixture):
+def weight_gradients(toy, mixture):
     leaves = toy.leaves(toy.weights)
     if toy.method != "lambda_darts":
         return torch.autograd.grad(toy.loss_under(toy.train, leaves, mixture), leaves, materialize_grads=True)
-    cells = mixture["normal"].expand(2, -1, -1).clone().requires_grad_()  # four cells, two of them normal
-    loss = toy.loss_under(toy.train, leaves, {**mixture, "normal": cells})
+    cells = mixture["normal"].weights.expand(2, -1, -1).clone().requires_grad_()  # four cells, two of them normal
+    loss = toy.loss_under(toy.train, leaves, {**mixture, "normal": MixtureWeights(cells)})
     *plain, by_cell = torch.autograd.grad(loss, [*leaves, cells], materialize_grads=True)
     rows = by_cell.detach().flatten(1).requires_grad_()
     (direction,) = torch.autograd.grad(F.cosine_similarity(rows[0], rows[1], dim=0), rows)
     direction, step = direction.view_as(cells), 1e-4 / direction.norm()
     ends = []
     for signed in (step, -step):
-        shifted = {**mixture, "normal": cells.detach() + signed * direction}
+        shifted = {**mixture, "normal": MixtureWeights(cells.detach() + signed * direction)}
         ends.append(torch.autograd.grad(toy.loss_under(toy.train, leaves, shifted), leaves, materialize_grads=True))
     factor = 0.25 * PROGRESS / (2 * step)
     return [p - factor * (a - b) for p, a, b in zip(plain, *ends, strict=True)]
@@ -232,10 +242,10 @@ def test_a_step_is_that_of_the_papers_formulas(method, tmp_path):
     toy = Toy(method, tmp_path)
     frozen = method in ("darts_pt_fixed", "random_weight_sharing")
     stage = toy.state.stage
-    assert (stage.frozen == 1.0) == frozen
+    assert (stage.alpha_frozen_fraction == 1.0) == frozen
     if not frozen:
-        slopes = hypergradient(toy)
-        decayed = [s + ALPHA_DECAY * a.detach() for s, a in zip(slopes, toy.rows, strict=True)]
+        gradients = hypergradient(toy)
+        decayed = [s + ALPHA_DECAY * a.detach() for s, a in zip(gradients, toy.rows, strict=True)]
         adam = [a.detach() - ALPHA_RATE * g / (g.abs() + 1e-8) for a, g in zip(toy.rows, decayed, strict=True)]
         search_steps.architecture_step(toy.state, toy.train, toy.valid, PROGRESS)
         for found, expected, g in zip(toy.state.alpha.values(), adam, decayed, strict=True):
@@ -245,15 +255,19 @@ def test_a_step_is_that_of_the_papers_formulas(method, tmp_path):
             held = toy.state.architecture_optimiser.state[found]["exp_avg"] / (1 - 0.5)
             torch.testing.assert_close(held, expected, rtol=1e-6, atol=1e-9, msg=name)
 
-    slopes = weight_slopes(toy, training_mixture(toy))
-    factor = min(1.0, CLIP / float(torch.cat([s.flatten() for s in slopes]).norm() + 1e-6))
-    used = [bool(s.abs().sum() > 0) for s in slopes]
+    gradients = weight_gradients(toy, training_mixture(toy))
+    factor = min(1.0, CLIP / float(torch.cat([s.flatten() for s in gradients]).norm() + 1e-6))
+    used = [bool(s.abs().sum() > 0) for s in gradients]
     search_steps.weight_step(toy.state, toy.train, toy.valid, PROGRESS)
     rate = toy.state.weight_optimiser.param_groups[0]["lr"]
     assert rate == RATE and any(used)
-    triples = zip(toy.names, toy.state.supernet.parameters(), toy.weights, slopes, used, strict=True)
+    triples = zip(toy.names, toy.state.supernet.parameters(), toy.weights, gradients, used, strict=True)
     for name, found, w, s, there in triples:
         expected = w - RATE * (factor * s + DECAY * w)
         if not there and torch.equal(found, w):
             continue  # an operation that was not computed has no gradient, and does not decay either
         torch.testing.assert_close(found.detach(), expected, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_every_method_has_a_relaxation_of_its_own_to_be_tested_by():
+    assert sorted(RELAXED) == sorted(METHODS), "write the formula of the new method's paper into RELAXED"

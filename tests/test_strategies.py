@@ -11,14 +11,14 @@ from collections import Counter
 import pytest
 from scipy import stats
 
-from darts import config, nasbench201
-from darts.blackbox import search as blackbox
-from darts.blackbox.budget import Cost, Ledger
-from darts.blackbox.exchange import Answer, Scorer, exchange
+from darts.blackbox import loop as blackbox
+from darts.blackbox.exchange import Answer, Cost, Ledger, Scorer, exchange
 from darts.blackbox.strategy import Pool, Request
-from darts.errors import UserError
-from darts.seeding import python_generator
-from darts.settings import Budget
+from darts.loop.settings import Budget
+from darts.runtime.errors import UserError
+from darts.runtime.seeding import python_generator
+from darts.search.settings import BlackBoxSettings, SearchSettings
+from darts.spaces import nasbench201
 from tests.conftest import ROOT, TINY, composed, run_command, space_of
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
@@ -35,16 +35,18 @@ def table():
     return nasbench201.read_table(DATA)
 
 
-def evaluated(method, table, seed, evaluations, shares=False):
+def evaluated(method, table, seed, evaluations, partial_effort=False):
     """Everything that a strategy has evaluated: (request, score)."""
     settings = method if not isinstance(method, str) else composed("search", "space=nasbench201", f"method={method}")
     pool = Pool(settings.space, settings.space.sample, lambda genotype: True)
     scorer = Scorer(
-        lambda genotype, share: (table.accuracy(genotype, "cifar10_valid_12"), {}), exact=True, shares=shares
+        lambda genotype, share: (table.accuracy(genotype, "cifar10_valid_12"), {}),
+        exact=True,
+        partial_effort=partial_effort,
     )
 
     def evaluate(key: str, request: Request) -> Answer:
-        return Answer(scorer.score(request.genotype, request.share)[0], {}, Cost(request.share, 0.0))
+        return Answer(scorer.score(request.genotype, request.fraction)[0], {}, Cost(request.fraction, 0.0))
 
     asking = settings.method.ask(pool, python_generator(seed, "strategy"))
     given = exchange(asking, scorer, evaluate, Ledger(Budget(evaluations, None, None)))
@@ -98,8 +100,8 @@ def test_enumeration_finds_the_best_cell_of_all(table, name):
 
 def test_successive_halving_gives_the_better_third_three_times_the_effort(table):
     composition = composed("search", "space=nasbench201", "method=successive_halving")
-    rungs = evaluated(composition, table, 0, 13, shares=True)
-    assert [round(request.share, 3) for request, _ in rungs] == [0.111] * 9 + [0.333] * 3 + [1.0]
+    rungs = evaluated(composition, table, 0, 13, partial_effort=True)
+    assert [round(request.fraction, 3) for request, _ in rungs] == [0.111] * 9 + [0.333] * 3 + [1.0]
     scores = {nasbench201.to_string(request.genotype): score for request, score in rungs[:9]}
     third = {nasbench201.to_string(request.genotype) for request, _ in rungs[9:12]}
     assert min(scores[cell] for cell in third) >= max(scores[cell] for cell in scores if cell not in third)
@@ -107,8 +109,8 @@ def test_successive_halving_gives_the_better_third_three_times_the_effort(table)
 
 def test_hyperband_takes_its_brackets_in_turn(table):
     composition = composed("search", "space=nasbench201", "method=hyperband")
-    shares = [round(request.share, 3) for request, _ in evaluated(composition, table, 0, 22, shares=True)]
-    assert shares == [0.111] * 9 + [0.333] * 3 + [1.0] + [0.333] * 5 + [1.0] * 1 + [1.0] * 3
+    k = [round(request.fraction, 3) for request, _ in evaluated(composition, table, 0, 22, partial_effort=True)]
+    assert k == [0.111] * 9 + [0.333] * 3 + [1.0] + [0.333] * 5 + [1.0] * 1 + [1.0] * 3
 
 
 def test_a_strategy_depends_on_its_seed_alone(table):
@@ -187,7 +189,7 @@ def test_rules_and_limits_hold_for_every_evaluated_cell(tmp_path):
 def test_a_search_by_gradients_keeps_its_budget(tmp_path):
     with pytest.raises(UserError, match=r"budget.epochs is 2.*at least 3.*search.epochs \(3\)"):
         composed("search", "budget.epochs=2")
-    from darts import search
+    from darts.search import loop as search
 
     settings = composed("search", *TINY, "search.epochs=5", "search.batch_size=16", "space.nodes=1",
                         "budget.minutes=1e-6")  # fmt: skip
@@ -215,8 +217,8 @@ def test_the_command_runs_and_its_result_can_be_retrained(tmp_path):
 
 
 def test_the_settings_are_those_of_the_methods_kind():
-    assert isinstance(composed("search"), config.SearchSettings)
-    assert isinstance(composed("search", "method=random"), config.BlackBoxSettings)
+    assert isinstance(composed("search"), SearchSettings)
+    assert isinstance(composed("search", "method=random"), BlackBoxSettings)
 
 
 def test_a_space_that_is_searched_ends_the_search():

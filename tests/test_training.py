@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from darts import retrain
-from darts.genotype import to_json
-from darts.modules import frozen_statistics
-from darts.published import published
-from darts.training import RunningMeans, cosine_learning_rate, evaluate
+from darts.loop.optimisation import RunningMeans, cosine_learning_rate, evaluate
+from darts.models.batch_norm import frozen_statistics
+from darts.spaces.genotype import to_json
+from darts.spaces.published import published
+from darts.train import retraining as retrain
 from tests.conftest import TINY_TRAIN, composed
 
 
@@ -62,7 +62,7 @@ def test_cutout_reaches_the_training_images_alone(tmp_path):
 
 
 def test_the_whole_training_set_is_used():
-    from darts.data import train_data
+    from darts.tasks.batches import train_data
 
     found = train_data(composed("final").dataset, 0, 32, 0, torch.device("cpu"))
     assert found.train.indices.tolist() == list(range(10_000))
@@ -99,7 +99,7 @@ def test_frozen_statistics_normalise_by_the_batch_and_stand_still():
 def test_running_means_are_over_images_and_go_on_from_their_state():
     means = RunningMeans()
     means.add("loss", torch.tensor(3.0), 2)
-    means = RunningMeans(means.state())
+    means = RunningMeans(means.state_dict())
     means.add("loss", torch.tensor(5.0), 1)
     assert means.means() == {"loss": 8 / 3}
 

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from darts import brief, tune
-from darts.errors import UserError
+from darts import tune
+from darts.runtime.errors import UserError
+from darts.train import brief
 from tests.conftest import TINY, configuration, run_command
 
 TINY_TUNE = [*TINY, "genotype=darts_v2", "train.epochs=1", "train.batch_size=16"]

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from darts.genotype import Cell, Edge, Genotype
-from darts.nasbench201 import from_string
-from darts.variation import (
+from darts.spaces.genotype import Cell, Edge, Genotype
+from darts.spaces.nasbench201 import from_string
+from darts.spaces.variation import (
     all_genotypes,
     canonical,
     crossing,

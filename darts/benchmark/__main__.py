@@ -9,28 +9,31 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors, parallel
+from darts.benchmark.settings import BenchmarkSettings
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.config.identity import identity
+from darts.runtime import distributed
 
 if TYPE_CHECKING:
     import torch
 
     from darts.benchmark.measure import Roofline
 
-config.register()
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 
 
-def measure(settings: config.BenchmarkSettings, folder: Path) -> Figures:
+def measure(settings: BenchmarkSettings, folder: Path) -> Metrics:
     """Everything the command reports, as plain values; prints each row as soon as it is there unless json is set."""
     from darts.benchmark.cases import cases
     from darts.benchmark.measure import roofline
-    from darts.execution import memory_advice, ready_device
-    from darts.record import environment, write_json
+    from darts.loop.record import environment
+    from darts.runtime.device import memory_advice, ready_device
+    from darts.runtime.files import write_json
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     say = (lambda line: None) if settings.json else print
@@ -49,24 +52,24 @@ def measure(settings: config.BenchmarkSettings, folder: Path) -> Figures:
     say("")
     for size, (time, memory) in growth.items():
         say(f"with {size}: time grows as its power {time:.2f}, memory as {memory:.2f}")
-    figures: Figures = {
+    metrics: Metrics = {
         "environment": environment(device),
-        "settings": config.identity(settings),
+        "settings": identity(settings),
         "roofline": dataclasses.asdict(machine),
         "rows": rows,
         "scaling": {size: {"time": time, "memory": memory} for size, (time, memory) in growth.items()},
         "extrapolation": extrapolation(settings, {row["name"]: row["variants"]["ours"]["median_ms"] for row in rows}),
     }
-    for what, hours in figures["extrapolation"].items():
+    for what, hours in metrics["extrapolation"].items():
         say(f"{what}: {hours:.2f} hours by these times")
-    write_json(folder / "benchmark.json", figures)
-    return figures
+    write_json(folder / "benchmark.json", metrics)
+    return metrics
 
 
 HEADER = f"{'':26}{'original':>25}{'plain':>25}{'ours':>25}{'speedup':>9}{'memory':>8}{'roofline':>9}"
 
 
-def _line(row: Figures) -> str:
+def _line(row: Metrics) -> str:
     cells = []
     for name in ("original", "plain", "ours"):
         timing = row["variants"].get(name)
@@ -76,15 +79,15 @@ def _line(row: Figures) -> str:
             middle, least, most = (f"{timing[key]:,.{digits}f}" for key in ("median_ms", "least_ms", "most_ms"))
             spread = f"{middle} ms ({least}-{most})"
         cells.append(f"{spread:>25}")
-    share = "" if row["roofline_share"] is None else f"{100 * row['roofline_share']:.0f}%"
-    return f"{row['name']:26}{''.join(cells)}{row['speedup']:8.2f}x{row['memory_ratio']:8.2f}{share:>9}"
+    fraction = "" if row["roofline_share"] is None else f"{100 * row['roofline_share']:.0f}%"
+    return f"{row['name']:26}{''.join(cells)}{row['speedup']:8.2f}x{row['memory_ratio']:8.2f}{fraction:>9}"
 
 
-def _row(case: Any, settings: config.BenchmarkSettings, device: torch.device, machine: Roofline) -> Figures:
+def _row(case: Any, settings: BenchmarkSettings, device: torch.device, machine: Roofline) -> Metrics:
     from darts.benchmark.measure import footprint, in_turn
 
     timings = in_turn(case.actions, settings.repetitions, device, case.before)
-    variants: dict[str, Figures] = {}
+    variants: dict[str, Metrics] = {}
     for name, action in case.actions.items():
         taken, timing = footprint(action, device), timings[name]
         variants[name] = {
@@ -105,11 +108,11 @@ def _row(case: Any, settings: config.BenchmarkSettings, device: torch.device, ma
     }
 
 
-def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, tuple[float, float]]:
+def scaling(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, tuple[float, float]]:
     """How time and memory of a first-order step grow: by size, the exponents of the power laws that fit best."""
-    from darts import search_state
     from darts.benchmark.cases import random_search_data, search_action
     from darts.benchmark.measure import exponent, footprint, in_turn
+    from darts.search import state as search_state
 
     batch, network = max(settings.search.batch_size // 4, 2), settings.network
     sizes: dict[str, list[int]] = {
@@ -131,7 +134,7 @@ def scaling(settings: config.BenchmarkSettings, device: torch.device, folder: Pa
     return found
 
 
-def _resized(settings: config.BenchmarkSettings, size: str, value: int, batch: int) -> config.BenchmarkSettings:
+def _resized(settings: BenchmarkSettings, size: str, value: int, batch: int) -> BenchmarkSettings:
     """The settings with the batch given, and one size another."""
     loop = dataclasses.replace(settings.search, batch_size=value if size == "batch" else batch)
     network, space = settings.network, settings.space
@@ -142,13 +145,13 @@ def _resized(settings: config.BenchmarkSettings, size: str, value: int, batch: i
     return dataclasses.replace(settings, search=loop, network=network, space=space)
 
 
-def extrapolation(settings: config.BenchmarkSettings, medians: dict[str, float]) -> dict[str, float]:
+def extrapolation(settings: BenchmarkSettings, medians: dict[str, float]) -> dict[str, float]:
     """Hours of the whole search and retraining on `images` training images, from the medians of their steps."""
     images, loop, train = settings.images, settings.search, settings.train
     hours = {}
     if images and "evaluation" in medians:
-        steps = math.ceil(images * loop.weight_share / loop.batch_size)
-        judged = math.ceil(images * (1 - loop.weight_share) / loop.batch_size) * medians["evaluation"]
+        steps = math.ceil(images * loop.train_fraction / loop.batch_size)
+        judged = math.ceil(images * (1 - loop.train_fraction) / loop.batch_size) * medians["evaluation"]
         for order in ("first", "second"):
             if f"search step, {order} order" in medians:
                 epoch = steps * medians[f"search step, {order} order"] + judged
@@ -159,17 +162,17 @@ def extrapolation(settings: config.BenchmarkSettings, medians: dict[str, float])
     return hours
 
 
-def draw(figures: Figures, path: Path) -> list[Path]:
+def draw(metrics: Metrics, path: Path) -> list[Path]:
     """The speedups and memory ratios as bars."""
     from matplotlib.figure import Figure
 
-    from darts.plotting import save_figure
+    from darts.loop.plotting import save_figure
 
-    names = [row["name"] for row in figures["rows"]]
+    names = [row["name"] for row in metrics["rows"]]
     figure = Figure(figsize=(10, 0.5 * len(names) + 1.5))
-    titles = {"speedup": "times as fast", "memory_ratio": "share of memory"}
+    titles = {"speedup": "times as fast", "memory_ratio": "fraction of the memory"}
     for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
-        bars = axes.barh(names, [row[key] for row in figures["rows"]], color="#1f77b4")
+        bars = axes.barh(names, [row[key] for row in metrics["rows"]], color="#1f77b4")
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         axes.axvline(1, color="#888888", linewidth=1)
         axes.set_title(f"{title}, against the original's way", fontsize=10)
@@ -179,22 +182,21 @@ def draw(figures: Figures, path: Path) -> list[Path]:
     return save_figure(figure, path)
 
 
-def _dtype(settings: config.BenchmarkSettings) -> Any:
+def _dtype(settings: BenchmarkSettings) -> Any:
     import torch
 
     return torch.bfloat16 if settings.precision.value == "bf16" else torch.float32
 
 
-@hydra.main(version_base="1.3", config_path=config.CONF, config_name="benchmark")
-@errors.door
+@cli_command("benchmark")
 def main(settings: DictConfig) -> None:
     """Measure, print a table or JSON, and leave both and a plot in Hydra's folder."""
-    typed = config.typed(settings, config.BenchmarkSettings)
-    parallel.require_alone("this command; python -m darts.benchmark scaling starts several")
+    typed = typed_settings(settings, BenchmarkSettings)
+    distributed.require_single_process("this command; python -m darts.benchmark scaling starts several")
     folder = Path(HydraConfig.get().runtime.output_dir)
-    figures = measure(typed, folder)
-    files = draw(figures, folder / "benchmark")
-    print(json.dumps(figures) if typed.json else f"\nresult: {folder / 'benchmark.json'}, plot {files[0]}")
+    metrics = measure(typed, folder)
+    files = draw(metrics, folder / "benchmark")
+    print(json.dumps(metrics) if typed.json else f"\nresult: {folder / 'benchmark.json'}, plot {files[0]}")
 
 
 if __name__ == "__main__":

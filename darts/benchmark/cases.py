@@ -14,33 +14,39 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
-from darts import retrain, search
 from darts.benchmark.measure import Action
-from darts.bilevel import FiniteDifference, FirstOrder
-from darts.commands import BenchmarkSettings, FinalSettings, RunSettings, SearchSettings, taken_over
-from darts.cost import count_macs
-from darts.data import Batch, Batches, Preparation, SearchData, Split, TrainData
-from darts.datasets import ArrayImages
-from darts.depthwise import Depthwise
-from darts.execution import Graphed, autocast, keep_freed_memory
-from darts.published import published
-from darts.search_state import SearchState, new_state
-from darts.seeding import generator
-from darts.settings import Augmentation, Engine, MemorySettings, Precision
-from darts.spaces import InputShape
+from darts.benchmark.settings import BenchmarkSettings
+from darts.loop.settings import RunSettings, taken_over
+from darts.methods.hypergradient import FiniteDifference, FirstOrder
+from darts.models.cost import count_macs
+from darts.models.depthwise import Depthwise
+from darts.models.settings import Engine, MemorySettings
+from darts.runtime.device import autocast, keep_freed_memory
+from darts.runtime.seeding import generator
+from darts.runtime.settings import Precision
+from darts.search import loop as search
+from darts.search.settings import SearchSettings
+from darts.search.state import SearchState, new_state
+from darts.spaces.published import published
+from darts.spaces.search_space import InputShape
+from darts.tasks.batches import Batch, Batches, Preparation, SearchData, Split, TrainData
+from darts.tasks.datasets import ArrayImages
+from darts.tasks.settings import Augmentation
+from darts.train import retraining as retrain
+from darts.train.settings import FinalSettings
 
 S = TypeVar("S", bound=RunSettings)
 ORIGINAL, PLAIN, OURS = "original", "plain", "ours"
 VARIANTS = {
-    ORIGINAL: "plain definition, default layout, the libraries' kernels and allocator, float32",
-    PLAIN: "plain definition, channels last, own depthwise gradients",
+    ORIGINAL: "reference definition, default layout, the libraries' kernels and allocator, float32",
+    PLAIN: "reference definition, channels last, own depthwise gradients",
     OURS: "the engine, precision and graphs of the settings",
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: an action for each variant, and the floating-point operations it takes by the plain definition."""
+    """One row: an action for each variant, and the floating-point operations it takes by the reference definition."""
 
     actions: dict[str, Action]
     flops: float | None
@@ -68,7 +74,7 @@ def search_case(settings: BenchmarkSettings, second_order: bool, device: torch.d
     hypergradient = FiniteDifference(0.01) if second_order else FirstOrder()
     method = dataclasses.replace(settings.method, hypergradient=hypergradient)
     states = search_states(dataclasses.replace(settings, method=method), device, folder)
-    # a gradient of the weights costs two forward passes, one of alpha alone one: first order 1 + 1 + 1 + 2
+    # a gradient of the weights costs two forward passes, one of alpha only one: first order 1 + 1 + 1 + 2
     passes = 13 if second_order else 5
     flops = 2 * passes * settings.search.batch_size * _search_macs(states[PLAIN])
     return Case({name: search_action(state) for name, state in states.items()}, flops)
@@ -78,11 +84,11 @@ def search_states(settings: BenchmarkSettings, device: torch.device, folder: Pat
     """A search before its first step, in each variant."""
     states = {}
     for name in VARIANTS:
-        own = settings if name == OURS else dataclasses.replace(_slow(settings), engine=Engine.plain)
+        own = settings if name == OURS else dataclasses.replace(_slow(settings), engine=Engine.reference)
         states[name] = new_state(own, random_search_data(settings, device), device, folder / name)
     data = states[ORIGINAL].data
     _as_originally(states[ORIGINAL].supernet)
-    data.weights.preparation = data.architecture.preparation = _DefaultLayout(**vars(data.weights.preparation))
+    data.train.preparation = data.valid.preparation = _DefaultLayout(**vars(data.train.preparation))
     return states
 
 
@@ -95,8 +101,8 @@ def retraining_case(settings: BenchmarkSettings, device: torch.device, folder: P
         own = final if name == OURS else _slow(final)
         states[name] = retrain.new_state(own, genotype, random_train_data(settings, device), folder / name)
     _as_originally(states[ORIGINAL].network)
-    held = states[ORIGINAL].data
-    states[ORIGINAL].data = dataclasses.replace(held, preparation=_DefaultLayout(**vars(held.preparation)))
+    kept = states[ORIGINAL].data
+    states[ORIGINAL].data = dataclasses.replace(kept, preparation=_DefaultLayout(**vars(kept.preparation)))
     one = torch.zeros(1, *_image_shape(settings), device=device)
     flops = 6 * settings.train.batch_size * count_macs(states[OURS].network, one)
     return Case({name: _train_action(state) for name, state in states.items()}, flops)
@@ -113,7 +119,7 @@ def loading_case(settings: BenchmarkSettings, device: torch.device) -> Case:
     """A batch of augmented images on the device, from images in memory; originally image by image, by torchvision."""
     data = random_search_data(settings, device)
     batch, size = settings.search.batch_size, settings.dataset.image_size
-    mean, std = data.weights.preparation.mean, data.weights.preparation.std
+    mean, std = data.train.preparation.mean, data.train.preparation.std
     originally = transforms.Compose(
         [
             transforms.RandomCrop(size, padding=settings.dataset.crop_padding),
@@ -124,25 +130,25 @@ def loading_case(settings: BenchmarkSettings, device: torch.device) -> Case:
     )
     draws = np.random.default_rng(settings.seed)
     pictures = [Image.fromarray(draws.integers(0, 256, (size, size, 3), np.uint8)) for _ in range(batch)]
-    raws = data.weights.shuffled_raw(0, 0, 10**9)
+    raws = data.train.shuffled_raw(0, 0, 10**9)
     return Case(
         {
             ORIGINAL: lambda: torch.stack([originally(picture) for picture in pictures]).to(device),
-            OURS: lambda: data.weights.preparation.augmented(next(raws)),
+            OURS: lambda: data.train.preparation.augmented(next(raws)),
         },
         None,
     )
 
 
 def random_search_data(settings: SearchSettings, device: torch.device) -> SearchData:
-    """Two halves of random images."""
+    """Two splits of random images."""
     images = _random_images(settings, 2 * settings.search.batch_size)
     split = Split(*torch.arange(len(images.labels)).chunk(2))
-    halves = [
+    batches = [
         Batches(images.to(device), indices, settings.search.batch_size, _preparation(settings, 0, device), 0)
-        for indices in (split.weights, split.architecture)
+        for indices in (split.train, split.valid)
     ]
-    return SearchData(_shape(settings), halves[0], halves[1], split)
+    return SearchData(_shape(settings), batches[0], batches[1], split)
 
 
 def random_train_data(settings: BenchmarkSettings, device: torch.device) -> TrainData:
@@ -156,8 +162,8 @@ def random_train_data(settings: BenchmarkSettings, device: torch.device) -> Trai
 class _DefaultLayout(Preparation):
     """Images in the layout that PyTorch gives by default."""
 
-    def plain(self, pixels: Tensor, labels: Tensor) -> Batch:
-        batch = super().plain(pixels, labels)
+    def normalised(self, pixels: Tensor, labels: Tensor) -> Batch:
+        batch = super().normalised(pixels, labels)
         return Batch(batch.images.contiguous(), batch.labels)
 
 
@@ -175,11 +181,11 @@ def _as_originally(network: nn.Module) -> None:
 
 def search_action(state: SearchState) -> Action:
     """A step of this search, on other random draws every time."""
-    weights = state.data.weights.shuffled_raw(0, 0, 10**9)
-    architecture = state.data.architecture.shuffled_raw(0, 0, 10**9)
-    step = Graphed(search.step_of(state, True), state.settings.graphs)
+    train = state.data.train.shuffled_raw(0, 0, 10**9)
+    valid = state.data.valid.shuffled_raw(0, 0, 10**9)
+    step = search.step_action(state, True)
     done = torch.zeros((), device=state.device)
-    return lambda: step(done, *next(weights), *next(architecture))
+    return lambda: step(done, *next(train), *next(valid))
 
 
 def _train_action(state: retrain.TrainState) -> Action:
@@ -194,9 +200,9 @@ def _train_action(state: retrain.TrainState) -> Action:
 
 
 def _evaluation_action(state: SearchState) -> Action:
-    mixture, preparation = state.settled(), state.data.weights.preparation
-    raw = next(state.data.weights.shuffled_raw(0))
-    images = preparation.plain(raw.pixels, raw.labels).images
+    mixture, preparation = state.deterministic_mixture(), state.data.train.preparation
+    raw = next(state.data.train.shuffled_raw(0))
+    images = preparation.normalised(raw.pixels, raw.labels).images
     state.supernet.eval()
 
     @torch.no_grad()
@@ -210,7 +216,7 @@ def _evaluation_action(state: SearchState) -> Action:
 def _search_macs(state: SearchState) -> int:
     """Multiply-adds of one image through the supernet."""
     image = torch.zeros(1, *_image_shape(state.settings), device=state.device)
-    return count_macs(state.supernet, image, state.settled())
+    return count_macs(state.supernet, image, state.deterministic_mixture())
 
 
 def _image_shape(settings: SearchSettings) -> tuple[int, int, int]:

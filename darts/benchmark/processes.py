@@ -7,39 +7,38 @@ import statistics
 import time
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import config, errors, parallel
+from darts.benchmark.settings import BenchmarkSettings
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.runtime import distributed
 
-config.register()
 
-
-@hydra.main(version_base="1.3", config_path=config.CONF, config_name="benchmark")
-@errors.door
+@cli_command("benchmark")
 def main(settings: DictConfig) -> None:
     """Print one line of JSON: milliseconds of each repetition, messages and bytes a step."""
-    typed = config.typed(settings, config.BenchmarkSettings)
+    typed = typed_settings(settings, BenchmarkSettings)
     from darts.benchmark.cases import random_search_data, search_action
-    from darts.execution import ready_device
-    from darts.search_state import new_state
+    from darts.runtime.device import ready_device
+    from darts.search.state import new_state
 
-    with parallel.joined(typed.parallel, typed.device, typed.graphs):
+    with distributed.process_group(typed.parallel, typed.device, typed.graphs):
         device = ready_device(typed.device, typed.precision, typed.graphs, typed.deterministic)
         data = random_search_data(typed, device)
         action = search_action(new_state(typed, data, device, Path(HydraConfig.get().runtime.output_dir)))
         action()
-        parallel.traffic.clear()
+        distributed.traffic.clear()
         action()
-        sent = dict(parallel.traffic)
+        sent = dict(distributed.traffic)
         times = []
-        speaks = parallel.leading()
+        speaks = distributed.is_main_process()
         for _ in range(typed.repetitions):
-            parallel.barrier()
+            distributed.barrier()
             start = time.perf_counter()
             action()
-            parallel.barrier()
+            distributed.barrier()
             times.append(1000 * (time.perf_counter() - start))
     if speaks:
         taken = {"median_ms": statistics.median(times), "least_ms": min(times), "most_ms": max(times)}
@@ -47,4 +46,4 @@ def main(settings: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    parallel.command(main)
+    distributed.run_entry_point(main)

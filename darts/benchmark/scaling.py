@@ -1,6 +1,6 @@
 """python -m darts.benchmark scaling [setting=value ...]: the search step on one process and on several.
 
-Each count of processes is started anew by torchrun, one thread a process, one count after the other and again, so that
+Each count of processes is started again by torchrun, one thread a process, one count after the other and again, so that
 a slow spell of the machine meets all alike. The whole batch is that of the settings ("the same work"), or as many times
 larger as there are processes ("work that grows along").
 """
@@ -15,15 +15,15 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from darts import errors
-from darts.errors import UserError
+from darts.runtime import errors
+from darts.runtime.errors import UserError
 
 COUNTS = (1, 2)
 ROUNDS = 2
 HEADER = f"{'':50}{'processes':>10}{'ms a step':>12}{'efficiency':>12}{'messages':>10}{'MB a step':>11}"
 
 
-@errors.door
+@errors.reported
 def main(overrides: Sequence[str]) -> None:
     """Print a table, and JSON as the last line; `UserError` for what the processes refuse."""
     print(HEADER, flush=True)
@@ -51,7 +51,7 @@ def _rows(grows: bool, overrides: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def started(count: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """What so many processes measured."""
+    """What that number of processes measured."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     with tempfile.TemporaryDirectory(prefix="darts-") as folder:
         command = [sys.executable, *torchrun, "-m", "darts.benchmark.processes", *overrides, f"hydra.run.dir={folder}"]
@@ -64,9 +64,9 @@ def started(count: int, overrides: Sequence[str]) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _line(row: dict[str, Any], alone: dict[str, Any]) -> str:
-    """Efficiency: the share of the processes' time that one process would need for the same images."""
-    speedup = alone["median_ms"] / row["median_ms"] * row["batch"] / alone["batch"]
+def _line(row: dict[str, Any], single: dict[str, Any]) -> str:
+    """Efficiency: the fraction of the processes' time that one process would need for the same images."""
+    speedup = single["median_ms"] / row["median_ms"] * row["batch"] / single["batch"]
     title = f"{row['title']}, {'one' if row['synchronised'] else 'own'} batch norm, batch {row['batch']}"
     sent = row.get("messages", 0), row.get("bytes", 0) / 1e6
     efficiency = speedup / row["processes"]

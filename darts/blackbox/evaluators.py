@@ -1,12 +1,11 @@
 """Scores genotypes: by short training, by a trained supernet's weights, by a table, without training, by several aims.
 
-The settings of each kind are in darts/settings.py; `evaluator` makes of them what answers.
+The settings of each kind are in blackbox/settings.py; their `scorer` methods call what is here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import shutil
 from dataclasses import dataclass
@@ -17,25 +16,33 @@ import torch
 from darts.blackbox.exchange import Scorer
 from darts.blackbox.inherited import path_accuracy, trained_supernet
 from darts.blackbox.proxies import PROXIES
-from darts.brief import validation_accuracy
-from darts.commands import BriefSettings, EvaluationSettings, taken_over
-from darts.constraints import network_costs
-from darts.data import SearchData
-from darts.errors import NotFiniteError, UserError
-from darts.execution import placed
-from darts.genotype import Genotype
-from darts.nasbench201 import Table
-from darts.network import build_network
-from darts.seeding import ambient
-from darts.settings import Evaluator, InheritedWeights, MultiObjective, ShortTraining, TableLookup, ZeroCost
-from darts.variation import canonical
+from darts.blackbox.settings import (
+    BriefTraining,
+    EvaluationSettings,
+    InheritedWeights,
+    MultiObjective,
+    TableLookup,
+    ZeroCost,
+)
+from darts.loop.settings import taken_over
+from darts.models.cost import network_costs
+from darts.models.network import build_network
+from darts.runtime.device import placed
+from darts.runtime.errors import NotFiniteError, UserError
+from darts.runtime.seeding import ambient
+from darts.spaces.genotype import Genotype
+from darts.spaces.nasbench201 import Table
+from darts.spaces.variation import canonical
+from darts.tasks.batches import SearchData
+from darts.train.brief import validation_accuracy
+from darts.train.settings import BriefSettings
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What evaluations have in common: the settings, its two halves of the images, device, table, folder."""
+class EvaluationContext:
+    """What evaluations have in common: the settings, its two splits of the images, device, table, folder."""
 
     settings: EvaluationSettings
     data: SearchData
@@ -44,25 +51,18 @@ class Setting:
     folder: Path
 
 
-@functools.singledispatch
-def evaluator(how: Evaluator, setting: Setting) -> Scorer:
-    """What answers by the given settings."""
-    raise TypeError(type(how))
+def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
+    """Train by a fraction of the epochs, each time from scratch with a whole cosine schedule."""
+    images = len(context.data.split.train) + len(context.data.split.valid)
+    part = len(context.data.split.train) / images
 
+    def lasts(fraction: float) -> int:
+        return max(1, round(how.train.epochs * fraction))
 
-@evaluator.register
-def short_training(how: ShortTraining, setting: Setting) -> Scorer:
-    """Train by a share of the epochs, each time anew and by a whole cosine of its own."""
-    images = len(setting.data.split.weights) + len(setting.data.split.architecture)
-    part = len(setting.data.split.weights) / images
-
-    def lasts(share: float) -> int:
-        return max(1, round(how.train.epochs * share))
-
-    def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
-        settings = training_settings(setting.settings, how, lasts(share))
-        data = dataclasses.replace(setting.data, weights=setting.data.weights.of(how.train.batch_size))
-        folder = setting.folder / "evaluations" / f"{canonical(genotype)}_{lasts(share)}"
+    def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
+        settings = training_settings(context.settings, how, lasts(fraction))
+        data = dataclasses.replace(context.data, train=context.data.train.of(how.train.batch_size))
+        folder = context.folder / "evaluations" / f"{canonical(genotype)}_{lasts(fraction)}"
         try:
             found: tuple[float, dict[str, float]] = (
                 validation_accuracy(settings, genotype, data, folder, quiet=True),
@@ -74,10 +74,10 @@ def short_training(how: ShortTraining, setting: Setting) -> Scorer:
         shutil.rmtree(folder, ignore_errors=True)  # the score is written down by the search
         return found
 
-    return Scorer(score, lambda share: part * lasts(share), shares=True)
+    return Scorer(score, lambda fraction: part * lasts(fraction), partial_effort=True)
 
 
-def training_settings(settings: EvaluationSettings, how: ShortTraining, epochs: int) -> BriefSettings:
+def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: int) -> BriefSettings:
     """The settings of a brief training within a search."""
     return taken_over(
         BriefSettings,
@@ -85,60 +85,56 @@ def training_settings(settings: EvaluationSettings, how: ShortTraining, epochs: 
         network=how.network,
         weight_optimiser=how.weight_optimiser,
         train=dataclasses.replace(how.train, epochs=epochs),
-        weight_share=settings.search.weight_share,
+        train_fraction=settings.search.train_fraction,
     )
 
 
-@evaluator.register
-def inherited_weights(how: InheritedWeights, setting: Setting) -> Scorer:
+def inherited_weights(how: InheritedWeights, context: EvaluationContext) -> Scorer:
     """Accuracy of the genotype's path through a trained supernet."""
-    supernet = trained_supernet(Path(how.supernet), how.network, setting.settings, setting.data, setting.device)
+    supernet = trained_supernet(Path(how.supernet), how.network, context.settings, context.data, context.device)
 
-    def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
-        batches = setting.data.architecture.mixed()
-        return path_accuracy(supernet, genotype, setting.settings.space, batches, how.batch_statistics), {}
+    def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
+        batches = context.data.valid.mixed()
+        return path_accuracy(supernet, genotype, context.settings.space, batches, how.batch_statistics), {}
 
     return Scorer(score)
 
 
-@evaluator.register
-def table_lookup(how: TableLookup, setting: Setting) -> Scorer:
+def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
     """What a table says; in the table equal cells have entries of their own."""
-    table = setting.table
+    table = context.table
     if table is None:
         raise UserError("benchmark.table is null; it must be a file with evaluator=table, which reads it")
 
-    def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
+    def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         return table.accuracy(genotype, how.column) / 100, {}
 
     return Scorer(score, exact=True)
 
 
-@evaluator.register
-def zero_cost(how: ZeroCost, setting: Setting) -> Scorer:
+def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
     """A score of the untrained network on one batch of the weights' half."""
-    size, shape = how.network, setting.data.shape
-    batch = setting.data.weights.first(how.batch_size)
+    size, shape = how.network, context.data.shape
+    batch = context.data.train.first(how.batch_size)
 
-    def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
-        with ambient(setting.settings.seed, "weights"):
+    def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
+        with ambient(context.settings.seed, "weights"):
             network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
-        return PROXIES[how.proxy](placed(network, setting.device).train(), batch), {}
+        return PROXIES[how.proxy](placed(network, context.device).train(), batch), {}
 
     return Scorer(score)
 
 
-@evaluator.register
-def multi_objective(how: MultiObjective, setting: Setting) -> Scorer:
+def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
     """Another score, weighed with what the network costs; the figures tell all of them apart."""
-    inner = evaluator(how.accuracy, setting)
+    inner = how.accuracy.scorer(context)
 
-    def score(genotype: Genotype, share: float) -> tuple[float, dict[str, float]]:
-        accuracy, figures = inner.score(genotype, share)
-        costs = network_costs(genotype, how.network, setting.data.shape, setting.device)
+    def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
+        accuracy, metrics = inner.score(genotype, fraction)
+        costs = network_costs(genotype, how.network, context.data.shape, context.device)
         weighed = accuracy
         for name, target in how.targets.items():
             weighed *= 1.0 if target is None else (costs[name] / target) ** how.exponent
-        return weighed, {**figures, "accuracy": accuracy, **costs}
+        return weighed, {**metrics, "accuracy": accuracy, **costs}
 
     return dataclasses.replace(inner, score=score)

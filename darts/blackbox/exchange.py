@@ -1,18 +1,60 @@
-"""Between a strategy and an evaluator: every cell is evaluated once, and nothing beyond the budget."""
+"""Between a strategy and an evaluator: every cell is evaluated once, and nothing beyond the budget.
+
+An epoch is one pass over all training images of the data set: training on half of them for two epochs costs one.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from darts.blackbox.budget import Cost, Ledger
 from darts.blackbox.strategy import Asking, Request
-from darts.errors import UserError
-from darts.genotype import Genotype
-from darts.interruption import asked, stop
-from darts.variation import canonical, ordered
+from darts.loop.settings import Budget
+from darts.runtime.errors import UserError
+from darts.runtime.signals import pending_signal, raise_if_interrupted
+from darts.spaces.genotype import Genotype
+from darts.spaces.variation import canonical, ordered
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one evaluation took."""
+
+    epochs: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Ledger:
+    """Adds up costs; once a limit is reached nothing more is begun, so that at most one evaluation goes beyond it."""
+
+    budget: Budget
+    evaluations: int = 0
+    epochs: float = 0.0
+    seconds: float = 0.0
+    reached: str | None = field(default=None, init=False)  # the limit that ended the search
+
+    def charge(self, cost: Cost) -> None:
+        """Write down one evaluation."""
+        self.evaluations += 1
+        self.epochs += cost.epochs
+        self.seconds += cost.seconds
+
+    def open(self, next_epochs: float = 0.0) -> bool:
+        """Whether an evaluation of so many epochs may begin."""
+        spent = {
+            "evaluations": (self.evaluations + 1, self.budget.evaluations),
+            "epochs": (self.epochs + next_epochs - 1e-9, self.budget.epochs),
+            "minutes": (self.seconds / 60, self.budget.minutes),
+        }
+        for name, (value, limit) in spent.items():
+            if limit is not None and value > limit:
+                self.reached = name
+                return False
+        return True
+
 
 log = logging.getLogger(__name__)
 REMEMBERED = 10_000  # requests in a row that were answered from memory: then nothing new is left to ask
@@ -23,7 +65,7 @@ class Answer:
     """A score, the higher the better, what else is known of the cell, and what it took."""
 
     score: float
-    figures: dict[str, float]
+    metrics: dict[str, float]
     cost: Cost
 
 
@@ -31,15 +73,15 @@ class Answer:
 class Scorer:
     """Answers requests."""
 
-    score: Callable[[Genotype, float], tuple[float, dict[str, float]]]  # genotype and share of the effort
-    epochs: Callable[[float], float] = lambda share: 0.0  # passes over all training images that a share takes
-    shares: bool = False  # whether a share of the effort means anything
+    score: Callable[[Genotype, float], tuple[float, dict[str, float]]]  # genotype and fraction of the effort
+    epochs: Callable[[float], float] = lambda fraction: 0.0  # passes over all training images that a fraction takes
+    partial_effort: bool = False  # whether a fraction of the effort means anything
     exact: bool = False  # equal architectures have scores of their own, as in a table
 
     def key(self, request: Request) -> str:
         """One name for all requests that are answered alike."""
         name = ordered(request.genotype).digest() if self.exact else canonical(request.genotype)
-        return f"{name}@{request.share:g}" if self.shares else name
+        return f"{name}@{request.fraction:g}" if self.partial_effort else name
 
 
 def exchange(
@@ -58,8 +100,8 @@ def exchange(
         key = scorer.key(request)
         remembered = remembered + 1 if key in known else 0
         if key not in known:
-            stop(asked())
-            if not ledger.open(scorer.epochs(request.share)):
+            raise_if_interrupted(pending_signal())
+            if not ledger.open(scorer.epochs(request.fraction)):
                 log.info("budget.%s is reached", ledger.reached)
                 return
             answer = evaluate(key, request)

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from darts.errors import UserError, unknown
-from darts.genotype import Cell, Edge, Genotype
-from darts.settings import Rules
-from darts.spaces import SearchSpace
-from darts.variation import depth, node_choices
+from darts.blackbox.settings import Rules
+from darts.runtime.errors import UserError, unknown
+from darts.spaces.genotype import Cell, Edge, Genotype
+from darts.spaces.search_space import SearchSpace
+from darts.spaces.variation import depth, node_choices
 
 TRIES = 20_000  # fresh starts of a uniform draw
 STEPS = 200_000  # productions of a draw that goes back

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import torch
 
-from darts.checkpoint import Checkpoints
-from darts.commands import EvaluationSettings
-from darts.config import identity
-from darts.data import Batch, SearchData
-from darts.errors import UserError
-from darts.execution import placed
-from darts.genotype import Genotype
-from darts.mixture import Paths
-from darts.modules import frozen_statistics
-from darts.settings import NetworkSettings
-from darts.spaces import SearchSpace, plan_cells
-from darts.supernet import Supernet
-from darts.training import correct
+from darts.blackbox.settings import EvaluationSettings
+from darts.config.identity import identity
+from darts.loop.optimisation import correct
+from darts.models.batch_norm import frozen_statistics
+from darts.models.mixture import MixtureWeights
+from darts.models.settings import NetworkSettings
+from darts.models.supernet import Supernet
+from darts.runtime.checkpoint import Checkpoints
+from darts.runtime.device import placed
+from darts.runtime.errors import UserError
+from darts.spaces.genotype import Genotype
+from darts.spaces.search_space import SearchSpace, plan_cells
+from darts.tasks.batches import Batch, SearchData
 
 SAME = (
     "space.",
     "dataset.",
-    "search.weight_share",
+    "search.train_fraction",
     "seed",
 )  # what decides which images trained which weights
 
@@ -32,9 +32,9 @@ SAME = (
 def trained_supernet(
     folder: Path, size: NetworkSettings, settings: EvaluationSettings, data: SearchData, device: torch.device
 ) -> Supernet:
-    """The supernet of a finished search's last checkpoint, in its plain form.
+    """The supernet of a finished search's last checkpoint, as a reference supernet.
 
-    Its half of the images must be this search's, or the weights would have seen what judges them.
+    Its split of the images must be this search's, or the weights would have seen what judges them.
     """
     state = Checkpoints(folder).load() if folder.is_dir() else None
     if state is None or "supernet" not in state:
@@ -58,7 +58,7 @@ def trained_supernet(
     return supernet
 
 
-def path_of(genotype: Genotype, space: SearchSpace) -> dict[str, Paths]:
+def path_of(genotype: Genotype, space: SearchSpace) -> dict[str, MixtureWeights]:
     """The mixture that opens a genotype's operations with weight 1 and computes nothing else."""
     found = {}
     for kind, cell in genotype.cells.items():
@@ -67,7 +67,7 @@ def path_of(genotype: Genotype, space: SearchSpace) -> dict[str, Paths]:
         for row, column in space.places(cell):
             weights[row, column] = 1
             computed[row].append(column)
-        found[kind] = Paths(weights, computed)
+        found[kind] = MixtureWeights(weights, computed)
     return found
 
 
@@ -75,9 +75,9 @@ def path_of(genotype: Genotype, space: SearchSpace) -> dict[str, Paths]:
 def path_accuracy(
     supernet: Supernet, genotype: Genotype, space: SearchSpace, batches: Iterable[Batch], batch_statistics: bool
 ) -> float:
-    """Share of right answers (0 to 1) of a genotype's path through a supernet, whose state stays as it is."""
+    """Accuracy (0 to 1) of a genotype's path through a supernet, whose state stays as it is."""
     first = next(supernet.parameters())
-    mixture = {kind: Paths(path.weights.to(first), path.computed) for kind, path in path_of(genotype, space).items()}
+    mixture = {kind: path.with_weights(path.weights.to(first)) for kind, path in path_of(genotype, space).items()}
     right = seen = 0
     supernet.train(batch_statistics)
     with frozen_statistics(supernet):

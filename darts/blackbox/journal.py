@@ -1,6 +1,6 @@
 """What a black-box search leaves behind while it goes: a line of history.jsonl and of timing.jsonl an evaluation.
 
-A stopped search goes on from history.jsonl: strategies ask again, and what stands there is answered from it.
+A stopped search resumes from history.jsonl: strategies ask again, and what stands there is answered from it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from darts.errors import UserError
-from darts.record import append_line, read_lines, write_lines
-from darts.tracking import peak_memory_mb
+from darts.loop.tracking import peak_memory_mb
+from darts.runtime.errors import UserError
+from darts.runtime.files import append_line, read_lines, write_lines
 
 Line = dict[str, Any]
 
@@ -26,12 +26,12 @@ class Journal:
 
         self.folder, self.device = folder, device
         before, seconds = read_lines(folder / "history.jsonl"), read_lines(folder / "timing.jsonl")
-        whole = min(len(before), len(seconds))
-        self.before = list(zip(before[:whole], seconds[:whole], strict=True))  # what a stopped search left
-        self.asked: str | None = None  # the key of a new evaluation under way
+        complete = min(len(before), len(seconds))
+        self.before = list(zip(before[:complete], seconds[:complete], strict=True))  # what a stopped search left
+        self.pending_key: str | None = None  # the key of a new evaluation under way
         self.history: list[Line] = []
         self.timing: list[Line] = []
-        for name, lines in (("history.jsonl", before[:whole]), ("timing.jsonl", seconds[:whole])):
+        for name, lines in (("history.jsonl", before[:complete]), ("timing.jsonl", seconds[:complete])):
             if lines:
                 write_lines(folder / name, lines)
         self.writer: Any = SummaryWriter(str(folder))
@@ -39,7 +39,7 @@ class Journal:
     def recall(self, key: str) -> tuple[Line, float] | None:
         """The next line that a stopped search left, and its seconds; it must answer this key. None: it is new."""
         if len(self.history) >= len(self.before):
-            self.asked = key
+            self.pending_key = key
             return None
         line, timing = self.before[len(self.history)]
         if line.get("key") != key:
@@ -54,7 +54,7 @@ class Journal:
         number = len(self.history) + 1
         memory = round(peak_memory_mb(self.device), 1)
         timing = {"evaluation": number, "seconds": round(seconds, 3), "memory_mb": memory}
-        line = {"evaluation": number, "key": self.asked, **line}
+        line = {"evaluation": number, "key": self.pending_key, **line}
         self.history.append(line)
         self.timing.append(timing)
         append_line(self.folder / "history.jsonl", line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from darts.plotting import new_figure
+from darts.loop.plotting import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

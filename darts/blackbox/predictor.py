@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from darts.blackbox.strategies import value
 from darts.blackbox.strategy import Asking, Pool, Request, Scored, Strategy
-from darts.errors import require
-from darts.genotype import Genotype
-from darts.variation import canonical, one_hot, ordered, path_code
+from darts.config.registry import register
+from darts.runtime.errors import require
+from darts.spaces.genotype import Genotype
+from darts.spaces.variation import canonical, one_hot, ordered, path_code
 
 if TYPE_CHECKING:
     import numpy
@@ -24,6 +25,7 @@ class Encoding(Enum):
     ONE_HOT = "one_hot"  # the operation of each edge
 
 
+@register("strategy", "predictor")
 @dataclass
 class Predictor(Strategy):
     """Ask for what an ensemble of trees thinks best: one draw of a tree for each candidate (Thompson sampling).
@@ -79,7 +81,7 @@ class Predictor(Strategy):
         order = sorted(range(len(names)), key=lambda place: -drawn[place])
         return [made[names[place]] for place in order[: self.batch]]
 
-    def _predicted(self, scored: list[Scored], asked: list[Genotype], generator: random.Random) -> numpy.ndarray:
+    def _predicted(self, scored: list[Scored], candidates: list[Genotype], generator: random.Random) -> numpy.ndarray:
         """(trees, asked): what each tree thinks."""
         import numpy
         from sklearn.ensemble import RandomForestRegressor
@@ -90,5 +92,5 @@ class Predictor(Strategy):
         inputs = vectors.fit_transform([encode(genotype) for _, genotype in scored])
         forest = RandomForestRegressor(self.trees, max_features=0.5, random_state=generator.randrange(2**31))
         forest.fit(inputs, numpy.array([score for score, _ in scored]))
-        codes = vectors.transform([encode(genotype) for genotype in asked])
+        codes = vectors.transform([encode(genotype) for genotype in candidates])
         return numpy.stack([tree.predict(codes) for tree in forest.estimators_])

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.cost import count_macs, count_parameters_without_auxiliary
-from darts.data import Batch
-from darts.modules import frozen_statistics
-from darts.settings import Proxy
+from darts.blackbox.settings import Proxy
+from darts.models.batch_norm import frozen_statistics
+from darts.models.cost import count_macs, count_parameters_without_auxiliary
+from darts.tasks.batches import Batch
 
 
 def synflow(network: nn.Module, batch: Batch) -> float:
@@ -28,24 +28,24 @@ def synflow(network: nn.Module, batch: Batch) -> float:
     try:
         ones = torch.ones_like(batch.images[:1], dtype=torch.float64)
         total = torch.func.functional_call(network.eval(), {**weights, **buffers}, (ones,)).sum()
-        slopes = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
     finally:
         network.train(training)
         for handle in handles:
             handle.remove()
-    products = [(w * s).abs().sum() for w, s in zip(weights.values(), slopes, strict=True) if s is not None]
+    products = [(w * s).abs().sum() for w, s in zip(weights.values(), gradients, strict=True) if s is not None]
     return float(torch.stack(products).sum().detach().clamp_min(1e-300).log())
 
 
 def snip(network: nn.Module, batch: Batch) -> float:
     """The sum over weights of |w * dL/dw| (Lee, Ajanthan, Torr 2019, equation 4)."""
-    pairs = zip(network.parameters(), _slopes(network, batch), strict=True)
+    pairs = zip(network.parameters(), _gradients(network, batch), strict=True)
     return float(sum((w.detach() * s).abs().sum() for w, s in pairs if s is not None))
 
 
 def grad_norm(network: nn.Module, batch: Batch) -> float:
     """The norm of the loss's gradient in the weights."""
-    return float(torch.stack([s.norm() for s in _slopes(network, batch) if s is not None]).norm())
+    return float(torch.stack([s.norm() for s in _gradients(network, batch) if s is not None]).norm())
 
 
 def naswot(network: nn.Module, batch: Batch) -> float:
@@ -71,8 +71,8 @@ def jacob_cov(network: nn.Module, batch: Batch) -> float:
     their correlation matrix, k = 1e-5 (Mellor et al. 2020, the paper's first version)."""
     images = batch.images.detach().clone().requires_grad_()
     with frozen_statistics(network):
-        (slopes,) = torch.autograd.grad(network(images).sum(), images)
-    correlations = torch.corrcoef(slopes.flatten(1).double()).nan_to_num()
+        (gradients,) = torch.autograd.grad(network(images).sum(), images)
+    correlations = torch.corrcoef(gradients.flatten(1).double()).nan_to_num()
     values = torch.linalg.eigvalsh(correlations).clamp_min(0) + 1e-5
     return -float((values.log() + 1 / values).sum())
 
@@ -98,7 +98,7 @@ PROXIES: dict[Proxy, Callable[[nn.Module, Batch], float]] = {
 }
 
 
-def _slopes(network: nn.Module, batch: Batch) -> list[Tensor | None]:
+def _gradients(network: nn.Module, batch: Batch) -> list[Tensor | None]:
     with frozen_statistics(network):
         loss = F.cross_entropy(network(batch.images), batch.labels)
     return list(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))

@@ -5,16 +5,20 @@ All of them maximise. None remembers what it has asked: asking twice costs nothi
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
 from darts.blackbox.strategy import Asking, Pool, Request, Scored, Strategy, scores
-from darts.errors import require
-from darts.genotype import Genotype
-from darts.variation import ordered
+from darts.config.registry import register
+from darts.runtime.errors import require
+from darts.spaces.genotype import Genotype
+from darts.spaces.variation import ordered
 
 
+@register("strategy", "random_search")
 @dataclass
 class RandomSearch(Strategy):
     """Independent draws (Li and Talwalkar 2019)."""
@@ -24,6 +28,7 @@ class RandomSearch(Strategy):
             yield Request(pool.draw(generator))
 
 
+@register("strategy", "local_search")
 @dataclass
 class LocalSearch(Strategy):
     """From a random genotype to its best neighbour until none is better, then again (White, Nolen, Savani 2021)."""
@@ -40,9 +45,10 @@ class LocalSearch(Strategy):
                 score, here = best
 
 
+@register("strategy", "hill_climbing")
 @dataclass
 class HillClimbing(Strategy):
-    """A random mutation is accepted if it is better; after `patience` refusals in a row the climb begins anew."""
+    """A random mutation is accepted if it is better; after `patience` refusals in a row the climb begins again."""
 
     patience: int
 
@@ -62,6 +68,7 @@ class HillClimbing(Strategy):
                     score, here, refused = found, other, 0
 
 
+@register("strategy", "evolution")
 @dataclass
 class Evolution(Strategy):
     """Regularised evolution: the best of a sample has a mutated child, the oldest dies (Real et al. 2019, algorithm 1).
@@ -86,6 +93,7 @@ class Evolution(Strategy):
             alive.popleft()
 
 
+@register("strategy", "genetic")
 @dataclass
 class Genetic(Strategy):
     """Generations of children of two parents, each chosen by a tournament; the best `elite` live on (Holland 1975).
@@ -119,6 +127,7 @@ class Genetic(Strategy):
             alive = children
 
 
+@register("strategy", "breadth_first")
 @dataclass
 class BreadthFirst(Strategy):
     """All genotypes in rings around a random one: its neighbours, theirs, ... until there is none left."""
@@ -135,9 +144,10 @@ class BreadthFirst(Strategy):
                     waiting.append(other)
 
 
+@register("strategy", "depth_first")
 @dataclass
 class DepthFirst(Strategy):
-    """A walk that always goes on to a neighbour it has not seen, and back where there is none; at last it saw all."""
+    """A walk that always moves to a neighbour it has not seen, and back where there is none; at last it saw all."""
 
     def ask(self, pool: Pool, generator: random.Random) -> Asking:
         start = ordered(pool.draw(generator))
@@ -155,10 +165,56 @@ class DepthFirst(Strategy):
 
 
 def shuffled(genotypes: list[Genotype], generator: random.Random) -> list[Genotype]:
-    """In an order drawn anew."""
+    """In an order drawn again."""
     return generator.sample(genotypes, len(genotypes))
 
 
 def value(scored: Scored) -> float:
     """The score of a pair."""
     return scored[0]
+
+
+@register("strategy", "successive_halving")
+@dataclass
+class SuccessiveHalving(Strategy):
+    """Brackets of random genotypes; of each rung the best 1 / eta continue with eta times the effort (Jamieson and
+    Talwalkar 2016, as in Li et al. 2018, algorithm 1).
+
+    The lowest of the `rungs` takes eta^(1 - rungs) of the whole effort. Brackets follow one another until the budget
+    ends.
+    """
+
+    eta: int
+    rungs: int
+
+    partial_effort: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require(self.eta >= 2, "method.eta", self.eta, "at least 2")
+        require(1 <= self.rungs <= 20, "method.rungs", self.rungs, "from 1 to 20")
+
+    def ask(self, pool: Pool, generator: random.Random) -> Asking:
+        while True:
+            yield from bracket(pool, generator, self.eta, self.rungs, self.eta ** (self.rungs - 1))
+
+
+@register("strategy", "hyperband")
+@dataclass
+class Hyperband(SuccessiveHalving):
+    """Brackets from many genotypes with little effort to few with all of it, in turn (Li et al. 2018, algorithm 1)."""
+
+    def ask(self, pool: Pool, generator: random.Random) -> Asking:
+        while True:
+            for rungs in range(self.rungs, 0, -1):
+                number = math.ceil(self.rungs / rungs * self.eta ** (rungs - 1))
+                yield from bracket(pool, generator, self.eta, rungs, number)
+
+
+def bracket(pool: Pool, generator: random.Random, eta: int, rungs: int, number: int) -> Asking:
+    """One bracket that begins with `number` random genotypes."""
+    alive = pool.draws(number, generator)
+    for rung in range(rungs):
+        fraction = float(eta) ** (rung + 1 - rungs)
+        scored = yield from scores(alive, fraction)
+        keep = max(1, len(alive) // eta)
+        alive = [genotype for _, genotype in sorted(scored, key=value, reverse=True)[:keep]]

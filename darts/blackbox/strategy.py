@@ -3,7 +3,7 @@
     score = yield Request(genotype)
 
 A strategy depends on its settings, the pool, the random numbers it is given and the scores it is told, on nothing else.
-So a search that was stopped goes on by asking again: what is known already is answered from the record.
+So a search that was stopped resumes by asking again: what is known already is answered from the record.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from darts.genotype import Genotype
-from darts.settings import SearchMethod
-from darts.spaces import SearchSpace
-from darts.variation import all_genotypes, crossing, neighbours
+from darts.methods.method import SearchMethod
+from darts.spaces.genotype import Genotype
+from darts.spaces.search_space import SearchSpace
+from darts.spaces.variation import all_genotypes, crossing, neighbours
 
 
 @dataclass(frozen=True)
 class Request:
-    """A genotype to be scored, by a share of the evaluator's whole effort."""
+    """A genotype to be scored, by a fraction of the evaluator's whole effort."""
 
     genotype: Genotype
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 Asking = Generator[Request, float, None]  # asks with requests, is told scores: the higher, the better
@@ -33,11 +33,11 @@ Asking = Generator[Request, float, None]  # asks with requests, is told scores: 
 Scored = tuple[float, Genotype]
 
 
-def scores(genotypes: Iterable[Genotype], share: float = 1.0) -> Generator[Request, float, list[Scored]]:
+def scores(genotypes: Iterable[Genotype], fraction: float = 1.0) -> Generator[Request, float, list[Scored]]:
     """Ask for all of them, one after the other: `scored = yield from scores(genotypes)`."""
     scored = []
     for genotype in genotypes:
-        scored.append(((yield Request(genotype, share)), genotype))
+        scored.append(((yield Request(genotype, fraction)), genotype))
     return scored
 
 
@@ -76,7 +76,7 @@ class Pool:
 class Strategy(SearchMethod):
     """A search method that asks and is told."""
 
-    shares: ClassVar[bool] = False  # asks for a share of the whole effort at times
+    partial_effort: ClassVar[bool] = False  # asks for a fraction of the whole effort at times
 
     def ask(self, pool: Pool, generator: random.Random) -> Asking:
         """The search itself; ends when it has nothing more to ask."""

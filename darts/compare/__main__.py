@@ -3,29 +3,28 @@
 import logging
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts import commands, config, errors
+from darts.compare.settings import CompareSettings
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.config.identity import identity
 
-config.register()
 
-
-@hydra.main(version_base="1.3", config_path=config.CONF, config_name="compare")
-@errors.door
+@cli_command("compare")
 def main(settings: DictConfig) -> float:
     """Run all trials that the folder lacks, report; returns the least corrected p-value."""
-    typed = config.typed(settings, commands.CompareSettings)
+    typed = typed_settings(settings, CompareSettings)
     from darts.compare import page, plan, report, trials
-    from darts.execution import choose_device
-    from darts.record import environment
+    from darts.loop.record import environment
+    from darts.runtime.device import choose_device
 
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
     trials.check(typed)
     failed = trials.run_all(typed, folder)
     outcomes = trials.outcomes(typed, folder)
-    found = report.make_report(outcomes, config.identity(typed), trials.search_costs(typed, folder), failed)
+    found = report.make_report(outcomes, identity(typed), trials.search_costs(typed, folder), failed)
     cells = plan.found_cells(typed, folder)
     text = page.write_report(
         found, folder, environment(choose_device(typed.device)), cells, trials.histories(typed, folder)

@@ -36,8 +36,8 @@ def checklist(report: Report, environment: dict[str, Any]) -> list[Item]:
          ", ".join(f"{group.name}: {group.trained} of {group.cells} cells" for group in report.groups)),
         ("Uncertainty and tests reported", "yes", "bootstrap intervals, permutation tests, Holm's correction, A12"),
         ("No hyperparameter or architecture chosen on the test set", "yes" if not judged else "in part",
-         "searches see training images alone; the test set is read once after each training"
-         if not judged else "the table's test accuracies judge; searches read them for the record alone"),
+         "searches see training images only; the test set is read once after each training"
+         if not judged else "the table's test accuracies judge; searches read them for the record only"),
         ("Wall-clock time and hardware reported", "yes",
          f"{environment.get('device')}, {environment.get('cores')} cores, "
          + (f"{sum(trainings):.0f} s of training" if sum(trainings) else "no training")),

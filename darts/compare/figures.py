@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from darts.blackbox.pareto import UNITS, front
 from darts.compare.plan import RANDOM
 from darts.compare.report import Report, by_cell
-from darts.plotting import new_figure
+from darts.loop.plotting import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

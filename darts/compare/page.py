@@ -14,9 +14,9 @@ from darts.compare import figures, tables
 from darts.compare.checklist import checklist
 from darts.compare.figures import History
 from darts.compare.report import Report, sentence
-from darts.files import write_bytes
-from darts.genotype import Genotype
-from darts.plotting import draw_cell, save_figure
+from darts.loop.plotting import draw_cell, save_figure
+from darts.runtime.files import write_bytes
+from darts.spaces.genotype import Genotype
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

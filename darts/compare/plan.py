@@ -10,14 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from darts import retrain
-from darts.commands import CompareSettings, FinalSettings, taken_over
 from darts.compare.searches import finished_searches
-from darts.config import digest
-from darts.errors import UserError
-from darts.genotype import Genotype, from_json
-from darts.genotype_sources import find_genotype, newest_search, random_genotype
-from darts.settings import ParallelSettings
+from darts.compare.settings import CompareSettings
+from darts.config.identity import digest
+from darts.loop.settings import taken_over
+from darts.runtime.errors import UserError
+from darts.runtime.settings import ParallelSettings
+from darts.spaces.genotype import Genotype, from_json
+from darts.spaces.sources import find_genotype, newest_search, random_genotype
+from darts.train import retraining as retrain
+from darts.train.settings import FinalSettings
 
 SEARCHED, RANDOM = "searched", "random sampling"
 ALONE = ParallelSettings(synchronised_batch_norm=True, timeout_minutes=1.0)  # a trial is one process's

@@ -21,7 +21,7 @@ from darts.compare.statistics import (
     spread,
 )
 from darts.compare.trials import Outcome
-from darts.errors import UserError
+from darts.runtime.errors import UserError
 
 LEVEL = 0.05
 
@@ -87,9 +87,11 @@ def make_report(
     failed: Sequence[str] = (),
 ) -> Report:
     """Compute the statistics of all trials; `UserError` where fewer than two pairs are whole."""
-    whole = len({outcome.pair for outcome in outcomes if outcome.group == RANDOM})
-    if whole < 2:
-        raise UserError(f"{whole} pairs have all their trials, a spread needs 2; failed: {', '.join(failed) or 'none'}")
+    complete_pairs = len({outcome.pair for outcome in outcomes if outcome.group == RANDOM})
+    if complete_pairs < 2:
+        raise UserError(
+            f"{complete_pairs} pairs have all their trials, a spread needs 2; failed: {', '.join(failed) or 'none'}"
+        )
     names = [name for name in dict.fromkeys(outcome.group for outcome in outcomes) if name != RANDOM]
     verdicts = [_verdict(outcomes, name) for name in names]
     corrected = holm([verdict.decides for verdict in verdicts])
@@ -104,7 +106,7 @@ def make_report(
 
 def sentence(report: Report, verdict: Verdict) -> str:
     """Whether a group beat random sampling, and over what that claim extends."""
-    single, figures = verdict.searches is None, _figures(verdict)
+    single, metrics = verdict.searches is None, _figures(verdict)
     what = f"the cell of {verdict.group}" if single else f"{verdict.group} ({verdict.cells} searches)"
     if verdict.group == SEARCHED:
         what = "the searched cell" if single else f"the {verdict.cells} searched cells"
@@ -112,13 +114,13 @@ def sentence(report: Report, verdict: Verdict) -> str:
     correction = f", corrected for {len(report.verdicts)} comparisons" if len(report.verdicts) > 1 else ""
     p = f"p = {verdict.corrected:.4f}{correction}"
     if verdict.corrected > LEVEL:
-        claim = f"These data do not show that {what} {verb} better or worse than random sampling: {figures}, {p}."
+        claim = f"These data do not show that {what} {verb} better or worse than random sampling: {metrics}, {p}."
         if verdict.least * len(report.verdicts) > LEVEL:
             claim += f" So few observations cannot: the least p is {verdict.least:.3f}; raise random.samples or seeds."
     else:
         direction = "better" if verdict.difference > 0 else "worse"
         subject = "The " + what.removeprefix("the ") if what.startswith("the ") else what
-        claim = f"{subject} {verb} {direction} than random sampling: {figures}, {p}."
+        claim = f"{subject} {verb} {direction} than random sampling: {metrics}, {p}."
     if single:
         claim += (
             " This speaks of this one cell; a claim about the search method needs several independent searches "

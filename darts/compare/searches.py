@@ -12,11 +12,30 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 
-from darts import config
-from darts.commands import BlackBoxSettings, CompareSettings, SearchSettings
-from darts.errors import UserError
+from darts.compare.settings import CompareSettings
+from darts.config.identity import digest, identity
+from darts.runtime.errors import UserError
+from darts.search.settings import (
+    BlackBoxSettings,
+    SearchSettings,
+    dotted_key,
+    refuse_unused,
+    search_settings,
+    uses,
+)
 
-PASSED = ("dataset", "space", "device", "deterministic", "precision", "graphs", "runs", "benchmark", "experiment")
+PASSED = (
+    "dataset",
+    "space",
+    "device",
+    "deterministic",
+    "precision",
+    "graphs",
+    "runs",
+    "benchmark",
+    "experiment",
+    "plugins",
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +59,8 @@ def plan_searches(settings: CompareSettings) -> list[Search]:
 
 def planned_search(settings: CompareSettings, method: str, seed: int) -> Search:
     """One of them; `UserError` where its settings make none."""
-    own = config.identity(search_settings(settings, method, seed))
-    return Search(method, seed, config.digest({key: value for key, value in own.items() if key != "seed"}))
+    own = identity(settings_of_search(settings, method, seed))
+    return Search(method, seed, digest({key: value for key, value in own.items() if key != "seed"}))
 
 
 def search_folder(folder: Path, search: Search) -> Path:
@@ -57,22 +76,38 @@ def finished_searches(settings: CompareSettings, folder: Path) -> Iterator[tuple
             yield search, place
 
 
-def search_settings(settings: CompareSettings, method: str, seed: int) -> SearchSettings | BlackBoxSettings:
-    """A search's own settings, with what it shares with the comparison; `UserError` where they make none."""
-    overrides = list(HydraConfig.get().overrides.task)
-    shared = [item for item in overrides if item.lstrip("+~").replace("/", ".").split("=")[0].split(".")[0] in PASSED]
-    budget = [f"budget.{name}={shown(value)}" for name, value in vars(settings.budget).items()]
+def settings_of_search(settings: CompareSettings, method: str, seed: int) -> SearchSettings | BlackBoxSettings:
+    """A search's own settings, with what it shares with the comparison; `UserError` where they make none.
+
+    What the comparison gives to all searches is ignored by the kind of search that does not use it; what is given to
+    this method is not.
+    """
+    overrides = HydraConfig.get().overrides.task
+    shared = [item for item in overrides if dotted_key(item).split(".")[0] in PASSED]
+    limits = [f"budget.{name}={shown(value)}" for name, value in vars(settings.budget).items()]
     limited = any(value is not None for value in vars(settings.budget).values())
     scored = [] if settings.scored_by is None else [f"evaluator={settings.scored_by}"]
     name, *own = method.split()
-    given = [*shared, f"method={name}", f"seed={seed}", *(budget if limited else []), *scored]
-    return _composed(method, (*given, *flat(settings.searches), *own))
+    given = [*shared, f"method={name}", f"seed={seed}", *(limits if limited else []), *scored]
+    found = _composed(method, (*given, *flat(settings.searches), *own))
+    for override in own:
+        refuse_unused(dotted_key(override), found)
+    return found
+
+
+def refuse_useless(settings: CompareSettings) -> None:
+    """Raise `UserError` where `searches` sets what none of the methods uses."""
+    found = [settings_of_search(settings, method, settings.seeds[0]) for method in settings.methods]
+    for override in flat(settings.searches):
+        key = dotted_key(override)
+        if found and not any(uses(one, key) for one in found):
+            raise UserError(f"searches.{key} is given, but none of the methods uses it")
 
 
 @functools.cache
 def _composed(method: str, overrides: tuple[str, ...]) -> SearchSettings | BlackBoxSettings:
     try:
-        return config.search_settings(compose("search", list(overrides)))
+        return search_settings(compose("search", list(overrides)))
     except HydraException as error:
         raise UserError(f"methods: {method!r}: {' '.join(str(error).split())[:300]}") from None
 

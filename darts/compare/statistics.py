@@ -122,7 +122,7 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[fl
         return float(mean), float(mean)
     drawn = np.random.default_rng(0).choice(sample, size=(9999, number))
     errors = drawn.std(axis=1, ddof=1) / number**0.5
-    usable = errors > 1e-12 * abs(mean)  # a resample of one value alone says nothing
+    usable = errors > 1e-12 * abs(mean)  # a resample of one value only says nothing
     ratios = (drawn.mean(axis=1)[usable] - mean) / errors[usable]
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return float(mean - high * error), float(mean - low * error)

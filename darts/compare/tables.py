@@ -82,7 +82,7 @@ def pairs(report: Report) -> Rows:
 
 
 def points(value: float | None) -> str:
-    """A share as points of percent."""
+    """A fraction as points of percent."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 

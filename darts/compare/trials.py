@@ -21,25 +21,28 @@ from hydra.core.utils import JobStatus, configure_log
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from darts import config as configuration
-from darts import retrain, search
-from darts.blackbox import search as blackbox
-from darts.commands import CompareSettings, SearchSettings
+from darts.blackbox import loop as blackbox
 from darts.compare.plan import Trial, plan_trials, trial_name, trial_settings
 from darts.compare.searches import (
     finished_searches,
     plan_searches,
     planned_search,
+    refuse_useless,
     search_folder,
-    search_settings,
+    settings_of_search,
     shown,
 )
-from darts.constraints import network_costs
-from darts.datasets import shape_of
-from darts.errors import UserError
-from darts.execution import choose_device
-from darts.nasbench201 import truth
-from darts.record import read_lines
+from darts.compare.settings import CompareSettings
+from darts.config.compose import typed_settings
+from darts.models.cost import network_costs
+from darts.runtime.device import choose_device
+from darts.runtime.errors import UserError
+from darts.runtime.files import read_lines
+from darts.search import loop as search
+from darts.search.settings import SearchSettings
+from darts.spaces.nasbench201 import load_table
+from darts.tasks.datasets import shape_of
+from darts.train import retraining as retrain
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class Outcome:
 
 def check(settings: CompareSettings) -> None:
     """Refuse what the searches would refuse, before anything runs."""
+    refuse_useless(settings)
     if not plan_searches(settings):
         plan_trials(settings, Path())
 
@@ -132,15 +136,14 @@ def _callbacks(composed: DictConfig) -> Any:
 
 def run_trial(config: DictConfig) -> float:
     """What a launched job does: one search or one training, by the name in `trial`."""
-    configuration.register()
-    settings = configuration.typed(config, CompareSettings)
+    settings = typed_settings(config, CompareSettings)
     folder = Path(HydraConfig.get().sweep.dir).parent
     kind, _, name = str(settings.trial).partition(":")
     if kind == "search":
         seed, _, method = name.partition(":")
         log.info("\nsearch by %s, seed %s", method, seed)
         planned = planned_search(settings, method, int(seed))
-        own, place = search_settings(settings, method, int(seed)), search_folder(folder, planned)
+        own, place = settings_of_search(settings, method, int(seed)), search_folder(folder, planned)
         search.run(own, place) if isinstance(own, SearchSettings) else blackbox.run(own, place)
         return 0.0
     for trial in plan_trials(settings, folder):
@@ -168,13 +171,13 @@ def _from_files(settings: CompareSettings, trials: Sequence[Trial], folder: Path
         file = folder / "trials" / trial_name(settings, trial) / "result.json"
         if file.exists():
             result = retrain.finished(trial_settings(settings, trial), trial.genotype, file.parent, quiet=True)
-            figures = {name: result[name] for name in ("test_accuracy", "parameters", "macs", "seconds")}
-            found.append(Outcome(trial.pair, trial.group, trial.cell, trial.genotype.digest(), trial.seed, **figures))
+            metrics = {name: result[name] for name in ("test_accuracy", "parameters", "macs", "seconds")}
+            found.append(Outcome(trial.pair, trial.group, trial.cell, trial.genotype.digest(), trial.seed, **metrics))
     return found
 
 
 def _from_table(settings: CompareSettings, trials: Sequence[Trial]) -> list[Outcome]:
-    table, shape = truth(settings.benchmark, settings.space), shape_of(settings.dataset)
+    table, shape = load_table(settings.benchmark, settings.space), shape_of(settings.dataset)
     if table is None:
         raise RuntimeError("no table")
     known: dict[str, dict[str, float]] = {}

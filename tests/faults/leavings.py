@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from darts.checkpoint import Checkpoints
+from darts.runtime.checkpoint import Checkpoints
 
 CIRCUMSTANCES = ("timing", "seconds")  # of a checkpoint: what no two runs share
 

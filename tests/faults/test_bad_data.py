@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from darts import datasets, search
-from darts.errors import UserError
+from darts.runtime.errors import UserError
+from darts.search import loop as search
+from darts.tasks import datasets
 from tests.conftest import TINY_SEARCH, composed
 
 

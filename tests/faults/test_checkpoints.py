@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from darts.checkpoint import MAGIC, Checkpoints, DamagedFileError, read_state, write_state
-from darts.errors import UserError
-from darts.genotype_sources import find_genotype
-from darts.nasbench201 import read_table
+from darts.runtime.checkpoint import MAGIC, Checkpoints, DamagedFileError, read_state, write_state
+from darts.runtime.errors import UserError
+from darts.spaces.nasbench201 import read_table
+from darts.spaces.sources import find_genotype
 from tests.conftest import CANDIDATES, space_of
 
 STATE = {"weights": torch.arange(400.0), "epoch": 3, "names": ["a", None], "nested": {"rate": 0.1}}

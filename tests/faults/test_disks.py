@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts import search, search_steps
-from darts.checkpoint import Checkpoints
-from darts.errors import UserError
-from darts.files import write_bytes
+from darts.runtime.checkpoint import Checkpoints
+from darts.runtime.errors import UserError
+from darts.runtime.files import write_bytes
+from darts.search import loop as search
+from darts.search import step as search_steps
 from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, composed
 from tests.faults.test_processes import assert_resumed_equal, carried_out, undisturbed
 

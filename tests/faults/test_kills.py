@@ -10,9 +10,11 @@ import time
 import pytest
 from PIL import Image
 
-from darts import retrain, search, search_steps
-from darts.errors import UserError
-from darts.published import published
+from darts.runtime.errors import UserError
+from darts.search import loop as search
+from darts.search import step as search_steps
+from darts.spaces.published import published
+from darts.train import retraining as retrain
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed
 from tests.faults.leavings import left, saved
 

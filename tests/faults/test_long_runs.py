@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from darts import search
-from darts.errors import UserError
+from darts.runtime.errors import UserError
+from darts.search import loop as search
 from tests.conftest import ROOT, TINY_SEARCH, composed, run_command
 
 
@@ -30,10 +30,10 @@ import sys
 from pathlib import Path
 from tests.conftest import TINY_SEARCH, composed
 from tests.faults.test_long_runs import held
-from darts import search
+from darts.search import loop as search
 short = ["space.nodes=1", "space.candidates=[skip_connect,max_pool_3x3]", "search.batch_size=4", "dataset.fraction=0.2"]
 state = search.start_or_resume(composed("search", *TINY_SEARCH, *short), Path(sys.argv[1]))
-steps = len(state.data.weights)
+steps = len(state.data.train)
 search.search_epoch(state)
 begun = held()
 done = steps

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from darts import retrain, search, search_record, search_steps
-from darts.errors import UserError
-from darts.execution import memory_advice
-from darts.published import published
+from darts.runtime.device import memory_advice
+from darts.runtime.errors import UserError
+from darts.search import epoch_end as search_record
+from darts.search import loop as search
+from darts.search import step as search_steps
+from darts.spaces.published import published
+from darts.train import retraining as retrain
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 from tests.faults.test_kills import kill_after
 
@@ -41,7 +44,9 @@ def test_a_search_out_of_memory_says_what_to_lower_and_keeps_its_checkpoint(
 ):
     settings = composed("search", *TINY_SEARCH)  # four steps an epoch, an evaluation after each
     kill_after(monkeypatch, module, place, calls, GPU)
-    with pytest.raises(UserError, match=r"search.batch_size \(16\), network.channels .*memory.checkpoint_cells=true"):
+    with pytest.raises(
+        UserError, match=r"search.batch_size \(16\), network.channels .*memory.activation_checkpointing=true"
+    ):
         search.run(settings, tmp_path)
     monkeypatch.undo()
     state = search.start_or_resume(settings, tmp_path)

@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
-from darts import retrain, search, search_steps
-from darts.checkpoint import Checkpoints
-from darts.data import Preparation
-from darts.errors import NotFiniteError
-from darts.published import published
-from darts.training import RunningMeans
+from darts.loop.optimisation import RunningMeans
+from darts.runtime.checkpoint import Checkpoints
+from darts.runtime.errors import NotFiniteError
+from darts.search import loop as search
+from darts.search import step as search_steps
+from darts.spaces.published import published
+from darts.tasks.batches import Preparation
+from darts.train import retraining as retrain
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 
 pytestmark = pytest.mark.usefixtures("without_pictures")

@@ -144,7 +144,8 @@ import os, signal
 from pathlib import Path
 from PIL import Image
 from tests.conftest import TINY_SEARCH, composed
-from darts import datasets, search
+from darts.tasks import datasets
+from darts.search import loop as search
 for name in "ab":
     for i in range(8):
         Image.new("RGB", (16, 16), (i, 0, 0)).save(Path({str(tmp_path)!r}) / "pictures" / "train" / name / f"{{i}}.png")
@@ -156,8 +157,8 @@ datasets.Decoder.__call__ = killed
 pictures = ["dataset=image_folder", "dataset.root={tmp_path / "pictures"}", "dataset.cache={tmp_path / "cache"}",
             "dataset.fraction=1", "dataset.workers=1", "dataset.device_megabytes=0", "dataset.mean=[0,0,0]",
             "dataset.std=[1,1,1]", "search.batch_size=4", "dataset.image_size=16"]
-from darts.errors import door
-door(lambda: search.run(composed("search", *TINY_SEARCH, *pictures), Path({str(tmp_path)!r}) / "run"))()
+from darts.runtime.errors import reported
+reported(lambda: search.run(composed("search", *TINY_SEARCH, *pictures), Path({str(tmp_path)!r}) / "run"))()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from darts import data, datasets, search
-from darts.augmentation import augmentation_draws
-from darts.checkpoint import Checkpoints
+from darts.runtime.checkpoint import Checkpoints
+from darts.search import loop as search
+from darts.tasks import batches as data
+from darts.tasks import datasets
+from darts.tasks.augmentation import augmentation_draws
 from tests.conftest import TINY_SEARCH, composed
 from tests.faults.leavings import everything, left
 
@@ -78,11 +80,11 @@ def hashes(images: datasets.ImageSet, indices: torch.Tensor) -> list[bytes]:
 def test_halves_are_disjoint_stratified_whole_and_seeded():
     settings = composed("search", "dataset.fraction=0.1").dataset
     found, again, other = (data.search_data(settings, 0.5, 8, seed, CPU) for seed in (0, 0, 1))
-    weights, architecture = set(found.split.weights.tolist()), set(found.split.architecture.tolist())
+    weights, architecture = set(found.split.train.tolist()), set(found.split.valid.tolist())
     assert not weights & architecture
     assert len(weights) == len(architecture) == 500
     labels = found.weights.images.labels
-    for half in (found.split.weights, found.split.architecture):
+    for half in (found.split.train, found.split.valid):
         assert torch.bincount(labels[half]).tolist() == [50] * 10
     assert again.split.digest() == found.split.digest() != other.split.digest()
 
@@ -91,7 +93,7 @@ def test_no_picture_of_the_bundled_set_is_in_two_parts():
     settings = composed("search").dataset
     split = data.search_data(settings, 0.5, 8, 0, CPU).split
     train, test = datasets.open_training(settings), datasets.open_test(settings)
-    parts = [hashes(train, split.weights), hashes(train, split.architecture), hashes(test, torch.arange(2000))]
+    parts = [hashes(train, split.train), hashes(train, split.valid), hashes(test, torch.arange(2000))]
     assert [len(part) for part in parts] == [5000, 5000, 2000]
     assert len(set().union(*parts)) == 12_000
 

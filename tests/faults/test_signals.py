@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from darts import interruption, search
-from darts.errors import UserError
-from darts.interruption import Interrupted
-from darts.lock import held
+from darts.runtime import signals as interruption
+from darts.runtime.errors import UserError
+from darts.runtime.files import lock_folder
+from darts.runtime.signals import Interrupted
+from darts.search import loop as search
 from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
 
 SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "checkpoint.minutes=inf"]
@@ -119,21 +120,24 @@ def test_a_second_interrupt_stops_at_once():
 
 def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path):
     settings = composed("search", *TINY_SEARCH, "search.epochs=1")
-    with held(tmp_path), pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on .* since"):
+    with lock_folder(tmp_path), pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on .* since"):
         search.run(settings, tmp_path)
     assert list(tmp_path.iterdir()) == []
     search.run(settings, tmp_path)
 
 
 def test_what_a_dead_process_held_is_free(tmp_path, injected):
-    code = f"from pathlib import Path; from darts.lock import held\nwith held(Path({str(tmp_path)!r})): input()"
+    code = (
+        "from pathlib import Path; from darts.runtime.files import lock_folder\n"
+        f"with lock_folder(Path({str(tmp_path)!r})): input()"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE)
     wait_for_lines(tmp_path / "lock", process)
-    with pytest.raises(UserError, match=f"in use by process {process.pid}"), held(tmp_path):
+    with pytest.raises(UserError, match=f"in use by process {process.pid}"), lock_folder(tmp_path):
         pass
     process.kill()
     process.wait()
     assert (tmp_path / "lock").exists()
-    with held(tmp_path):
+    with lock_folder(tmp_path):
         pass
     injected("lock of a dead process", 1)

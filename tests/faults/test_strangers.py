@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from darts.errors import UserError
-from darts.genotype import from_json, from_notation
-from darts.genotype_sources import find_genotype
+from darts.runtime.errors import UserError
+from darts.spaces.genotype import from_json
+from darts.spaces.notation import from_notation
+from darts.spaces.sources import find_genotype
 from tests.conftest import CANDIDATES, space_of
 
 RUN = "__import__('os').system('touch executed')"

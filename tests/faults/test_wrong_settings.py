@@ -33,7 +33,7 @@ WRONG = [
     ([SEARCH, "+search.epoch=3"], 2, "search: setting 'epoch' is unknown; did you mean 'epochs'? there are: epochs"),
     ([SEARCH, "search.epochs=three"], 1, "search.epochs"),
     ([SEARCH, "search.batch_size=9999"], 2, "search.batch_size"),
-    ([SEARCH, "search.weight_share=1"], 2, "search.weight_share"),
+    ([SEARCH, "search.train_fraction=1"], 2, "search.train_fraction"),
     ([SEARCH, "network.cells=2"], 2, "network.cells"),
     ([SEARCH, "method=pc_darts", "network.channels=6"], 2, "network.channels"),
     ([SEARCH, "space.edges_kept=5"], 2, "space.edges_kept"),

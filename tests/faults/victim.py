@@ -27,9 +27,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts import files, parallel, search, search_steps
-from darts.errors import UserError
-from darts.settings import ParallelSettings
+from darts.runtime import distributed, files
+from darts.runtime.errors import UserError
+from darts.runtime.settings import ParallelSettings
+from darts.search import loop as search
+from darts.search import step as search_steps
 from tests.conftest import TINY_SEARCH, composed, leave_out_pictures
 
 
@@ -134,7 +136,7 @@ def ran(death: dict, folder: Path, told: Path, fault, number: int, port: int) ->
         torchrun = {"WORLD_SIZE": death["processes"], "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in torchrun.items()}, MASTER_ADDR="127.0.0.1")
         settings = composed("search", *TINY_SEARCH, "search.epochs=2", "search.batch_size=18", *death["overrides"])
-        with parallel.joined(ParallelSettings(True, 0.5), "cpu", False):
+        with distributed.process_group(ParallelSettings(True, 0.5), "cpu", False):
             search.run(settings, folder)
         code = 0
     except UserError as error:

@@ -1,0 +1,40 @@
+"""Settings of the benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from darts.config.registry import command_settings
+from darts.loop.settings import TrainLoop
+from darts.models.settings import NetworkSettings
+from darts.runtime.errors import require
+from darts.search.settings import SearchSettings
+
+ROWS = (
+    "search step, first order",
+    "search step, second order",
+    "retraining step",
+    "evaluation",
+    "data loading",
+)
+
+
+@command_settings("benchmark")
+@dataclass
+class BenchmarkSettings(SearchSettings):
+    """The settings of `python -m darts.benchmark`."""
+
+    rows: list[str]  # what is timed
+    repetitions: int  # of each action, in turn with the others of its row
+    scaling: bool
+    images: int  # training images of the data set to extrapolate to; 0: no extrapolation
+    json: bool  # print one JSON object and nothing else
+    genotype: str  # a published cell
+    retrained: NetworkSettings
+    train: TrainLoop
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.repetitions <= 1000, "repetitions", self.repetitions, "from 1 to 1000")
+        require(self.images >= 0, "images", self.images, "at least 0")
+        require(bool(self.rows) and set(self.rows) <= set(ROWS), "rows", self.rows, f"some of {', '.join(ROWS)}")

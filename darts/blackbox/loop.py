@@ -1,0 +1,197 @@
+"""A black-box search, from typed settings to genotype.json: ask the strategy, answer once, keep to the budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from darts.blackbox.evaluators import EvaluationContext
+from darts.blackbox.exchange import Answer, Cost, Ledger, Scorer, exchange
+from darts.blackbox.generator import Generator, Limit
+from darts.blackbox.journal import Journal, Line
+from darts.blackbox.pareto import draw_front, front
+from darts.blackbox.strategy import Pool, Request
+from darts.config.identity import digest, identity, refuse_other_settings, refuse_other_version
+from darts.loop import plotting
+from darts.loop.record import announce_cells, refuse_other_run, run_record, write_run_record
+from darts.models.cost import CostModel
+from darts.runtime.device import memory_advice, ready_device
+from darts.runtime.errors import UserError
+from darts.runtime.files import lock_folder, write_bytes, write_json
+from darts.runtime.seeding import python_generator
+from darts.runtime.signals import deferred_signals
+from darts.search.settings import BlackBoxSettings
+from darts.spaces.genotype import Genotype, from_json, to_json
+from darts.spaces.nasbench201 import Table, load_table
+from darts.tasks.batches import SearchData, search_data
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class BlackBoxSearch:
+    """A search under way."""
+
+    settings: BlackBoxSettings
+    folder: Path
+    device: torch.device
+    data: SearchData
+    table: Table | None
+    scorer: Scorer
+    pool: Pool
+    ledger: Ledger
+    journal: Journal
+    best: tuple[float, float, Genotype] | None = None  # fraction of the effort, score, genotype
+
+    def lines(self) -> Iterator[Line]:
+        """Ask the strategy until it or the budget ends; gives the line of every evaluation."""
+        asking = self.settings.method.ask(self.pool, python_generator(self.settings.seed, "strategy"))
+        for request, answer in exchange(asking, self.scorer, self._evaluated, self.ledger):
+            fraction = request.fraction if self.scorer.partial_effort else 1.0
+            if self.best is None or (fraction, answer.score) > self.best[:2]:
+                self.best = fraction, answer.score, request.genotype
+            if self.journal.pending_key is not None:
+                self._record(request, answer)
+            yield self.journal.history[-1]
+
+    def _evaluated(self, key: str, request: Request) -> Answer:
+        """What the journal knows from before an interruption, else a new answer."""
+        known = self.journal.recall(key)
+        if known is not None:
+            line, seconds = known
+            return Answer(line["score"], {}, Cost(line["cost/epochs"], seconds))
+        start = time.perf_counter()
+        score, metrics = self.scorer.score(request.genotype, request.fraction)
+        return Answer(score, metrics, Cost(self.scorer.epochs(request.fraction), time.perf_counter() - start))
+
+    def _record(self, request: Request, answer: Answer) -> None:
+        best = self._best()
+        line = {
+            "fraction": request.fraction,
+            "score": answer.score,
+            "best": best[1],
+            **answer.metrics,
+            "cost/epochs": answer.cost.epochs,
+            **self._truth(best[2]),
+            "cells": {kind: cell.nodes for kind, cell in request.genotype.cells.items()},
+        }
+        self.journal.record(line, answer.cost.seconds)
+
+    def _best(self) -> tuple[float, float, Genotype]:
+        if self.best is None:
+            raise UserError("the budget allows no evaluation; raise budget.epochs or budget.minutes")
+        return self.best
+
+    def _truth(self, genotype: Genotype) -> dict[str, float]:
+        """What the table says of the best genotype so far, for the record only."""
+        return {} if self.table is None else self.table.metrics(genotype, self.settings.benchmark.column)
+
+
+def run(settings: BlackBoxSettings, folder: Path) -> Genotype:
+    """Search; the same folder again resumes where it was stopped, and answers at once where it had ended."""
+    if (folder / "genotype.json").exists():
+        return finished(settings, folder)
+    with lock_folder(folder), deferred_signals():
+        return _searched(settings, folder)
+
+
+def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
+    search = start_or_resume(settings, folder)
+    digits = len(str(settings.budget.evaluations or ""))
+    advice = f"lower evaluator.network ({settings.evaluator.network.channels} channels) or the evaluator's batch size"
+    with memory_advice(advice):
+        for line in search.lines():
+            of = f"/{settings.budget.evaluations}" if settings.budget.evaluations else ""
+            seconds = search.journal.timing[-1]["seconds"]
+            log.info("evaluation %*d%s  score %.4f, best %.4f  %.1f s", digits, line["evaluation"], of,
+                     line["score"], line["best"], seconds)  # fmt: skip
+    return finish(search)
+
+
+def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
+    """Build everything a search needs."""
+    refuse_other_run(folder, identity(settings))
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    loop = settings.search
+    data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
+    table = load_table(settings.benchmark, settings.space)
+    scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
+    if settings.method.partial_effort and not scorer.partial_effort:
+        log.info("this evaluator knows no smaller effort: every rung costs a whole evaluation, once")
+    generator = Generator(settings.space, settings.rules, limits(settings, data, device))
+    pool = Pool(
+        settings.space,
+        generator.draw if generator.bounded else settings.space.sample,
+        generator.valid if generator.bounded else lambda genotype: True,
+    )
+    write_run_record(folder, identity(settings), device)
+    write_bytes(folder / "split.json", data.split.to_json().encode())
+    journal = Journal(folder, device)
+    if journal.before:
+        log.info("resuming after %d evaluations", len(journal.before))
+    else:
+        log.info("%s search on %s in %s genotypes", settings.method.name, device, f"{settings.space.count():,}")
+    return BlackBoxSearch(settings, folder, device, data, table, scorer, pool, Ledger(settings.budget), journal)
+
+
+def limits(settings: BlackBoxSettings, data: SearchData, device: torch.device) -> list[Limit]:
+    """What a cell may cost, as sums over its edges."""
+    if not settings.constraints.any:
+        return []
+    model = CostModel(settings.constraints, settings.space, data.shape, device)
+    return [
+        Limit(name, most, model.rest[name], {kind: table.tolist() for kind, table in model.tables[name].items()})
+        for name, most in model.limits.items()
+    ]
+
+
+def finish(search: BlackBoxSearch) -> Genotype:
+    """Draw, and write genotype.json last: where it exists the search has ended."""
+    settings, folder, journal = search.settings, search.folder, search.journal
+    _, score, found = search._best()
+    ledger = search.ledger
+    spent = {"evaluations": ledger.evaluations, "epochs": round(ledger.epochs, 6)}
+    provenance = {
+        "method": settings.method.name,
+        "dataset": settings.dataset.name,
+        "seed": settings.seed,
+        "settings": digest(identity(settings)),
+        "split": search.data.split.digest(),
+        "score": score,
+        **spent,
+        **{f"table_{name.split('/')[1]}": value for name, value in search._truth(found).items()},
+    }
+    genotype = Genotype(found.space, found.cells, provenance)
+    plotting.save_cells(genotype, folder / "cells")
+    plotting.save_figure(plotting.draw_progress(journal.history), folder / "cells" / "progress")
+    costs = [name for name in ("parameters", "macs", "latency_ms") if name in journal.history[0]]
+    if costs:
+        kept = front(journal.history, costs)
+        write_json(folder / "pareto.json", kept)
+        plotting.save_figure(draw_front(journal.history, kept, costs), folder / "cells" / "pareto")
+    cost = {**spent, "seconds": round(ledger.seconds, 3)}
+    write_run_record(folder, identity(settings), search.device, cost)
+    write_bytes(folder / "genotype.json", to_json(genotype).encode())
+    journal.close()
+    return genotype
+
+
+def finished(settings: BlackBoxSettings, folder: Path) -> Genotype:
+    """The genotype of a folder whose search has ended, unless it was one of other settings."""
+    record = run_record(folder)
+    refuse_other_version(record, folder)
+    refuse_other_settings(record["settings"], identity(settings), folder)
+    log.info("this search has ended before; nothing is changed")
+    return from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
+
+
+def announce(genotype: Genotype, folder: Path) -> None:
+    """Say what was found, where it lies and what to type next."""
+    known = genotype.provenance
+    score = f"score {known['score']:.4f} after {known['evaluations']} evaluations, {known['epochs']:.3g} epochs"
+    announce_cells(genotype, folder, [score])

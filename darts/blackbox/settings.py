@@ -1,0 +1,186 @@
+"""Settings of black-box search: evaluators, rules, the command."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+from darts.blackbox.strategy import Strategy
+from darts.config.registry import register
+from darts.loop.settings import (
+    Budget,
+    DataSettings,
+    SearchLoop,
+    TrainLoop,
+    WeightOptimiser,
+    check_size,
+)
+from darts.models.settings import ConstraintSettings, NetworkSettings
+from darts.runtime.errors import require
+from darts.spaces.nasbench201 import BenchmarkTable
+
+if TYPE_CHECKING:
+    from darts.blackbox.evaluators import EvaluationContext
+    from darts.blackbox.exchange import Scorer
+
+
+@dataclass
+class Rules:
+    """Which cells may be drawn at all, besides what `constraints` allows them to cost."""
+
+    most_skips: int | None  # skip connections in a cell
+    required: list[str]  # operations that every cell must have
+    forbidden: list[str]  # and that none may have
+    least_depth: int | None  # operations on the longest way from an input to the output
+    most_depth: int | None
+    uniform: bool  # draw all valid cells alike, by drawing again; false: find one by going back, which is quicker
+
+    def __post_init__(self) -> None:
+        for name in ("most_skips", "least_depth", "most_depth"):
+            limit = getattr(self, name)
+            require(limit is None or limit >= 0, f"rules.{name}", limit, "at least 0, or null")
+        both = sorted(set(self.required) & set(self.forbidden))
+        require(not both, "rules.required", self.required, "without what rules.forbidden names")
+
+
+@dataclass
+class Evaluator:
+    """How a black-box search scores a genotype; the classes below are its kinds (blackbox/evaluators.py)."""
+
+    network: NetworkSettings  # of the networks that are made of genotypes
+
+    def scorer(self, context: EvaluationContext) -> Scorer:
+        """Return what scores genotypes by these settings."""
+        raise NotImplementedError
+
+
+@register("evaluator", "brief_training")
+@dataclass
+class BriefTraining(Evaluator):
+    """Train on the training split, measure accuracy on the validation split."""
+
+    train: TrainLoop
+    weight_optimiser: WeightOptimiser
+
+    def scorer(self, context: EvaluationContext) -> Scorer:
+        from darts.blackbox.evaluators import brief_training
+
+        return brief_training(self, context)
+
+
+@register("evaluator", "inherited")
+@dataclass
+class InheritedWeights(Evaluator):
+    """Accuracy of the path through a trained supernet, on the validation split (Bender et al. 2018)."""
+
+    supernet: str  # the folder of a finished search
+    batch_statistics: bool  # batches normalise themselves; false: by the supernet's running statistics
+
+    def scorer(self, context: EvaluationContext) -> Scorer:
+        from darts.blackbox.evaluators import inherited_weights
+
+        return inherited_weights(self, context)
+
+
+@register("evaluator", "table")
+@dataclass
+class TableLookup(Evaluator):
+    """A column of benchmark.table, in place of training."""
+
+    column: str
+
+    def scorer(self, context: EvaluationContext) -> Scorer:
+        from darts.blackbox.evaluators import table_lookup
+
+        return table_lookup(self, context)
+
+
+class Proxy(Enum):
+    """Scores of an untrained network (Abdelfattah et al. 2021; Mellor et al. 2021)."""
+
+    SYNFLOW = "synflow"
+    SNIP = "snip"
+    GRAD_NORM = "grad_norm"
+    NASWOT = "naswot"
+    JACOB_COV = "jacob_cov"
+    PARAMETERS = "parameters"
+    MACS = "macs"
+
+
+@register("evaluator", "zero_cost")
+@dataclass
+class ZeroCost(Evaluator):
+    """A score of the untrained network on one batch."""
+
+    proxy: Proxy
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, "evaluator.batch_size", self.batch_size, "at least 2 (batch norm)")
+
+    def scorer(self, context: EvaluationContext) -> Scorer:
+        from darts.blackbox.evaluators import zero_cost
+
+        return zero_cost(self, context)
+
+
+@register("evaluator", "multi_objective")
+@dataclass
+class MultiObjective(Evaluator):
+    """Another evaluator's score times (cost / target) ^ exponent for every cost that has a target (Tan et al. 2019,
+    MnasNet, equation 2); the cells that no other beats in accuracy and all costs are kept as the Pareto front."""
+
+    accuracy: Evaluator
+    targets: dict[str, float | None]  # parameters, macs, latency_ms
+    exponent: float
+
+    def __post_init__(self) -> None:
+        names = ["parameters", "macs", "latency_ms"]
+        require(sorted(self.targets) == sorted(names), "evaluator.targets", sorted(self.targets), ", ".join(names))
+        for name, target in self.targets.items():
+            sound = target is None or 0 < target < math.inf
+            require(sound, f"evaluator.targets.{name}", target, "above 0, finite, or null")
+        require(-math.inf < self.exponent <= 0, "evaluator.exponent", self.exponent, "at most 0, finite")
+        require(not isinstance(self.accuracy, MultiObjective), "evaluator.accuracy", "multi_objective", "a single one")
+
+    def scorer(self, context: EvaluationContext) -> Scorer:
+        from darts.blackbox.evaluators import multi_objective
+
+        return multi_objective(self, context)
+
+
+@dataclass
+class EvaluationSettings(DataSettings):
+    """What an evaluator of genotypes is told."""
+
+    search: SearchLoop
+    evaluator: Evaluator
+    benchmark: BenchmarkTable
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
+
+
+@dataclass
+class BlackBoxSettings(EvaluationSettings):
+    """The settings of a search by scores of cells."""
+
+    method: Strategy
+    constraints: ConstraintSettings
+    rules: Rules
+    budget: Budget
+
+    kind: ClassVar[str] = "by scores of cells"
+    unused: ClassVar[tuple[str, ...]] = ("search.epochs", "search.initial_alpha", "constraints.weight")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        budget = self.budget
+        limited = any(limit is not None for limit in (budget.evaluations, budget.epochs, budget.minutes))
+        require(limited, "budget", "unlimited", "limited in evaluations, epochs or minutes with this method")
+        how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
+        allowed = "a file with evaluator=table, which reads it"
+        require(not isinstance(how, TableLookup) or bool(self.benchmark.table), "benchmark.table", None, allowed)

@@ -1,0 +1,53 @@
+"""What every command does before and around its work: plug-ins, renamed settings, and mistakes told in a line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+
+from darts.config.compose import CONF
+from darts.config.registry import load_plugins
+from darts.config.renamed import refuse_old_names
+from darts.runtime.errors import UserError, reported
+
+
+def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]]:
+    """Make a function of the composed settings a command; its configuration is conf/NAME.yaml.
+
+    A `UserError` becomes one line on stderr and exit code 2, a signal 128 + its number. Settings under an old name
+    are refused with the new one before Hydra composes, and `plugins=[...]` are imported, so that what they register
+    can be chosen.
+    """
+
+    def decorate(main: Callable[[Any], Any]) -> Callable[[], Any]:
+        composed = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(reported(main))
+
+        @functools.wraps(main)
+        def command() -> Any:
+            try:
+                given = [argument for argument in sys.argv[1:] if "=" in argument]
+                refuse_old_names(given)
+                load_plugins(named_plugins(given))
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)
+            return composed()
+
+        del command.__wrapped__  # Hydra looks for the file of what it wraps
+        return command
+
+    return decorate
+
+
+def named_plugins(overrides: Sequence[str]) -> list[str]:
+    """The modules that `plugins=[a,b]` names among overrides."""
+    named = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "plugins":
+            named += [name.strip(" '\"") for name in value.strip("[]").split(",")]
+    return [name for name in named if name]

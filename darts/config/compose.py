@@ -1,0 +1,49 @@
+"""From a composed configuration to typed settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from darts.config.registry import load_plugins
+from darts.runtime import distributed
+from darts.runtime.errors import UserError, unknown
+
+_PACKAGE = Path(__file__).parent.parent
+_INSTALLED = _PACKAGE / "conf"  # where `pip install .` puts it
+CONF = str(_INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "conf")
+T = TypeVar("T")
+
+
+def typed_settings(config: DictConfig, kind: type[T]) -> T:
+    """The composed configuration as an object of its settings class, every range checked; `UserError` otherwise."""
+    if "plugins" in config:  # in a launcher's process nobody has imported them yet
+        load_plugins(config.plugins)
+    _refuse_strays(config, "")
+    try:
+        settings = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing; give {error.full_key}=VALUE") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {' '.join(str(error).splitlines()[0].split())}") from None
+    if not isinstance(settings, kind):
+        raise TypeError(f"the configuration is of {type(settings).__name__}, not {kind.__name__}")
+    if not hasattr(settings, "parallel"):
+        distributed.require_single_process("this command")
+    return settings
+
+
+def _refuse_strays(config: DictConfig, prefix: str) -> None:
+    """Hydra's `+key=value` adds keys that no schema knows; refuse them."""
+    kind = OmegaConf.get_type(config)
+    known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    for key in config:
+        if known is not None and key not in known:
+            raise unknown(f"{prefix.rstrip('.')}: setting" if prefix else "setting", key, known)
+        value = config._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_missing():
+            _refuse_strays(value, f"{prefix}{key!s}.")

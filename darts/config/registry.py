@@ -1,0 +1,123 @@
+"""The one way to add something: a decorator that names what kind of thing it is and what it is called.
+
+    @register("relaxation", "sparse", temperature=1.0)     # a part, with the values of its settings
+    @dataclass
+    class Sparse(Relaxation): ...
+
+    @register("operation", "blur")                         # a candidate operation
+    def blur(channels, stride, affine): ...
+
+What this package has itself is registered in the same way; the values of its settings stand in conf/. A module of
+one's own is named by `plugins=[my_module]` in every command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+
+from darts.runtime.errors import UserError, unknown
+
+T = TypeVar("T")
+
+METHOD_PLACES = (
+    *("relaxation", "channels", "edge_extras", "regularisers", "perturbation", "hypergradient"),
+    *("weight_gradient", "schedule", "stopping", "discretisation"),
+)
+GROUPS = {
+    **{place: f"method/{place}" for place in METHOD_PLACES},
+    **{"method": "method", "strategy": "method"},
+    **{kind: kind for kind in ("space", "dataset", "evaluator")},
+}  # by kind of part: the configuration group that its name is chosen from
+KINDS = (*GROUPS, "operation")
+
+operations: dict[str, tuple[Any, dict[str, Any]]] = {}  # name -> its constructor, and how it is treated
+_modules: dict[tuple[str, str], str] = {}  # (kind, name) -> the module that registered it
+_loading: list[str] = []  # the plug-in that is being imported, if any
+_plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> the plug-in that brought it
+
+
+def register(kind: str, name: str, **values: Any) -> Callable[[T], T]:
+    """Make a class or function known to the configuration under a name; returns a decorator.
+
+    `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator" or
+    "operation". A part is a dataclass whose fields are its settings; with `values` for all of them it can be chosen
+    at once (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values. An operation is a
+    function (channels, stride, affine) -> nn.Module; its `values` are fields of `Candidate`.
+    Raises `UserError` for an unknown kind and for a name that is taken.
+    """
+    if kind not in KINDS:
+        raise unknown("register: kind", kind, KINDS)
+
+    def decorate(thing: T) -> T:
+        module = getattr(thing, "__module__", "")
+        _claim(kind, name, module)
+        if kind == "operation":
+            operations[name] = thing, values
+        else:
+            _store(kind, name, thing, values)
+        return thing
+
+    return decorate
+
+
+def command_settings(name: str) -> Callable[[T], T]:
+    """Make a dataclass the schema of a command's configuration, conf/NAME.yaml; returns a decorator."""
+
+    def decorate(schema: T) -> T:
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+        return schema
+
+    return decorate
+
+
+def load_plugins(names: Sequence[str]) -> None:
+    """Import the modules named by `plugins=[...]`, which register what they add; `UserError` where one is missing."""
+    for name in names:
+        _loading.append(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.split(".")[0] and error.name != name:
+                raise
+            raise UserError(f"plugins: no module {name!r}; it must be importable (PYTHONPATH, or the folder)") from None
+        finally:
+            _loading.pop()
+
+
+def plugin_of(kind: str, name: str) -> str | None:
+    """The plug-in that registered a name; None for what this package has itself."""
+    return _plugins.get((kind, name))
+
+
+def plugins_of_operations(names: Sequence[str]) -> list[str]:
+    """The plug-ins that some operations came from, sorted."""
+    found = {_plugins[("operation", name)] for name in names if ("operation", name) in _plugins}
+    return sorted(found)
+
+
+def _claim(kind: str, name: str, module: str) -> None:
+    """Note who registers a name; a module may do so again (it may be imported twice, as __main__ and by name)."""
+    taken = _modules.get((kind, name))
+    if taken is not None and taken != module and "__main__" not in (taken, module):
+        raise UserError(f"{kind} {name!r} is registered by {taken} already; {module} must choose another name")
+    _modules[(kind, name)] = module
+    if not module.startswith("darts."):
+        _plugins[(kind, name)] = _loading[-1] if _loading else module
+
+
+def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
+    """Tell Hydra a part's schema, and the part itself where the values of its settings are given."""
+    store = ConfigStore.instance()
+    store.store(group=f"schema/{kind}", name=name, node=part)
+    fields = [field.name for field in dataclasses.fields(part)]
+    if values or not fields:
+        missing = [field for field in fields if field not in values]
+        if missing:
+            raise UserError(f"register: {kind} {name!r} lacks a value for {', '.join(missing)}")
+        if not part.__module__.startswith("darts."):
+            store.store(group=GROUPS[kind], name=name, node=part(**values))

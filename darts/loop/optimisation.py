@@ -1,0 +1,206 @@
+"""Optimisers, learning rates as functions of progress, one weight step, and evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts.loop.settings import ArchitectureOptimiser, CosineUnit, WeightOptimiser
+from darts.runtime import distributed
+from darts.runtime.errors import NotFiniteError
+from darts.runtime.reduction import whole_loss
+from darts.tasks.batches import Batch
+
+
+def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser, graphs: bool = False) -> torch.optim.SGD:
+    """SGD whose learning rate `set_learning_rate` moves; with `graphs` that is a tensor which a CUDA graph reads."""
+    parameters = list(parameters)
+    rate = torch.tensor(settings.learning_rate, device=parameters[0].device) if graphs else settings.learning_rate
+    return torch.optim.SGD(
+        parameters,
+        lr=rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=graphs or None,
+    )
+
+
+def architecture_optimiser(
+    parameters: Iterable[Tensor], settings: ArchitectureOptimiser, graphs: bool = False
+) -> torch.optim.Adam:
+    """Adam with the weight decay added to the gradient, as published."""
+    return torch.optim.Adam(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        capturable=graphs,
+    )
+
+
+def cosine_learning_rate(settings: WeightOptimiser, progress: float, epochs: int) -> float:
+    """From the learning rate to the final one along half a cosine; `progress` is the fraction of the run that is done.
+
+    With `cosine_unit=epoch` the value holds for a whole epoch, as published.
+    """
+    if settings.cosine_unit is CosineUnit.EPOCH:
+        progress = math.floor(progress * epochs + 1e-9) / epochs
+    swing = settings.learning_rate - settings.final_learning_rate
+    return settings.final_learning_rate + swing * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give all parameter groups a learning rate."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> None:
+    """Take one step down the gradient of a loss, whose norm over all parameters is clipped first.
+
+    `loss` is this process's part of the whole batch's (`cross_entropy`). Raises what `require_finite` raises.
+    """
+    require_finite(whole_loss(loss), "the training loss")
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = distributed.all_reduce([parameter.grad for parameter in parameters])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    _clip(parameters, clip)
+    optimiser.step()
+
+
+def require_finite(value: Tensor, what: str) -> None:
+    """Raise `NotFiniteError` where a number is NaN or infinite, so that no step is taken by it.
+
+    On the CPU only: other devices would have to wait for the answer; there the sums are looked at now and then
+    (run_state.py), and nothing that is not finite is ever saved.
+    """
+    if value.device.type == "cpu" and not math.isfinite(float(value.detach())):
+        raise NotFiniteError(f"{what} is {float(value.detach())}")
+
+
+def _clip(parameters: Iterable[Tensor], clip: float) -> None:
+    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in with_gradient if parameter.grad is not None])
+    require_finite(norm, "the norm of the weights' gradient")
+    if math.isfinite(clip):
+        nn.utils.clip_grads_with_norm_(with_gradient, clip, norm)
+
+
+def step_down(
+    optimiser: torch.optim.Optimizer,
+    weights: Mapping[str, Tensor],
+    gradients: Sequence[Tensor | None],
+    clip: float,
+    frozen: Mapping[str, Tensor],
+) -> None:
+    """Take one step along given gradients, clipped together; weights without one, or where `frozen` is true, stay."""
+    for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+        if gradient is not None and name in frozen:
+            gradient = gradient.masked_fill(frozen[name], 0)
+        weight.grad = gradient
+    _clip(weights.values(), clip)
+    before = {name: weights[name].detach().clone() for name in frozen}
+    optimiser.step()
+    with torch.no_grad():
+        for name, mask in frozen.items():
+            weights[name].copy_(torch.where(mask, before[name], weights[name]))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What a step measured: a sum, and over how many it is one, so that it cannot be divided by another number."""
+
+    total: Tensor  # a scalar on the device
+    count: int
+
+    @classmethod
+    def of(cls, value: Tensor, count: int = 1) -> Mean:
+        """A mean over `count` images, or a single number."""
+        return cls(value * count, count)
+
+
+StepMetrics = dict[str, Mean]
+
+
+class RunningMeans:
+    """Means over what the steps of an epoch measured, kept on the device so that no step waits for it."""
+
+    def __init__(self, state: Mapping[str, Sequence[float]] | None = None) -> None:
+        self._totals: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        for name, (total, count) in (state or {}).items():
+            self._totals[name] = torch.tensor(total, dtype=torch.float64)
+            self._counts[name] = int(count)
+
+    def add(self, name: str, measured: Mean) -> None:
+        """Add what a step measured."""
+        before = self._totals.get(name)
+        place = "cpu" if measured.total.device.type == "mps" else measured.total.device
+        total = measured.total.detach().to(place, torch.float64)
+        self._totals[name] = total if before is None else before.to(total.device) + total
+        self._counts[name] = self._counts.get(name, 0) + measured.count
+
+    def means(self) -> dict[str, float]:
+        """Return the means by name, over all processes."""
+        names = list(self._totals)
+        own = [float(self._totals[name]) for name in names] + [self._counts[name] for name in names]
+        sums = distributed.all_reduce_numbers(own)
+        return {name: sums[at] / sums[len(names) + at] for at, name in enumerate(names)}
+
+    def require_finite(self) -> None:
+        """Raise `NotFiniteError` naming the first mean that is NaN or infinite; waits for the device."""
+        for name, mean in self.means().items():
+            if not math.isfinite(mean):
+                raise NotFiniteError(f"{name} is {mean}")
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Return plain values from which the same means can be continued."""
+        return {name: [float(total), self._counts[name]] for name, total in self._totals.items()}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return this process's part of the whole batch's mean loss; with one process, the mean itself."""
+    if distributed.world_size() == 1:
+        return F.cross_entropy(logits, labels)
+    (images,) = distributed.all_reduce_numbers([len(labels)])
+    return F.cross_entropy(logits, labels, reduction="sum") / images
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many of a batch are classified correctly."""
+    return (logits.argmax(dim=1) == labels).sum()
+
+
+@torch.no_grad()
+def evaluate(forward: Callable[[Tensor], Tensor], module: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return mean loss and accuracy (0 to 1) in evaluation mode."""
+    training = module.training
+    module.eval()
+    means = RunningMeans()
+    for images, labels in batches:
+        logits = forward(images)
+        means.add("loss", Mean(F.cross_entropy(logits.float(), labels, reduction="sum"), len(labels)))
+        means.add("accuracy", Mean(correct(logits, labels), len(labels)))
+    module.train(training)
+    return means.means()
+
+
+def stop_unless_finite(metrics: dict[str, float], epoch: int, learning_rate: float, remedy: str) -> None:
+    """Raise `NotFiniteError` where a mean of an epoch is NaN or infinite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"epoch {epoch + 1}: {name} is {value} at learning rate {learning_rate:.4g}; "
+                f"the checkpoint before it is kept; {remedy}"
+            )

@@ -1,0 +1,130 @@
+"""The position of a run, epoch by epoch and step by step: what a search and a retraining have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from darts import __version__
+from darts.loop.optimisation import RunningMeans
+from darts.loop.tracking import Tracker
+from darts.runtime import distributed
+from darts.runtime.checkpoint import Checkpoints, State
+from darts.runtime.errors import NotFiniteError, UserError
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
+
+T = TypeVar("T")
+LOOK_EVERY = 50  # steps between two looks at the sums; the CPU looks at every loss
+REMEDY = "no step was taken by it and the checkpoint before it is kept; lower weight_optimiser.learning_rate"
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """A run's position, records and checkpoints; what it works on is added by the two loops."""
+
+    checkpoints: Checkpoints
+    tracker: Tracker
+    minutes: float  # between two saves within an epoch
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    means: RunningMeans = field(default_factory=RunningMeans)
+    ended: bool = False  # before the last epoch
+
+    def state_dict(self) -> State:
+        """Everything else that changes, as tensors and plain values."""
+        raise NotImplementedError
+
+    def load_state_dict(self, saved: State) -> None:
+        """Take up what `state_dict` gave."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """Write a checkpoint from which the run resumes bit for bit."""
+        position = {
+            "version": __version__,
+            "position": {"epoch": self.epoch, "step": self.step, "ended": self.ended},
+            "means": distributed.all_gather(self.means.state_dict()),
+            "history": self.tracker.history,
+            "timing": self.tracker.timing,
+            "seconds": self.tracker.seconds() if self.step else 0.0,
+        }
+        state_dict = self.state_dict()
+        _require_finite(state_dict, "")
+        if distributed.is_main_process():
+            self.checkpoints.save({**state_dict, **position})
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Resume from what `save` wrote."""
+        self.load_state_dict(saved)
+        self.epoch, self.step, self.ended = (saved["position"][name] for name in ("epoch", "step", "ended"))
+        self.means = RunningMeans(_own_means(saved["means"]))
+        self.tracker.restore(saved["history"], saved["timing"], saved["seconds"])
+
+    @contextmanager
+    def located(self, learning_rate: float) -> Iterator[None]:
+        """Add the step to the message of a `NotFiniteError` raised within the block."""
+        try:
+            yield
+        except NotFiniteError as error:
+            place = f"epoch {self.epoch + 1}, step {self.step + 1}, learning rate {learning_rate:.4g}"
+            raise NotFiniteError(f"{place}: {error}; {REMEDY}") from None
+
+    def epochs(self, last: int) -> Iterator[int]:
+        """Yield the epochs that remain; a checkpoint follows each."""
+        with deferred_signals():
+            while self.epoch < last and not self.ended:
+                yield self.epoch
+                self.epoch, self.step, self.means = self.epoch + 1, 0, RunningMeans()
+                self.save()
+                raise_if_interrupted(int(distributed.all_reduce_max([pending_signal()])[0]))
+
+    def steps(self, items: Iterable[T], steps: int) -> Iterator[T]:
+        """Yield the remaining ones of an epoch's `steps` items, count them, and save when it is time."""
+        saved = time.monotonic()
+        for item in self.tracker.steps(items, self.epoch, self.step, steps):
+            yield item
+            self.step += 1
+            if self.step % LOOK_EVERY == 0:
+                self.means.require_finite()
+            if self.step < steps:
+                due = time.monotonic() - saved > 60 * self.minutes
+                # the largest over processes, so that all of them save and stop at the same step
+                signal, save = distributed.all_reduce_max([pending_signal(), due])
+                if signal or save:
+                    self.save()
+                    saved = time.monotonic()
+                raise_if_interrupted(int(signal))
+
+
+def _own_means(saved: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Return this process's sums of those that were saved; with another number of processes rank 0 takes all.
+
+    `UserError` where another number of processes is another experiment.
+    """
+    before, now = len(saved), distributed.world_size()
+    if before == now:
+        return saved[distributed.rank()]
+    if not distributed.synchronised_batch_norm():
+        raise UserError(
+            f"this run was on {before} processes and is now on {now}, which is another experiment "
+            "with parallel.synchronised_batch_norm=false; start as many, or give another hydra.run.dir"
+        )
+    own: dict[str, list[float]] = {}
+    for name in saved[0]:
+        total = [sum(one[name][place] for one in saved) for place in (0, 1)]
+        own[name] = total if distributed.is_main_process() else [0.0, 0.0]
+    return own
+
+
+def _require_finite(value: Any, name: str) -> None:
+    """Raise `NotFiniteError` naming a tensor that holds a NaN or an infinity."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _require_finite(inner, f"{name} {key}".strip())
+    elif isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+        raise NotFiniteError(f"{name} is not finite, and is not saved; {REMEDY}")

@@ -1,0 +1,170 @@
+"""Settings that several commands share: device and seed, sizes, optimisers, lengths, budgets.
+
+No field has a default here: every constant stands in conf/, once. Nothing here imports PyTorch, so that a wrong
+setting is answered at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+from darts.models.settings import MemorySettings, NetworkSettings
+from darts.runtime.errors import require
+from darts.runtime.settings import CheckpointSettings, Precision
+from darts.spaces.search_space import SearchSpace
+from darts.tasks.settings import Dataset
+
+
+class CosineUnit(Enum):
+    """When a cosine schedule moves."""
+
+    EPOCH = "epoch"
+    STEP = "step"
+
+
+@dataclass
+class WeightOptimiser:
+    """Stochastic gradient descent with a cosine schedule, for the weights of a supernet or network."""
+
+    learning_rate: float
+    final_learning_rate: float
+    cosine_unit: CosineUnit  # the published settings change the learning rate once an epoch
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    clip: float  # largest norm of the whole gradient
+
+    def __post_init__(self) -> None:
+        place = "weight_optimiser"
+        require(0 < self.learning_rate < math.inf, f"{place}.learning_rate", self.learning_rate, "above 0, finite")
+        within = 0 <= self.final_learning_rate <= self.learning_rate
+        require(within, f"{place}.final_learning_rate", self.final_learning_rate, "from 0 to the learning rate")
+        require(0 <= self.momentum < 1, f"{place}.momentum", self.momentum, "at least 0 and below 1")
+        allowed = "false where momentum is 0"
+        require(not self.nesterov or self.momentum > 0, f"{place}.nesterov", self.nesterov, allowed)
+        require(0 <= self.weight_decay < math.inf, f"{place}.weight_decay", self.weight_decay, "at least 0, finite")
+        require(self.clip > 0, f"{place}.clip", self.clip, "above 0 (inf: no clipping)")
+
+
+@dataclass
+class ArchitectureOptimiser:
+    """Adam for the architecture parameters (Liu et al. 2019, section 3.1.1)."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        place = "architecture_optimiser"
+        require(0 < self.learning_rate < math.inf, f"{place}.learning_rate", self.learning_rate, "above 0, finite")
+        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            require(0 <= value < 1, f"{place}.{name}", value, "at least 0 and below 1")
+        require(0 <= self.weight_decay < math.inf, f"{place}.weight_decay", self.weight_decay, "at least 0, finite")
+
+
+@dataclass
+class SearchLoop:
+    """How long a search runs and on what."""
+
+    epochs: int
+    batch_size: int
+    train_fraction: float  # fraction of the training images that trains the weights; the rest trains the architecture
+    initial_alpha: float  # standard deviation of the architecture parameters at the start
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "search.epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 2, "search.batch_size", self.batch_size, "at least 2 (batch norm)")
+        require(0 < self.train_fraction < 1, "search.train_fraction", self.train_fraction, "above 0 and below 1")
+        require(0 <= self.initial_alpha < math.inf, "search.initial_alpha", self.initial_alpha, "at least 0, finite")
+
+
+@dataclass
+class TrainLoop:
+    """How a network is retrained."""
+
+    epochs: int
+    batch_size: int
+    cutout: int  # side in pixels; 0: none
+    drop_path: float  # probability in the last epoch; it grows linearly from 0
+    auxiliary_weight: float  # of the auxiliary head's loss; 0: no head is trained
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2 (batch norm)")
+        require(self.cutout >= 0, "train.cutout", self.cutout, "at least 0")
+        require(0 <= self.drop_path < 1, "train.drop_path", self.drop_path, "at least 0 and below 1")
+        finite = 0 <= self.auxiliary_weight < math.inf
+        require(finite, "train.auxiliary_weight", self.auxiliary_weight, "at least 0, finite")
+
+
+@dataclass
+class Budget:
+    """What a search may spend; null: no limit. It ends before what would go beyond."""
+
+    evaluations: int | None  # of genotypes; differentiable methods make none
+    epochs: float | None  # passes over all training images
+    minutes: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("evaluations", "epochs", "minutes"):
+            limit = getattr(self, name)
+            require(limit is None or 0 < limit < math.inf, f"budget.{name}", limit, "above 0, finite, or null")
+
+
+S = TypeVar("S")
+
+
+def taken_over(kind: type[S], settings: Any, **own: Any) -> S:
+    """Settings of a kind: `own`, and all else from other settings that have fields of the same names."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in own]  # type: ignore[arg-type]
+    return kind(**{name: getattr(settings, name) for name in names}, **own)
+
+
+@dataclass
+class CommonSettings:
+    """What every command is told."""
+
+    seed: int
+    device: str  # auto, cpu, cuda, cuda:1, mps
+    runs: str  # the folder of all runs; `latest` looks there
+    plugins: list[str]  # modules to import, which register parts, operations and the like
+    space: SearchSpace
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 4294967295")
+
+
+@dataclass
+class DataSettings(CommonSettings):
+    """What every command is told that computes on a data set."""
+
+    deterministic: bool  # on a GPU, algorithms that repeat to the bit where there are any; the CPU always repeats
+    precision: Precision
+    graphs: bool  # on CUDA, a step as one graph: recorded once, replayed after
+    memory: MemorySettings
+    dataset: Dataset
+    checkpoint: CheckpointSettings
+
+
+@dataclass
+class RunSettings(DataSettings):
+    """What every command is told that trains a network of a size of its own."""
+
+    network: NetworkSettings
+    weight_optimiser: WeightOptimiser
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("dataset.image_size", self.dataset.image_size, self.network)
+
+
+def check_size(setting: str, image_size: int, network: NetworkSettings) -> None:
+    """Images must be large enough for the stem and the two reduction cells."""
+    least = 2 ** (network.stem_reductions + 2)
+    allowed = f"at least {least}: the network halves it {network.stem_reductions + 2} times"
+    require(image_size >= least, setting, image_size, allowed)

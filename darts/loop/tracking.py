@@ -1,0 +1,163 @@
+"""What a run leaves behind while it goes: history.jsonl, timing.jsonl, TensorBoard, and lines on the console.
+
+history.jsonl holds what the settings and the seed determine, so that two runs can be compared byte by byte;
+timing.jsonl holds seconds and memory, which no two runs share.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from darts.runtime import distributed
+from darts.runtime.files import append_line, write_lines, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+Metrics = Mapping[str, float]
+T = TypeVar("T")
+EVENTS = "events.out.tfevents"  # how TensorBoard's file begins
+
+
+class Tracker:
+    """Keeps the records of one run; the loops call `steps` around an epoch and `record` after it."""
+
+    quiet = False  # True: nothing on the console
+
+    def __init__(self, folder: Path, epochs: int, device: torch.device) -> None:
+        self.folder = folder
+        self.epochs = epochs
+        self.device = device
+        self.history: list[dict[str, Any]] = []
+        self.timing: list[dict[str, Any]] = []
+        self.writer = _summary_writer(folder) if distributed.is_main_process() else None  # None: nothing is written
+        if (
+            self.writer
+        ):  # what a checkpoint knows comes back by `restore`; other lines are those of a run killed before one
+            for name in ("history.jsonl", "timing.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+        self.epoch_start = time.perf_counter()
+        self.seconds_before = 0.0  # spent on this epoch before an interruption
+
+    def restore(self, history: list[dict[str, Any]], timing: list[dict[str, Any]], seconds: float) -> None:
+        """Go on after the given epochs: whatever a killed run wrote beyond them is dropped from the files."""
+        self.history, self.timing, self.seconds_before = list(history), list(timing), seconds
+        if self.writer:
+            write_lines(self.folder / "history.jsonl", self.history)
+            write_lines(self.folder / "timing.jsonl", self.timing)
+
+    def redirected(self) -> AbstractContextManager[None]:
+        """Within the block log lines are printed above the progress bar instead of through it."""
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        return logging_redirect_tqdm()
+
+    def steps(self, items: Iterable[T], epoch: int, start: int, steps: int) -> Iterator[T]:
+        """Pass the items of an epoch on and show how far it is, where the output is a terminal."""
+        from tqdm import tqdm
+
+        self.epoch_start = time.perf_counter()
+        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not self.writer or not sys.stderr.isatty()
+        bar = tqdm(items, title, steps, leave=False, initial=start, disable=hidden, dynamic_ncols=True)
+        if self.history:
+            bar.set_postfix_str(f"{_summary(self.history[-1])}, {self._left(epoch)} left", refresh=False)
+        yield from bar
+
+    def seconds(self) -> float:
+        """Seconds spent on the present epoch so far."""
+        return self.seconds_before + time.perf_counter() - self.epoch_start
+
+    def record(self, epoch: int, metrics: Metrics, steps: int, extra: Mapping[str, Any] | None = None) -> None:
+        """Write down one epoch; `extra` goes to history.jsonl only."""
+        seconds = self.seconds()
+        timing = {
+            "epoch": epoch + 1,
+            "seconds": round(seconds, 3),
+            "step_ms": round(1000 * seconds / steps, 3),
+            "memory_mb": round(peak_memory_mb(self.device), 1),
+        }
+        self.seconds_before, self.epoch_start = 0.0, time.perf_counter()
+        self.history.append({"epoch": epoch + 1, **metrics, **(extra or {})})
+        self.timing.append(timing)
+        if not self.writer:
+            return
+        append_line(self.folder / "history.jsonl", self.history[-1])
+        append_line(self.folder / "timing.jsonl", timing)
+        self.scalars(epoch, metrics)
+        self.scalars(epoch, {f"time/{name}": timing[name] for name in ("seconds", "step_ms", "memory_mb")})
+        left = self._left(epoch + 1)
+        level = logging.DEBUG if self.quiet else logging.INFO
+        log.log(level, "epoch %*d/%d  %s  %.1f s, %s left", len(str(self.epochs)), epoch + 1, self.epochs,
+                 _summary(self.history[-1]), seconds, left)  # fmt: skip
+
+    def scalars(self, epoch: int, metrics: Metrics) -> None:
+        """Values for TensorBoard only."""
+        if self.writer:
+            with writing(self.folder / EVENTS):
+                for name, value in metrics.items():
+                    self.writer.add_scalar(name, value, epoch + 1)
+
+    def picture(self, epoch: int, name: str, draw: Callable[[], Figure]) -> None:
+        """A picture for TensorBoard, drawn where it is kept."""
+        if self.writer:
+            with writing(self.folder / EVENTS):
+                self.writer.add_figure(name, draw(), epoch + 1)
+
+    def total_seconds(self) -> float:
+        """Seconds of all epochs, those before an interruption included."""
+        return sum(line["seconds"] for line in self.timing)
+
+    def close(self) -> None:
+        """Write out what TensorBoard has not written yet."""
+        if self.writer:
+            with writing(self.folder / EVENTS):
+                self.writer.close()
+
+    def _left(self, done: int) -> str:
+        if not self.timing:
+            return "?"
+        seconds = (self.epochs - done) * self.total_seconds() / len(self.timing)
+        return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _summary_writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    threading.excepthook = _left_to_the_next_call
+    with writing(folder / EVENTS):
+        return SummaryWriter(str(folder))
+
+
+def _left_to_the_next_call(error: threading.ExceptHookArgs, default_hook: Any = threading.excepthook) -> None:
+    """TensorBoard's writing thread hands its error on to the next call, and has nothing to print by itself."""
+    if type(error.thread).__module__.split(".")[0] != "tensorboard":
+        default_hook(error)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far: of the GPU where the run is on one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _summary(line: Mapping[str, Any]) -> str:
+    """The figures of an epoch that fit on a line."""
+    parts = []
+    for split in ("train", "valid"):
+        if f"{split}/loss" in line:
+            parts.append(f"{split} loss {line[f'{split}/loss']:.3f} accuracy {100 * line[f'{split}/accuracy']:.1f}%")
+    return ", ".join(parts)

@@ -1,0 +1,90 @@
+"""What is added to every edge besides its candidates, or changes them while the supernet is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from darts.config.registry import register
+from darts.models.mixture import Progress
+from darts.runtime.errors import require
+
+
+@dataclass
+class EdgeExtras:
+    """Operations added to every edge besides the candidates, each with a weight that does not depend on alpha."""
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the added operations."""
+        return ()
+
+    def weights(self, progress: Progress) -> Sequence[Progress]:
+        """Return the weights of the added operations at a fraction of the search."""
+        return ()
+
+    @property
+    def drops_skips(self) -> bool:
+        """Whether skip connections drop values in training."""
+        return False
+
+    def skip_dropout(self, stage: int, progress: float, alpha_frozen_fraction: float) -> float:
+        """Return the dropout probability at a fraction of a stage in whose first part alpha does not move."""
+        return 0.0
+
+
+@register("edge_extras", "none")
+@dataclass
+class NoExtras(EdgeExtras):
+    """Nothing, as in the paper of Liu et al. 2019."""
+
+
+@register("edge_extras", "auxiliary_skip")
+@dataclass
+class AuxiliarySkip(EdgeExtras):
+    """A skip connection added to each mixed operation, whose weight falls to 0 (Chu et al. 2021, DARTS-, equation 4).
+
+    It carries the gradients that would otherwise make the candidate of that name win. At stride 2 it is a factorised
+    reduction.
+    """
+
+    start: float  # the weight at the first step; it falls linearly to 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.start < math.inf, "method.edge_extras.start", self.start, "above 0, finite")
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return ("skip_connect",)
+
+    def weights(self, progress: Progress) -> Sequence[Progress]:
+        return (self.start * (1 - progress),)
+
+
+@register("edge_extras", "skip_dropout")
+@dataclass
+class SkipDropout(EdgeExtras):
+    """Skip connections of stride 1 drop values, less and less (Chen et al. 2019, P-DARTS, section 3.3.2).
+
+    While alpha is frozen the probability falls linearly from the stage's rate; once alpha moves it starts from the
+    rate again and falls by exp(-decay) over what is a 25th of the stage (an epoch there).
+    """
+
+    rates: list[float]  # one a stage
+    decay: float  # in an epoch of their 25
+
+    def __post_init__(self) -> None:
+        sound = bool(self.rates) and all(0 <= rate < 1 for rate in self.rates)
+        require(sound, "method.edge_extras.rates", self.rates, "probabilities from 0 to under 1, at least one")
+        require(self.decay >= 0, "method.edge_extras.decay", self.decay, "at least 0")
+
+    @property
+    def drops_skips(self) -> bool:
+        return True
+
+    def skip_dropout(self, stage: int, progress: float, alpha_frozen_fraction: float) -> float:
+        rate = self.rates[min(stage, len(self.rates) - 1)]
+        if progress < alpha_frozen_fraction:
+            return rate * (1 - progress)
+        return rate * math.exp(-self.decay * 25 * (progress - alpha_frozen_fraction))

@@ -1,0 +1,156 @@
+"""A differentiable search method: the names of its parts, and what they say together.
+
+Each part answers one question; plain DARTS answers most with "nothing". conf/method/NAME.yaml names the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from darts.config.registry import register
+from darts.methods.channels import Channels, edge_softmax
+from darts.methods.discretisation import Discretisation
+from darts.methods.edge_extras import EdgeExtras
+from darts.methods.hypergradient import FiniteDifference, FirstOrder, Hypergradient
+from darts.methods.perturbation import Perturbation
+from darts.methods.regularisers import Regulariser
+from darts.methods.relaxation import Relaxation
+from darts.methods.schedule import Projection, Schedule
+from darts.methods.stopping import Stopping
+from darts.methods.weight_gradient import TrainingLoss, WeightGradient
+from darts.models.mixture import Mixture, MixtureWeights, Progress
+from darts.runtime.errors import UserError
+from darts.spaces.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Alpha = Mapping[str, "Tensor"]  # cell type -> (edges, candidates), and EDGES + cell type -> (edges,)
+Masks = Mapping[str, "Tensor"]  # cell type -> (edges, candidates), bool: the candidate masks
+EDGES = "edges/"
+
+
+@dataclass
+class SearchMethod:
+    """A way to search: by gradients (`Method`) or by asking for scores (`Strategy`, blackbox/strategy.py)."""
+
+    name: str
+
+
+@register("method", "method")
+@dataclass
+class Method(SearchMethod):
+    """A differentiable search method."""
+
+    relaxation: Relaxation  # how alpha becomes mixture weights
+    channels: Channels  # which channels pass the mixed operation
+    edge_extras: EdgeExtras  # what is added to every edge besides the candidates
+    regularisers: dict[str, Regulariser]  # what is added to the architecture loss
+    perturbation: Perturbation  # which mixture the weights are trained under
+    hypergradient: Hypergradient  # how the validation loss depends on alpha
+    weight_gradient: WeightGradient  # which gradient moves the weights
+    schedule: Schedule  # when alpha moves, which candidates stay active
+    stopping: Stopping  # when the search ends
+    discretisation: Discretisation  # how scores become a genotype
+
+    def __post_init__(self) -> None:
+        for reason, clash in self._clashes().items():
+            if clash:
+                raise UserError(f"method: {reason}")
+
+    def _clashes(self) -> dict[str, bool]:
+        sampled, plain_rule = self.relaxation.sampled, isinstance(self.weight_gradient, TrainingLoss)
+        return {
+            "method/perturbation changes all mixture weights, method/relaxation computes the sampled ones only; "
+            "give method/perturbation=unperturbed": sampled and self.perturbation.changes,
+            "method/weight_gradient needs the gradients of all candidates, method/relaxation computes the sampled ones "
+            "only; give method/weight_gradient=training_loss": sampled and not plain_rule,
+            "method/hypergradient differentiates through a weight step, which method/weight_gradient changes; "
+            "give method/hypergradient=first_order": not plain_rule and not isinstance(self.hypergradient, FirstOrder),
+            "method/hypergradient unrolls a step on all weights, method/relaxation computes the sampled ones only; "
+            "give method/hypergradient=first_order": sampled and isinstance(self.hypergradient, FiniteDifference),
+            "method/schedule=projection chooses by accuracy and never uses alpha's order, so method/stopping has "
+            "no meaning; give method/stopping=last_epoch": isinstance(self.schedule, Projection)
+            and self.stopping.eigenvalue_every > 0,
+        }
+
+    @property
+    def random(self) -> bool:
+        """Whether a step draws random numbers."""
+        return self.relaxation.random or self.perturbation.random or self.edge_extras.drops_skips
+
+    @property
+    def graphable(self) -> bool:
+        """Whether a step draws nothing and asks the device for nothing, so that it can be one CUDA graph."""
+        return not (self.random or self.relaxation.sampled) and isinstance(self.weight_gradient, TrainingLoss)
+
+    def mixture(
+        self, alpha: Alpha, active: Masks, progress: Progress, space: SearchSpace, deterministic: bool = False
+    ) -> Mixture:
+        """Return what the supernet is called with, by cell type; differentiable in alpha.
+
+        `deterministic`: without noise, for evaluation.
+        """
+        found = {}
+        for kind in space.cell_types:
+            if deterministic:
+                weights = self.relaxation.deterministic(alpha[kind], active[kind])
+            else:
+                weights = self.relaxation.weights(alpha[kind], self._open(active[kind], kind, space), progress)
+            beta = alpha[EDGES + kind] if self.channels.edge_weights else None
+            found[kind] = self.completed(weights, beta, active[kind], progress, space)
+        return found
+
+    def _open(self, active: Tensor, kind: str, space: SearchSpace) -> Tensor:
+        """Return what a step may draw from: all that is active, or for each node a random set of inputs."""
+        import torch
+
+        if not self.relaxation.whole:
+            return active
+        mask = torch.zeros_like(active)
+        for node in range(space.nodes):
+            alive = [edge for edge in space.incoming(node) if bool(active[edge].any())]
+            for place in torch.randperm(len(alive))[: space.kept(node)].tolist():
+                mask[alive[place], space.selectable(kind, alive[place])] = True
+        return mask & active
+
+    def completed(
+        self, candidates: MixtureWeights, beta: Tensor | None, active: Tensor, progress: Progress, space: SearchSpace
+    ) -> MixtureWeights:
+        """Return the candidates' weights with the columns that do not depend on alpha, times the edges' weights."""
+        alive = active.any(-1, keepdim=True).to(candidates.weights)
+        extras = [alive * value for value in self.edge_extras.weights(progress)]
+        mixture = candidates.with_columns(extras)
+        if self.channels.k_of_stage(0) > 1:
+            mixture = self._with_bypass(mixture, alive)
+        if beta is not None:
+            edge_weights = edge_softmax(beta, space, active.any(-1))
+            mixture = mixture.with_weights(mixture.weights * edge_weights[..., None])
+        return mixture
+
+    def _with_bypass(self, mixture: MixtureWeights, alive: Tensor) -> MixtureWeights:
+        """Add the column of the channels that bypass the mixed operation; it is no operation to be computed."""
+        import torch
+
+        return mixture.with_weights(torch.cat([mixture.weights, alive], dim=-1))
+
+    def scores(self, alpha: Alpha, active: Masks, space: SearchSpace) -> dict[str, Tensor]:
+        """Return what discretisation ranks, (edges, candidates) by cell type, weights of edges included."""
+        found = {}
+        for kind in space.cell_types:
+            scores = self.relaxation.scores(alpha[kind].detach(), active[kind])
+            if self.channels.edge_weights:
+                edge_weights = edge_softmax(alpha[EDGES + kind].detach(), space, active[kind].any(-1))
+                scores = scores * edge_weights[:, None]
+            found[kind] = scores
+        return found
+
+    def penalty(self, alpha: Alpha, progress: Progress, space: SearchSpace) -> Tensor | None:
+        """Return the sum of the regularisers; None where there is none."""
+        total = None
+        for term in self.regularisers.values():
+            value = term([alpha[kind] for kind in space.cell_types], progress)
+            total = value if total is None else total + value
+        return total

@@ -1,0 +1,70 @@
+"""Regularisers: terms added to the architecture loss besides the validation loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from darts.config.registry import register
+from darts.models.mixture import Progress
+from darts.runtime.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class Regulariser:
+    """A differentiable function of alpha."""
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.weight < math.inf, "method.regularisers: weight", self.weight, "at least 0, finite")
+
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
+        """Return the term for the matrices (edges, candidates) of all cell types, at a fraction of the search."""
+        raise NotImplementedError
+
+
+@register("regularisers", "zero_one")
+@dataclass
+class ZeroOne(Regulariser):
+    """-weight * mean((sigmoid(alpha) - 1/2)^2): pushes weights to 0 or 1 (Chu et al. 2020, FairDARTS, equation 5)."""
+
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
+        import torch
+
+        values = torch.cat([matrix.flatten() for matrix in alpha])
+        return -self.weight * (values.sigmoid() - 0.5).square().mean()
+
+
+@register("regularisers", "log_sum_exp")
+@dataclass
+class LogSumExp(Regulariser):
+    """weight * progress * mean over edges of logsumexp(alpha) (Ye et al. 2022, beta-DARTS, equations 9 and 15)."""
+
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
+        import torch
+
+        return self.weight * progress * torch.cat([matrix.logsumexp(-1) for matrix in alpha]).mean()
+
+
+@register("regularisers", "anchor")
+@dataclass
+class Anchor(Regulariser):
+    """weight * KL(Dirichlet(elu(alpha) + 1), Dirichlet(1)), the sum over edges (Chen et al. 2021, DrNAS, 3.2)."""
+
+    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
+        import torch
+
+        from darts.methods.relaxation import concentration
+
+        total = torch.zeros((), device=alpha[0].device, dtype=alpha[0].dtype)
+        for matrix in alpha:
+            posterior = torch.distributions.Dirichlet(concentration(matrix))
+            prior = torch.distributions.Dirichlet(torch.ones_like(matrix))
+            total = total + torch.distributions.kl_divergence(posterior, prior).sum()
+        return self.weight * total

@@ -1,0 +1,311 @@
+"""When alpha moves, which candidates are active, and how deep the supernet is: a search as a list of stages.
+
+A schedule's settings never change; what it decides is a candidate mask, and what it remembers is its own memory:
+values that go in and come out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from darts.config.registry import register
+from darts.runtime.errors import require
+from darts.spaces.genotype import Genotype
+from darts.spaces.search_space import SearchSpace
+
+CandidateMask = dict[str, list[list[bool]]]  # by cell type, edge and candidate: is it active?
+Scores = Mapping[str, Sequence[Sequence[float]]]  # by cell type, edge and candidate
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a search with one supernet."""
+
+    number: int
+    first: int  # epoch
+    last: int  # the epoch after it
+    more_cells: int = 0  # than network.cells
+    fresh: bool = False  # weights and alpha begin again
+    alpha_frozen_fraction: float = 0.0  # alpha does not move in this fraction at its start
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a schedule may look at when an epoch has ended."""
+
+    epoch: int  # epochs done
+    space: SearchSpace
+    active: CandidateMask
+    scores: Scores
+    distributions: Scores  # softmax of alpha over all of the space's candidates, removed ones included
+    memory: Mapping[str, Any]  # what this schedule returned last
+    generator: random.Random
+    accuracy: Callable[[CandidateMask], float]  # of the supernet on the validation images, with these candidates only
+    path_accuracy: Callable[[Genotype], float]  # and with only a genotype's operations, each with weight 1
+
+
+@dataclass
+class Schedule:
+    """A search of one stage in which alpha moves from the first step and every candidate stays."""
+
+    def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
+        """The stages of a search of `search.epochs` epochs; a schedule may add epochs of its own."""
+        return [Stage(0, 0, epochs)]
+
+    def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
+        """Return which candidates are active from here on, and what to remember."""
+        return seen.active, dict(seen.memory)
+
+
+@register("schedule", "constant")
+@dataclass
+class Constant(Schedule):
+    """One stage, alpha moves throughout (Liu et al. 2019)."""
+
+
+@register("schedule", "warm_up")
+@dataclass
+class WarmUp(Schedule):
+    """Alpha is frozen at first and only the weights are trained (Xu et al. 2020: 15 of 50 epochs)."""
+
+    alpha_frozen_fraction: float  # of the search, or of each stage, at its start, in which alpha does not move
+
+    def __post_init__(self) -> None:
+        fraction = self.alpha_frozen_fraction
+        require(0 <= fraction < 1, "method.schedule.alpha_frozen_fraction", fraction, "at least 0 and below 1")
+
+    def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
+        return [Stage(0, 0, epochs, alpha_frozen_fraction=self.alpha_frozen_fraction)]
+
+
+@register("schedule", "stages")
+@dataclass
+class Stages(WarmUp):
+    """Equal stretches with fewer candidates and deeper supernets (Chen et al. 2019 and 2021: P-DARTS, DrNAS).
+
+    At the end of each but the last the weakest candidates of every edge go.
+    """
+
+    candidates: list[int]  # kept on an edge, one number for each stage after the first; at most those there are
+    more_cells: list[int]  # than network.cells, one a stage
+    fresh: bool  # weights and alpha begin again with each stage
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.candidates) and min(self.candidates) >= 1, "method.schedule.candidates", self.candidates,
+                "numbers from 1, at least one")  # fmt: skip
+        length = len(self.candidates) + 1
+        sound = len(self.more_cells) == length and min(self.more_cells) >= 0
+        require(sound, "method.schedule.more_cells", self.more_cells, f"{length} numbers from 0, one a stage")
+        same = self.fresh or not any(self.more_cells)
+        require(same, "method.schedule.more_cells", self.more_cells, "zeros, unless fresh is true")
+
+    def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
+        number = len(self.more_cells)
+        require(epochs >= number, "search.epochs", epochs, f"at least {number}, the method's stages")
+        bounds = [round(index * epochs / number) for index in range(number + 1)]
+        return [
+            Stage(i, bounds[i], bounds[i + 1], self.more_cells[i], self.fresh and i > 0, self.alpha_frozen_fraction)
+            for i in range(number)
+        ]
+
+    def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
+        for stage in self.stages(epochs, seen.space)[:-1]:
+            if seen.epoch == stage.last:
+                return weakest_gone(seen, self.candidates[stage.number]), dict(seen.memory)
+        return seen.active, dict(seen.memory)
+
+
+def weakest_gone(seen: Observation, keep: int) -> CandidateMask:
+    """On every edge the `keep` strongest of the candidates that are left, and always one that may be chosen."""
+    active: CandidateMask = {}
+    for kind, rows in seen.active.items():
+        active[kind] = []
+        for edge, row in enumerate(rows):
+            there = [column for column, stays in enumerate(row) if stays]
+            ranked = sorted(there, key=lambda column: -seen.scores[kind][edge][column])
+            kept = set(ranked[:keep])
+            selectable = [column for column in ranked if column in seen.space.selectable(kind, edge)]
+            if selectable and not kept & set(selectable):
+                kept = {*ranked[: keep - 1], selectable[0]}
+            active[kind].append([column in kept for column in range(len(row))])
+    return active
+
+
+@register("schedule", "greedy")
+@dataclass
+class Greedy(Schedule):
+    """Edges are decided one by one while the search runs (Li et al. 2020, SGAS, section 3.3).
+
+    From epoch `first` on, every `interval` epochs, the undecided edge of the highest score in each cell type:
+    importance (1 - p(none)) times certainty (1 - normalised entropy), with `history` above 0 also times stability (the
+    mean overlap with the distributions of so many epochs before; criterion 2), each scaled to 0..1 over the edges. It
+    keeps its strongest operation; once a node has its edges, its others go. Epochs that this needs beyond search.epochs
+    are added.
+    """
+
+    first: int
+    interval: int
+    history: int
+
+    def __post_init__(self) -> None:
+        require(self.first >= 1, "method.schedule.first", self.first, "at least 1")
+        require(self.interval >= 1, "method.schedule.interval", self.interval, "at least 1")
+        require(self.history >= 0, "method.schedule.history", self.history, "at least 0")
+
+    def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
+        decisions = sum(space.kept(node) for node in range(space.nodes))
+        needed = self.first + self.interval * (decisions - 1) + 1
+        return [Stage(0, 0, max(epochs, needed))]
+
+    def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
+        before = list(seen.memory.get("distributions", []))
+        now = {kind: [_without_none(row, seen.space) for row in rows] for kind, rows in seen.distributions.items()}
+        memory = {**seen.memory, "distributions": [*before, now][-self.history :] if self.history else []}
+        due = seen.epoch >= self.first and (seen.epoch - self.first) % self.interval == 0
+        if not due:
+            return seen.active, memory
+        past = [{kind: earlier[kind] for kind in now} for earlier in before]
+        return {kind: self._decided(kind, seen, now, past) for kind in seen.active}, memory
+
+    def _decided(self, kind: str, seen: Observation, now: Scores, past: Sequence[Scores]) -> list[list[bool]]:
+        rows = [list(row) for row in seen.active[kind]]
+        undecided = [edge for edge, row in enumerate(rows) if sum(row) > 1]
+        if not undecided:
+            return rows
+        importance = [1 - _none(row, seen.space) for row in seen.distributions[kind]]
+        certainty = [1 - _entropy(row) / math.log(len(row)) if len(row) > 1 else 1.0 for row in now[kind]]
+        parts = [_scaled(importance), _scaled(certainty)]
+        if self.history:
+            overlap = [
+                sum(sum(map(min, row, earlier[kind][edge])) for earlier in past) / len(past) if past else 0.0
+                for edge, row in enumerate(now[kind])
+            ]
+            parts.append(_scaled(overlap))
+        chosen = max(undecided, key=lambda edge: math.prod(part[edge] for part in parts))
+        column = max(seen.space.selectable(kind, chosen), key=lambda c: (rows[chosen][c], seen.scores[kind][chosen][c]))
+        rows[chosen] = [c == column for c in range(len(rows[chosen]))]
+        return without_surplus(rows, seen.space)
+
+
+def without_surplus(rows: list[list[bool]], space: SearchSpace) -> list[list[bool]]:
+    """Where a node has as many decided edges as it keeps, its other edges lose all candidates."""
+    for node in range(space.nodes):
+        incoming = space.incoming(node)
+        decided = [edge for edge in incoming if sum(rows[edge]) == 1]
+        if len(decided) == space.kept(node):
+            for edge in set(incoming) - set(decided):
+                rows[edge] = [False] * len(rows[edge])
+    return rows
+
+
+@register("schedule", "projection")
+@dataclass
+class Projection(Schedule):
+    """After the search operations are chosen by what their removal costs (Wang et al. 2021, DARTS-PT, algorithm 1).
+
+    Every `interval` epochs of tuning the weights, in each cell type: first a random undecided edge keeps the operation
+    without which the supernet's validation accuracy is lowest; when all are decided, a random node keeps the edges
+    without which it is lowest.
+    """
+
+    interval: int
+    alpha_fixed: bool  # alpha is never trained; the search trains weights only
+
+    def __post_init__(self) -> None:
+        require(self.interval >= 1, "method.schedule.interval", self.interval, "at least 1")
+
+    def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
+        crowded = sum(len(space.incoming(node)) > space.kept(node) for node in range(space.nodes))
+        tuning = self.interval * (len(space.edges()) + crowded - 1) + 1
+        first = Stage(0, 0, epochs, alpha_frozen_fraction=1.0 if self.alpha_fixed else 0.0)
+        return [first, Stage(1, epochs, epochs + tuning, alpha_frozen_fraction=1.0)]
+
+    def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
+        due = seen.epoch >= epochs and (seen.epoch - epochs) % self.interval == 0
+        active = seen.active
+        for kind in seen.active if due else []:
+            active = {**active, kind: self._projected(kind, seen, active)}
+        return active, dict(seen.memory)
+
+    def _projected(self, kind: str, seen: Observation, active: CandidateMask) -> list[list[bool]]:
+        rows = [list(row) for row in active[kind]]
+        undecided = [edge for edge, row in enumerate(rows) if sum(row) > 1]
+        if undecided:
+            edge = seen.generator.choice(undecided)
+            choices = [c for c in seen.space.selectable(kind, edge) if rows[edge][c]]
+            column = min(choices, key=lambda c: seen.accuracy({**active, kind: _without(rows, edge, c)}))
+            rows[edge] = [c == column for c in range(len(rows[edge]))]
+            return rows
+        nodes = [n for n in range(seen.space.nodes) if len(_alive(rows, seen.space, n)) > seen.space.kept(n)]
+        if nodes:
+            node = seen.generator.choice(nodes)
+            alive = _alive(rows, seen.space, node)
+            without = {edge: seen.accuracy({**active, kind: _without(rows, edge, None)}) for edge in alive}
+            for edge in sorted(alive, key=lambda edge: without[edge])[seen.space.kept(node) :]:
+                rows[edge] = [False] * len(rows[edge])
+        return rows
+
+
+@register("schedule", "best_of_samples")
+@dataclass
+class BestOfSamples(Schedule):
+    """Alpha never moves; the result is the best of random genotypes by the supernet's weights (Li and Talwalkar 2019,
+    section 3.3). It is chosen before the last epoch, which trains its path only.
+    """
+
+    samples: int
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 1, "method.schedule.samples", self.samples, "at least 1")
+
+    def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
+        require(epochs >= 2, "search.epochs", epochs, "at least 2 with this method")
+        return [Stage(0, 0, epochs, alpha_frozen_fraction=1.0)]
+
+    def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
+        if seen.epoch != epochs - 1:
+            return seen.active, dict(seen.memory)
+        drawn = [seen.space.sample(seen.generator) for _ in range(self.samples)]
+        best = max(drawn, key=seen.path_accuracy)
+        chosen = {kind: set(seen.space.places(cell)) for kind, cell in best.cells.items()}
+        active = {
+            kind: [[(edge, column) in chosen[kind] for column in range(len(row))] for edge, row in enumerate(rows)]
+            for kind, rows in seen.active.items()
+        }
+        return active, dict(seen.memory)
+
+
+def _alive(rows: Sequence[Sequence[bool]], space: SearchSpace, node: int) -> list[int]:
+    return [edge for edge in space.incoming(node) if any(rows[edge])]
+
+
+def _without(rows: Sequence[Sequence[bool]], edge: int, column: int | None) -> list[list[bool]]:
+    """The candidates without one, or without all of an edge."""
+    found = [list(row) for row in rows]
+    found[edge] = [stays and column is not None and c != column for c, stays in enumerate(rows[edge])]
+    return found
+
+
+def _none(row: Sequence[float], space: SearchSpace) -> float:
+    return row[space.candidates.index("none")] if "none" in space.candidates else 0.0
+
+
+def _without_none(row: Sequence[float], space: SearchSpace) -> list[float]:
+    """The distribution over the other candidates."""
+    kept = [value for name, value in zip(space.candidates, row, strict=True) if name != "none"]
+    return [value / max(sum(kept), 1e-30) for value in kept]
+
+
+def _entropy(row: Sequence[float]) -> float:
+    return -sum(value * math.log(value) for value in row if value > 0)
+
+
+def _scaled(values: Sequence[float]) -> list[float]:
+    """To 0..1 over the edges, as in the authors' code."""
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) if high > low else 1.0 for value in values]

@@ -1,0 +1,67 @@
+"""When a search ends before its last epoch, and which epoch's genotype it returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from darts.config.registry import register
+from darts.runtime.errors import require
+
+
+@dataclass
+class Stopping:
+    """A rule that reads the history of a search."""
+
+    @property
+    def eigenvalue_every(self) -> int:
+        """How often, in epochs, it needs the dominant eigenvalue of the validation Hessian; 0: never."""
+        return 0
+
+    def chosen_epoch(self, history: Sequence[Mapping[str, Any]]) -> int | None:
+        """The epoch (from 1) whose genotype is the result, if the search is to end here."""
+        return None
+
+
+@register("stopping", "last_epoch")
+@dataclass
+class LastEpoch(Stopping):
+    """The search runs to its last epoch."""
+
+
+@register("stopping", "eigenvalue_growth")
+@dataclass
+class EigenvalueGrowth(Stopping):
+    """Ends once the validation loss has become sharp in alpha (Zela et al. 2020, R-DARTS, section 4.3).
+
+    The dominant eigenvalue of the Hessian of the validation loss in alpha is measured every `every` epochs from epoch
+    `first` on. Once its mean over `window` measurements has grown by more than `factor` over `back` measurements, the
+    genotype from before that growth is returned.
+    """
+
+    first: int
+    every: int
+    window: int
+    back: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        for name in ("first", "every", "window", "back"):
+            require(getattr(self, name) >= 1, f"method.stopping.{name}", getattr(self, name), "at least 1")
+        require(1 < self.factor < math.inf, "method.stopping.factor", self.factor, "above 1, finite")
+
+    @property
+    def eigenvalue_every(self) -> int:
+        return self.every
+
+    def chosen_epoch(self, history: Sequence[Mapping[str, Any]]) -> int | None:
+        measured = [line for line in history if "eigenvalue" in line and line["epoch"] >= self.first]
+        means = [
+            sum(line["eigenvalue"] for line in measured[max(0, i - self.window + 1) : i + 1]) / min(i + 1, self.window)
+            for i in range(len(measured))
+        ]
+        if len(means) <= self.back or means[-1] <= self.factor * means[-1 - self.back]:
+            return None
+        return int(measured[-1 - self.back]["epoch"])

@@ -1,0 +1,181 @@
+"""What a network costs: parameters, multiply-adds, latency; expected costs of a mixture, and limits on them.
+
+The expected cost of a mixture is that of an architecture drawn from it: an edge into a node with n inputs of which k
+stay counts k / n, and on it each candidate that may be chosen counts its weight.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from darts.models.network import build_network
+from darts.models.operations import candidate
+from darts.models.settings import ConstraintSettings, NetworkSettings
+from darts.runtime.device import placed
+from darts.runtime.errors import UserError
+from darts.spaces.genotype import Genotype
+from darts.spaces.search_space import InputShape, SearchSpace, plan_cells
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trained values, biases and affine batch norms included."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_parameters_without_auxiliary(network: nn.Module) -> int:
+    """The same without the auxiliary head, which exists in training only; papers print this figure."""
+    return sum(value.numel() for name, value in network.named_parameters() if not name.startswith("auxiliary."))
+
+
+@torch.no_grad()
+def count_macs(network: nn.Module, images: Tensor, *arguments: Any) -> int:
+    """Multiply-adds of one forward pass in evaluation mode, of convolutions and matrix products."""
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter:
+        network(images, *arguments)
+    network.train(training)
+    return counter.get_total_flops() // 2
+
+
+@torch.no_grad()
+def latency_ms(network: nn.Module, images: Tensor, repetitions: int = 20) -> float:
+    """Median time of a forward pass in evaluation mode, in milliseconds, after three passes of warm-up."""
+    network.eval()
+    times = [_timed(lambda: network(images), images.device) for _ in range(3 + repetitions)]
+    return 1000 * statistics.median(times[3:])
+
+
+def _timed(action: Callable[[], Any], device: torch.device) -> float:
+    start = time.perf_counter()
+    action()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+    return time.perf_counter() - start
+
+
+COSTS = ("parameters", "macs", "latency_ms")
+
+
+@dataclass
+class CostModel:
+    """Expected costs, of one image, of the network that `settings.network` would make of a mixture."""
+
+    settings: ConstraintSettings
+    space: SearchSpace
+    shape: InputShape
+    device: torch.device
+    limits: dict[str, float] = field(init=False)
+    tables: dict[str, dict[str, Tensor]] = field(init=False)  # cost -> cell type -> (edges, candidates), all cells
+    rest: dict[str, float] = field(init=False)  # cost -> what does not lie on edges
+    selectable: dict[str, Tensor] = field(init=False)  # cell type -> (edges, candidates), 1 where it may be chosen
+    kept: Tensor = field(init=False)  # (edges,), how likely an edge stays
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self.settings, name) for name in COSTS}
+        self.limits = {name: float(limit) for name, limit in given.items() if limit is not None}
+        self.tables = {name: self._table(name) for name in self.limits}
+        reference = self.space.sample(random.Random(0))
+        known = self.measured(reference) if self.limits else {}
+        self.selectable = {kind: self._selectable(kind) for kind in self.space.cell_types}
+        self.kept = self._kept()
+        self.rest = {name: known[name] - self._on_edges(name, reference) for name in self.limits}
+
+    def measured(self, genotype: Genotype) -> dict[str, float]:
+        """The costs, among those that are limited, of a genotype's own network."""
+        return network_costs(genotype, self.settings.network, self.shape, self.device, self.limits)
+
+    def expected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By cost, its expectation under the scores (edges, candidates) of every cell type; differentiable."""
+        found = {}
+        for name, table in self.tables.items():
+            found[name] = torch.as_tensor(self.rest[name], device=self.device)
+            for kind, matrix in scores.items():
+                chosen = matrix * self.selectable[kind]
+                probabilities = chosen / chosen.sum(1, keepdim=True).clamp_min(1e-12)
+                found[name] = found[name] + ((probabilities * table[kind]).sum(1) * self.kept).sum()
+        return found
+
+    def penalty(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """weight * sum over the limited costs of max(0, expected / limit - 1)."""
+        excess = [(value / self.limits[name] - 1).clamp_min(0) for name, value in self.expected(scores).items()]
+        return self.settings.weight * torch.stack(excess).sum()
+
+    def check(self, costs: Mapping[str, float], where: str) -> None:
+        """Raise `UserError` where a found network costs more than it may."""
+        for name, value in costs.items():
+            if value > self.limits[name]:
+                raise UserError(
+                    f"the found cell needs {value:,.6g} {name}, constraints.{name} allows {self.limits[name]:,.6g}; "
+                    f"it is kept in {where}; raise constraints.weight or the limit"
+                )
+
+    def _table(self, name: str) -> dict[str, Tensor]:
+        table = {
+            kind: torch.zeros(len(self.space.edges()), len(self.space.candidates)) for kind in self.space.cell_types
+        }
+        known: dict[tuple[str, int, int, int], float] = {}
+        for kind, row, width, stride, side in self._places():
+            for column in self.space.selectable(kind, row):
+                key = self.space.candidates[column], width, stride, side
+                if key not in known:
+                    operation = placed(candidate(key[0]).build(width, stride, True), self.device)
+                    known[key] = _cost(name, operation, _map(width, side, self.device))
+                table[kind][row, column] += known[key]
+        return {kind: matrix.to(self.device) for kind, matrix in table.items()}
+
+    def _places(self) -> Iterator[tuple[str, int, int, int, int]]:
+        """Cell type, edge, channels, stride and side of the image, of every edge of every cell."""
+        size, inputs = self.settings.network, self.space.layout.inputs
+        side = -(-self.shape.size // 2**size.stem_reductions)
+        for plan in plan_cells(size.cells, size.channels, self.space.multipliers(), self.space.layout):
+            after = -(-side // plan.stride)
+            for row, (source, _) in enumerate(self.space.edges() if plan.kind in self.space.cell_types else []):
+                outer = source < inputs
+                yield plan.kind, row, plan.channels, plan.stride if outer else 1, side if outer else after
+            side = after
+
+    def _on_edges(self, name: str, genotype: Genotype) -> float:
+        pairs = [(kind, place) for kind, cell in genotype.cells.items() for place in self.space.places(cell)]
+        return sum(float(self.tables[name][kind][place]) for kind, place in pairs)
+
+    def _selectable(self, kind: str) -> Tensor:
+        mask = torch.zeros(len(self.space.edges()), len(self.space.candidates))
+        for row in range(len(mask)):
+            mask[row, self.space.selectable(kind, row)] = 1
+        return mask.to(self.device)
+
+    def _kept(self) -> Tensor:
+        likelihoods = []
+        for node in range(self.space.nodes):
+            incoming = len(self.space.incoming(node))
+            likelihoods += [self.space.kept(node) / incoming] * incoming
+        return torch.tensor(likelihoods, device=self.device)
+
+
+def network_costs(
+    genotype: Genotype, size: NetworkSettings, shape: InputShape, device: torch.device, names: Iterable[str] = COSTS
+) -> dict[str, float]:
+    """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image."""
+    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
+    image = _map(shape.channels, shape.size, device)
+    return {name: _cost(name, placed(network, device), image) for name in names}
+
+
+def _map(channels: int, side: int, device: torch.device) -> Tensor:
+    return torch.zeros(1, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+
+
+def _cost(name: str, module: torch.nn.Module, image: Tensor) -> float:
+    if name == "parameters":
+        return float(count_parameters_without_auxiliary(module))
+    return float(count_macs(module, image)) if name == "macs" else latency_ms(module, image)

@@ -1,0 +1,103 @@
+"""A linear map, the batch norm after it and a scale, folded into one linear map; all the algebra of the fused supernet.
+
+Let d be a vector of channels at a pixel, with mean m and covariance S over a batch's pixels, and P the matrix of a 1x1
+convolution. Then P d has mean P m and variances v = diag(P S P'), so that batch norm (without parameters) times a
+mixture weight a is again linear in d:
+
+    a BN(P d) = W d + b,    W = a / sqrt(v + eps) P,    b = -a / sqrt(v + eps) P m.
+
+The normalised and the weighted maps never exist, only d, and a sum over operations is a sum of 1x1 convolutions. m and
+S depend on d, so that d's gradient has three parts. With n pixels, G_S and G_m the gradients of S and m, and G the one
+that W hands down,
+
+    dL/dd = G + (G_S + G_S') (d - m) / n + G_m / n,
+
+which is the exact gradient of batch norm (Ioffe and Szegedy 2015) without any of its intermediate maps. The variance by
+which running statistics move is v n / (n - 1), as in the library.
+
+This file has the small matrices: `fold` makes W and b from P, a, m and S by operations that autograd knows. What
+touches maps of pixels is in maps.py. K edges that leave the same state are stacked: matrices (K, C', C), maps
+(batch, K C, H, W).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from darts.models.batch_norm import move_statistics
+from darts.runtime.reduction import Part
+
+
+class Moments(NamedTuple):
+    """Mean (K, C) and covariance (K, C, C) of K stacked vectors of C channels over `pixels` pixels."""
+
+    mean: Tensor
+    covariance: Tensor
+    pixels: int | Tensor
+
+
+def over_all_processes(own: Moments | None, statistics: RunningStatistics) -> Part[Moments | None]:
+    """The moments over the pixels of every process, where `statistics` ask for them; None stays None.
+
+    Means and second moments add up, weighted by pixels.
+    """
+    if own is None or not statistics.synchronised:
+        return own
+    second = own.covariance + own.mean[:, :, None] * own.mean[:, None, :]
+    weighted = [own.mean.flatten() * own.pixels, second.flatten() * own.pixels, own.mean.new_tensor([own.pixels])]
+    sums = yield torch.cat(weighted)
+    pixels = sums[-1].detach()
+    mean, second = (sums[:-1] / pixels).split([own.mean.numel(), second.numel()])
+    mean, second = mean.view_as(own.mean), second.view_as(own.covariance)
+    return Moments(mean, second - mean[:, :, None] * mean[:, None, :], pixels)
+
+
+class RunningStatistics(nn.Module):
+    """Running mean and variance of K stacked batch norms of C channels without parameters, as `nn.BatchNorm2d` has."""
+
+    eps, momentum = 1e-5, 0.1
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    synchronised = False  # True: a batch's moments are those of all processes' parts of it
+
+    def __init__(self, stacked: int, channels: int) -> None:
+        super().__init__()
+        self.track_running_stats = True
+        self.register_buffer("running_mean", torch.zeros(stacked, channels))
+        self.register_buffer("running_var", torch.ones(stacked, channels))
+        self.register_buffer("num_batches_tracked", torch.zeros(stacked, dtype=torch.long))
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether the batch's own statistics normalise it."""
+        return self.training or not self.track_running_stats
+
+    def update(self, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> None:
+        """Move by a batch's mean and (biased) variance; both (K, C), or (C) for all alike."""
+        if self.training and self.track_running_stats:
+            move_statistics(self, mean, variance, pixels)
+
+
+def fold(
+    matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics
+) -> tuple[Tensor, Tensor]:
+    """W (K, C', C) and b (K, C') of P = `matrices` and a = `scales` (K,), None for ones.
+
+    `moments` are those of the batch, which also move the running statistics, or None: then the latter normalise.
+    """
+    wide = matrices.to(statistics.running_mean.dtype)
+    if moments is None:
+        means, variances = statistics.running_mean, statistics.running_var
+    else:
+        means = (wide * moments.mean[:, None]).sum(2)
+        covariance = moments.covariance.expand(len(wide), -1, -1)
+        variances = (torch.bmm(wide, covariance) * wide).sum(2).clamp_min(0)
+        statistics.update(means, variances, moments.pixels)
+    factors = torch.rsqrt(variances + statistics.eps)
+    if scales is not None:
+        factors = factors * scales[:, None]
+    return factors[:, :, None] * wide, -factors * means

@@ -1,0 +1,220 @@
+"""What touches maps of pixels: two functions with gradients of their own.
+
+    Convolved   [1x1 convolution, ReLU], depthwise convolution, moments of the result
+    Summed      the sum of 1x1 convolutions of many maps: a node's term
+
+Batch norm needs the whole batch first: the functions begin and end there. Gradients are by hand, so that few maps are
+kept (Convolved: its input, the rectified map and its result; not the copies of an image for each edge, nor anything
+normalised or weighted) and none is computed for which nobody asked. Second derivatives are the reference supernet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts.models import depthwise
+from darts.models.fused.folding import Moments
+
+
+class Before(NamedTuple):
+    """The folded 1x1 convolution that, with a ReLU, comes before a depthwise convolution; (K, C, C) and (K, C)."""
+
+    matrices: Tensor
+    constants: Tensor
+
+
+def convolved(
+    image: Tensor, before: Before | None, kernel: Tensor, steps: tuple[int, int], wanted: bool
+) -> tuple[Tensor, Moments | None]:
+    """A depthwise convolution of K stacked edges, and the moments of its result where they are wanted.
+
+    `kernel`: (K, C, 1, k, k); `steps`: stride and dilation. Without `before` the image is what all edges have in
+    common, (batch, C, H, W); with it, it is (batch, K C, H, W) and goes through 1x1 convolution and ReLU first.
+    """
+    edges = len(kernel)
+    stride, dilation = steps
+    if before is None and dilation % stride == 0:  # then only these pixels are seen (depthwise.py)
+        image, steps = image[:, :, ::stride, ::stride], (1, dilation // stride)
+    kernel = depthwise.within_reach(kernel.flatten(0, 1), image, steps[1]).to(image.dtype)
+    folded = before or (None, None)
+    result, mean, covariance = _Convolved.apply(_Plan(edges, steps, wanted), image, kernel, *folded)
+    return result, Moments(mean, covariance, result.numel() // result.shape[1]) if wanted else None
+
+
+class Operand(NamedTuple):
+    """A map and the 1x1 convolutions that bring it to each of K edges' sums: (K, C, C'), (K, C)."""
+
+    image: Tensor
+    matrices: Tensor
+    constants: Tensor | None
+
+
+def sum_of_maps(shared: Sequence[Operand], stacked: Sequence[Operand]) -> Tensor:
+    """For each of K edges the sum of all maps, each through its 1x1 convolution: (batch, K C, H, W).
+
+    A shared map is (batch, C', H, W) and serves all edges; a stacked one (batch, K C', H, W) has a group for each.
+    """
+    operands = [*shared, *stacked]
+    constants = [operand.constants for operand in operands if operand.constants is not None]
+    none = operands[0].matrices.new_zeros(operands[0].matrices.shape[:2])
+    bias = torch.stack(constants).sum(0) if constants else none
+    images = [operand.image for operand in operands]
+    weights = [operand.matrices for operand in stacked]
+    if shared:  # their maps are one, joined along the channels, with one dense matrix
+        weights.insert(0, torch.cat([operand.matrices for operand in shared], dim=2).flatten(0, 1)[None])
+    return _Summed.apply(len(shared), len(images), bias, *images, *weights)
+
+
+def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None) -> Tensor:
+    """Each group of C' channels through its own matrix: image (batch, K C', H, W), (K, C, C'), (K, C)."""
+    groups = len(matrices)
+    matrices = matrices.flatten(0, 1)[:, :, None, None].to(image.dtype)
+    bias = None if constants is None else constants.flatten().to(image.dtype)
+    return torch.conv2d(image, matrices, bias, groups=groups)
+
+
+def moments(image: Tensor, groups: int = 1) -> Moments:
+    """The moments of each group of channels, by operations that autograd knows."""
+    pixels = _pixels(image, groups)
+    mean = pixels.mean(1)
+    second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
+    return Moments(mean, second - mean[:, :, None] * mean[:, None, :], pixels.shape[1])
+
+
+class _Plan(NamedTuple):
+    edges: int
+    steps: tuple[int, int]
+    moments: bool
+
+
+class _Convolved(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: _Plan, image: Tensor, kernel: Tensor, matrices: Tensor | None, constants: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        edges, steps, wanted = plan
+        mean = covariance = None
+        with torch.autocast(image.device.type, enabled=False):
+            rectified = None if matrices is None else mapped(image, matrices, constants).relu_()
+            if rectified is None:
+                result = _for_each_edge(image, kernel, steps)
+            else:
+                result = depthwise.convolve(rectified, kernel, *steps)
+            if wanted:
+                mean, covariance, _ = moments(result, edges)
+        ctx.plan = plan
+        ctx.save_for_backward(image, kernel, matrices, rectified, result, mean)
+        return result, mean, covariance
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, grad_mean: Any, grad_covariance: Any) -> tuple[Any, ...]:
+        _refuse_second_derivatives()
+        image, kernel, matrices, rectified, result, mean = ctx.saved_tensors
+        edges, steps, _ = ctx.plan
+        wanted = ctx.needs_input_grad[2]
+        if mean is not None:  # the gradient of the moments (folding.py)
+            count = result.numel() // result.shape[1]
+            linear = (grad_covariance + grad_covariance.transpose(1, 2)) / count
+            constant = grad_mean / count - (linear * mean[:, None]).sum(2)
+            grad_output = mapped(result, linear, constant).add_(grad_output)
+        if matrices is None:
+            return None, *_gradients_for_each_edge(grad_output, image, kernel, steps, wanted), None, None
+        for_kernel = depthwise.weight_gradient(grad_output, rectified, kernel, *steps) if wanted else None
+        grad_output = depthwise.input_gradient(grad_output, rectified.shape, kernel, *steps)
+        torch.ops.aten.threshold_backward.grad_input(
+            grad_output, rectified, 0, grad_input=grad_output
+        )  # in place: it is ours
+        pixels = _pixels(grad_output, edges)
+        for_matrices = torch.bmm(pixels.transpose(1, 2), _pixels(image, edges))
+        return None, mapped(grad_output, matrices.transpose(1, 2)), for_kernel, for_matrices, pixels.sum(1)
+
+
+def _for_each_edge(image: Tensor, kernel: Tensor, steps: tuple[int, int]) -> Tensor:
+    """The convolutions of one image (batch, C, H, W) with each edge's kernel of (K C, 1, k, k), side by side.
+
+    At stride 1 the image is put side by side first, for one convolution; else its copies are larger than the results.
+    """
+    edges = len(kernel) // image.shape[1]
+    if steps[0] == 1:
+        return depthwise.convolve(torch.cat([image] * edges, dim=1), kernel, *steps)
+    return torch.cat([depthwise.convolve(image, one, *steps) for one in kernel.chunk(edges)], dim=1)
+
+
+def _gradients_for_each_edge(
+    grad_output: Tensor, image: Tensor, kernel: Tensor, steps: tuple[int, int], wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Of the image, and of the kernel if it is wanted."""
+    edges = len(kernel) // image.shape[1]
+    copies, grad_outputs, kernels = [image] * edges, grad_output.chunk(edges, dim=1), kernel.chunk(edges)
+    if steps[0] == 1:
+        for_copies = depthwise.input_gradient(grad_output, grad_output.shape, kernel, *steps).chunk(edges, dim=1)
+        for_kernel = (
+            depthwise.weight_gradient(grad_output, torch.cat(copies, dim=1), kernel, *steps) if wanted else None
+        )
+        return _total(for_copies), for_kernel
+    triples = list(zip(grad_outputs, copies, kernels, strict=True))
+    for_each = [depthwise.input_gradient(s, x.shape, k, *steps) for s, x, k in triples]
+    for_kernels = [depthwise.weight_gradient(*triple, *steps) for triple in triples if wanted]
+    return _total(for_each), torch.cat(for_kernels) if wanted else None
+
+
+def _total(images: Sequence[Tensor]) -> Tensor:
+    total = images[0] + images[1] if len(images) > 1 else images[0]
+    for image in images[2:]:
+        total += image
+    return total
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shared: int, maps: int, bias: Tensor, *tensors: Tensor) -> Tensor:
+        images, weights = _joined(tensors[:maps], shared), tensors[maps:]
+        ctx.channels, ctx.bias_shape = [image.shape[1] for image in tensors[:shared]], bias.shape
+        ctx.save_for_backward(*images, *weights)
+        with torch.autocast(bias.device.type, enabled=False):
+            total = mapped(images[0], weights[0], bias)
+            for image, weight in zip(images[1:], weights[1:], strict=True):
+                total += mapped(image, weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        _refuse_second_derivatives()
+        saved = ctx.saved_tensors
+        half = len(saved) // 2
+        images, weights = saved[:half], saved[half:]
+        shared = len(ctx.channels)
+        wanted = ctx.needs_input_grad[3 : 3 + max(shared - 1, 0) + half]
+        wanted = [any(wanted[:shared]), *wanted[shared:]] if shared else wanted
+        for_images: list[Any] = [
+            mapped(grad_output, weight.transpose(1, 2)) if want else None
+            for weight, want in zip(weights, wanted, strict=True)
+        ]
+        for_weights = [
+            torch.bmm(_pixels(grad_output, len(weight)).transpose(1, 2), _pixels(image, len(weight)))
+            for image, weight in zip(images, weights, strict=True)
+        ]
+        if shared:
+            parts = [None] * shared if for_images[0] is None else for_images[0].split(ctx.channels, dim=1)
+            for_images[:1] = [p if p is None else p.contiguous(memory_format=torch.channels_last) for p in parts]
+        return None, None, _pixels(grad_output, 1).sum(1).view(ctx.bias_shape), *for_images, *for_weights
+
+
+def _joined(images: Sequence[Tensor], shared: int) -> list[Tensor]:
+    """The first `shared` maps as one, and the others."""
+    return [torch.cat(list(images[:shared]), dim=1), *images[shared:]] if shared else list(images)
+
+
+def _refuse_second_derivatives() -> None:
+    if torch.is_grad_enabled():  # within a backward pass: the caller asked for create_graph
+        raise RuntimeError("the fused supernet has first derivatives only; second ones need engine=reference")
+
+
+def _pixels(image: Tensor, groups: int) -> Tensor:
+    """The pixels of each group of channels, (groups, pixels, C), in float32 at least; no copy if channels last."""
+    pixels = image.permute(0, 2, 3, 1).reshape(-1, groups, image.shape[1] // groups).transpose(0, 1)
+    return pixels if pixels.dtype in (torch.float32, torch.float64) else pixels.float()

@@ -1,0 +1,147 @@
+"""A genotype as an ordinary network, with drop-path and an auxiliary head for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts.models.activation_checkpointing import checkpointed
+from darts.models.operations import ResidualReduction, candidate, input_preparations, prepared, stem, tail
+from darts.spaces.genotype import Cell, Genotype
+from darts.spaces.search_space import CellPlan, InputShape, layout_of, output_channels, plan_cells
+
+
+class DiscreteCell(nn.Module):
+    """A found cell: each node sums the operations on its kept edges."""
+
+    def __init__(self, plan: CellPlan, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.inputs = nn.ModuleList(input_preparations(plan, affine=True) if cell.inputs == 2 else [])
+        self.operations = nn.ModuleList(
+            candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation").build(
+                plan.channels, plan.stride if edge.source < 2 else 1, True
+            )
+            for node, edges in enumerate(cell.nodes)
+            for edge in edges
+        )
+
+    def paths(self) -> int:
+        """How many edges the cell has."""
+        return len(self.operations)
+
+    def forward(self, older: Tensor, newer: Tensor, path_scales: Tensor | None) -> Tensor:
+        """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
+        states = prepared(self.inputs, older, newer)
+        edge = 0
+        for edges in self.cell.nodes:
+            paths = []
+            for _, source in edges:
+                scale = None if path_scales is None else path_scales[edge]
+                paths.append(_path(self.operations[edge], states[source], scale))
+                edge += 1
+            states.append(sum(paths[1:], start=paths[0]))
+        return torch.cat([states[node] for node in self.cell.concat], dim=1)
+
+
+def _path(operation: nn.Module, state: Tensor, scale: Tensor | None) -> Tensor:
+    out = operation(state)
+    if scale is None or isinstance(operation, nn.Identity):  # the identity is never dropped, as published
+        return out
+    return out * scale[:, None, None, None]
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier on a middle cell, used in training only (Liu et al. 2019, appendix, and their code).
+
+    Published for 8 x 8 inputs, where its pooling (5 x 5, stride 3) leaves 2 x 2; sizes for which it would not are
+    pooled to 2 x 2 adaptively.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        published = all(8 <= side <= 10 for side in x.shape[2:])
+        x = F.avg_pool2d(x, 5, 3, count_include_pad=False) if published else F.adaptive_avg_pool2d(x, 2)
+        return self.classifier(self.features(x).flatten(1))
+
+
+class Network(nn.Module):
+    """The retrained network: the published skeleton with a found cell in it."""
+
+    activation_checkpointing = (
+        False  # True: keep only cells' outputs; what is within a cell is computed again for the gradient
+    )
+
+    def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem_reductions: int) -> None:
+        super().__init__()
+        multipliers = genotype.multipliers()
+        self.stem = stem(shape.channels, plans[0].input_channels[1], stem_reductions)
+        self.cells = nn.ModuleList(
+            DiscreteCell(plan, genotype.cells[plan.kind])
+            if plan.kind in genotype.cells
+            else ResidualReduction(plan.input_channels[1], plan.channels)
+            for plan in plans
+        )
+        width = output_channels(plans[-1], multipliers)
+        self.tail = tail(width, layout_of(genotype))
+        self.classifier = nn.Linear(width, shape.classes)
+        self.auxiliary_after = 2 * len(plans) // 3
+        middle = output_channels(plans[self.auxiliary_after], multipliers)
+        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes)."""
+        return self.classifier(self.tail(self._run_cells(images, None)[0]).mean((2, 3)))
+
+    def training_logits(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits of the classifier and of the auxiliary head, if any; `path_scales`: (paths, batch), None: no drop."""
+        last, middle = self._run_cells(images, path_scales)
+        return self.classifier(self.tail(last).mean((2, 3))), None if self.auxiliary is None else self.auxiliary(middle)
+
+    def paths(self) -> int:
+        """How many edges the network has: the rows of `path_scales`."""
+        return sum(cell.paths() for cell in self.cells)  # type: ignore[operator]
+
+    def _run_cells(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor]:
+        older = newer = middle = self.stem(images)
+        first = 0
+        for index, cell in enumerate(self.cells):
+            last = first + cell.paths()  # type: ignore[operator]
+            scales = None if path_scales is None else path_scales[first:last]
+            again = self.activation_checkpointing and torch.is_grad_enabled()
+            older, newer = newer, checkpointed(cell, older, newer, scales) if again else cell(older, newer, scales)
+            middle = newer if index == self.auxiliary_after else middle
+            first = last
+        return newer, middle
+
+
+def drop_path_scales(paths: int, batch: int, probability: float, generator: torch.Generator) -> Tensor:
+    """A factor for each path and sample: 0 with the given probability, else 1 / (1 - probability); (paths, batch)."""
+    kept = torch.rand(paths, batch, generator=generator) >= probability
+    return kept / (1 - probability)
+
+
+def build_network(
+    genotype: Genotype, cells: int, channels: int, stem_reductions: int, shape: InputShape, auxiliary: bool = True
+) -> Network:
+    """The network of a genotype with the published skeleton of `cells` cells and `channels` first channels."""
+    plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype))
+    network = Network(genotype, plans, shape, stem_reductions)
+    if not auxiliary:
+        network.auxiliary = None
+    return network

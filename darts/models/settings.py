@@ -1,0 +1,59 @@
+"""Settings of supernets and networks: size, engine, memory, limits of cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from darts.runtime.errors import require
+
+
+@dataclass
+class NetworkSettings:
+    """Size of a supernet or network (Liu et al. 2019: search 16 channels, 8 cells; retraining 36 and 20)."""
+
+    channels: int  # of the first cells; reduction cells double it
+    cells: int
+    stem_reductions: int  # how often the stem halves the resolution; 0 is the published CIFAR stem
+
+    def __post_init__(self) -> None:
+        require(self.channels >= 2, "network.channels", self.channels, "at least 2")
+        require(3 <= self.cells <= 1000, "network.cells", self.cells, "from 3 (both cell types occur) to 1000")
+        require(0 <= self.stem_reductions <= 6, "network.stem_reductions", self.stem_reductions, "from 0 to 6")
+
+
+class Engine(Enum):
+    """How a supernet is computed; the function and the weights are the same."""
+
+    fused = "fused"
+    reference = "reference"
+
+
+@dataclass
+class MemorySettings:
+    """Ways to need less memory."""
+
+    activation_checkpointing: bool  # activation checkpointing: keep only cells' outputs; half more time
+
+
+@dataclass
+class ConstraintSettings:
+    """What the network that is made of the found cell may cost; null: no limit."""
+
+    parameters: float | None
+    macs: float | None  # multiply-adds of one image
+    latency_ms: float | None  # of one image on the search's device
+    weight: float  # of the penalty while the expected cost is above a limit
+    network: NetworkSettings  # the size at which the found cell is to be used
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "macs", "latency_ms"):
+            limit = getattr(self, name)
+            require(limit is None or 0 < limit < math.inf, f"constraints.{name}", limit, "above 0, finite, or null")
+        require(0 <= self.weight < math.inf, "constraints.weight", self.weight, "at least 0, finite")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is limited."""
+        return any(limit is not None for limit in (self.parameters, self.macs, self.latency_ms))

@@ -1,0 +1,195 @@
+"""Mixed operation, cell and supernet in the paper's form, called with the mixture weights as an argument.
+
+The supernet holds the weights w only. Whoever calls it brings, for each cell type, a matrix of mixture weights
+(edges, columns); how those come from the architecture parameters is the method's business. The first columns are the
+space's candidates; a method may add operations to every edge (edge extras).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts.models.activation_checkpointing import checkpointed
+from darts.models.mixture import Mixture, MixtureWeights
+from darts.models.operations import ResidualReduction, input_preparations, prepared, search_operation, stem, tail
+from darts.spaces.search_space import CellPlan, InputShape, SearchSpace, output_channels
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What is on the edges of a supernet, where a method or a stage of it departs from the space."""
+
+    active: Mapping[str, Sequence[Sequence[bool]]] = field(default_factory=dict)  # by cell type: (edges, candidates)
+    edge_extras: tuple[str, ...] = ()  # operations added to every edge, a column each
+    k: int = 1  # 1/k of the channels are mixed; from 2 on the last column weighs the others
+    skip_dropout: bool = False  # skip connections drop values (`SkipDropout`)
+
+
+class SkipDropout(nn.Module):
+    """A skip connection that drops values while it is trained, with a probability that the search sets."""
+
+    probability = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.probability, self.training)
+
+
+class MixedOperation(nn.Module):
+    """The weighted sum of all candidates on one edge (Liu et al. 2019, equation 2)."""
+
+    def __init__(self, operations: Mapping[int, nn.Module], k: int, stride: int) -> None:
+        super().__init__()
+        self.operations = nn.ModuleDict({str(column): operation for column, operation in operations.items()})
+        self.k, self.stride = k, stride
+
+    def forward(self, x: Tensor, weights: Tensor, computed: Sequence[int] | None = None) -> Tensor:
+        """`x`: (batch, C, H, W); `weights`: (columns,); `computed`: the columns that are not zero, None for all."""
+        if self.k == 1:
+            return self._mixed(x, weights, computed)
+        first, others = split_channels(x, self.k)
+        bypassed = weights[-1] * bypass(others, self.stride)
+        return shuffled(torch.cat([self._mixed(first, weights, computed), bypassed], dim=1), self.k)
+
+    def _mixed(self, x: Tensor, weights: Tensor, computed: Sequence[int] | None) -> Tensor:
+        terms = []
+        for name, operation in self.operations.items():
+            column = int(name)
+            if computed is None or column in computed:
+                terms.append(weights[column] * operation(x))
+        if not terms:
+            return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+        return sum(terms[1:], start=terms[0])
+
+
+class SearchCell(nn.Module):
+    """A directed acyclic graph: each node sums a mixed operation of every earlier state (equation 1)."""
+
+    def __init__(self, plan: CellPlan, space: SearchSpace, mixing: Mixing) -> None:
+        super().__init__()
+        self.space, self.k = space, mixing.k
+        inputs = input_preparations(plan, affine=False) if space.layout.inputs == 2 else []
+        self.inputs = nn.ModuleList(inputs)
+        self.edges = nn.ModuleList()
+        active = mixing.active.get(plan.kind, space.allowed(plan.kind))
+        for row, (source, _) in zip(active, space.edges(), strict=True):
+            stride = plan.stride if source < 2 else 1
+            self.edges.append(MixedOperation(_operations(plan, space, mixing, row, stride), mixing.k, stride))
+
+    def forward(self, older: Tensor, newer: Tensor, mixture: MixtureWeights) -> Tensor:
+        """Return the nodes that the output joins, along the channels; `mixture` has one matrix (edges, columns)."""
+        states = prepared(self.inputs, older, newer)
+        for node in range(self.space.nodes):
+            incoming = self.space.incoming(node)
+            terms = [
+                self.edges[edge](state, mixture.weights[edge], mixture.columns_of(edge))
+                for state, edge in zip(states, incoming, strict=True)
+            ]
+            states.append(sum(terms))
+        return torch.cat([states[node] for node in self.space.joined()], dim=1)
+
+
+def _operations(
+    plan: CellPlan, space: SearchSpace, mixing: Mixing, active: Sequence[bool], stride: int
+) -> dict[int, nn.Module]:
+    """The operations of an edge by column; an edge without candidates has no extras either."""
+    channels = plan.channels // mixing.k
+    found: dict[int, nn.Module] = {}
+    for column, (name, stays) in enumerate(zip(space.candidates, active, strict=True)):
+        if stays:
+            operation = search_operation(name, channels, stride, space.layout)
+            drops = mixing.skip_dropout and name == "skip_connect" and stride == 1  # as in the code of Chen et al. 2019
+            found[column] = SkipDropout() if drops else operation
+    if found:
+        for column, name in enumerate(mixing.edge_extras, start=len(space.candidates)):
+            found[column] = search_operation(name, channels, stride, space.layout)
+    return found
+
+
+def split_channels(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the first of `k` equal parts of the channels, and the rest."""
+    first = x.shape[1] // k
+    return x[:, :first], x[:, first:]
+
+
+def bypass(others: Tensor, stride: int) -> Tensor:
+    """Return the channels that bypass the mixed operation: as they are, or after 2x2 max pooling at stride 2."""
+    return others if stride == 1 else F.max_pool2d(others, 2, 2, ceil_mode=True)
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    """Shuffle the channels, so that other ones pass the next mixed operation (Xu et al. 2020; Zhang et al. 2018)."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class Supernet(nn.Module):
+    """The over-parameterised network that holds every architecture of the space."""
+
+    activation_checkpointing = (
+        False  # True: keep only cells' outputs; what is within a cell is computed again for the gradient
+    )
+
+    def __init__(
+        self,
+        plans: Sequence[CellPlan],
+        space: SearchSpace,
+        shape: InputShape,
+        stem_reductions: int,
+        mixing: Mixing = Mixing(),
+    ) -> None:
+        super().__init__()
+        self.kinds = [plan.kind for plan in plans]
+        self.stem = stem(shape.channels, plans[0].input_channels[1], stem_reductions)
+        self.cells = nn.ModuleList(
+            SearchCell(plan, space, mixing)
+            if plan.kind in space.cell_types
+            else ResidualReduction(plan.input_channels[1], plan.channels)
+            for plan in plans
+        )
+        width = output_channels(plans[-1], space.multipliers())
+        self.tail = tail(width, space.layout)
+        self.classifier = nn.Linear(width, shape.classes)
+
+    def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
+        """Return logits (batch, classes) of images (batch, channels, height, width) under a mixture."""
+        older = newer = self.stem(images)
+        for cell, weights in zip(self.cells, self.weights_by_cell(mixture), strict=True):
+            run = self._checkpointed(cell) if self.activation_checkpointing else cell
+            older, newer = newer, run(older, newer, weights)
+        return self.classifier(self.tail(newer).mean((2, 3)))
+
+    def weights_by_cell(self, mixture: Mixture) -> list[MixtureWeights | None]:
+        """Return what each cell is called with; None for one without mixed operations."""
+        seen: Counter[str] = Counter()
+        found: list[MixtureWeights | None] = []
+        for kind in self.kinds:
+            weights = mixture.get(kind)
+            found.append(None if weights is None else weights.of_cell(seen[kind]))
+            seen[kind] += 1
+        return found
+
+    def _checkpointed(self, cell: nn.Module) -> Callable[..., Tensor]:
+        return functools.partial(checkpointed, cell) if torch.is_grad_enabled() else cell
+
+    def to_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors by this supernet's names (weights, momentum) under the reference supernet's."""
+        return dict(tensors)
+
+    def from_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The reverse of `to_plain`."""
+        return dict(tensors)
+
+    def marked(self, prefixes: Sequence[str]) -> dict[str, Tensor]:
+        """Return, by name, masks of the weights whose reference names begin with a prefix; others are omitted."""
+        if not prefixes:
+            return {}
+        reference = self.to_reference(dict(self.named_parameters()))
+        chosen = {name: torch.full_like(w, name.startswith(tuple(prefixes))) for name, w in reference.items()}
+        masks = {name: mask > 0 for name, mask in self.from_reference(chosen).items()}
+        return {name: mask for name, mask in masks.items() if bool(mask.any())}

@@ -1,0 +1,135 @@
+"""Files are written whole or not at all, JSON a line or a file; one process a folder.
+
+A disk that refuses a file is told in a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from darts.runtime import distributed
+from darts.runtime.errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write a file within the block (a full disk, a folder gone) into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: could not be written to the disk: {error.strerror or error}") from None
+
+
+def write_bytes(path: Path, content: bytes, shared: bool = False) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed to the disk, then renamed.
+
+    shared: several processes, of several machines too, may write it at once.
+    """
+    ending = f".{platform.node()}-{os.getpid()}.tmp" if shared else ".tmp"
+    temporary = path.with_name(path.name + ending)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _flush_folder(path.parent)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a renaming last through a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON value a line, whole or not at all."""
+    write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line to such a file."""
+    with writing(path), open(path, "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of such a file; a last line that a kill tore is dropped, other damage is a `UserError`."""
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    texts = path.read_text().splitlines()
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(dict(json.loads(text)))
+        except (ValueError, TypeError):
+            if number < len(texts):
+                raise UserError(f"{path}: line {number} is damaged; remove the folder to start again") from None
+    return lines
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder within the block; `UserError` naming the holder where another process has locked it.
+
+    Where several processes are one run the main process locks it for all.
+    The system releases the lock when the process ends, however it ends.
+    """
+    if not distributed.is_main_process():
+        yield
+        return
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        yield
+        return
+    path = folder / "lock"
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(handle, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder} is in use by {_holder(file.read())}; give another hydra.run.dir") from None
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        shown = {"process": os.getpid(), "host": platform.node(), "since": since, "command": " ".join(sys.argv)[:200]}
+        with writing(path):
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(shown).encode() + b"\n")
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # gone with its folder
+                path.unlink()
+
+
+def _holder(text: str) -> str:
+    try:
+        holder = json.loads(text)
+        return f"process {holder['process']} on {holder['host']} since {holder['since']} ({holder['command']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,70 @@
+"""Deferred signals: on SIGTERM, SIGUSR1 or Ctrl-C a loop ends its step, saves, exits with 128 + its number.
+
+Clusters send SIGTERM or SIGUSR1 some time before they take a node away. A second Ctrl-C stops at once. Where a launcher
+had a handler of its own for a signal (Slurm's requeue on SIGUSR2, say) that one is called once the run has saved.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+DEFERRED = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+_received: list[int] = []
+_before: dict[int, Any] = {}  # by signal: what it did outside
+
+
+class Interrupted(BaseException):
+    """A loop has saved and stopped because of a signal: no error, and only the command itself may catch it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Remember signals within the block, until `raise_if_interrupted`; elsewhere they do what they always do."""
+    if _before or threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread, and to the outermost loop
+        return
+    requeue = getattr(signal, "SIGUSR2", None)
+    requeues = [requeue] if requeue and callable(signal.getsignal(requeue)) else []
+    _before.update({number: signal.signal(number, _remember) for number in (*DEFERRED, *requeues)})
+    try:
+        yield
+    finally:
+        _received.clear()
+        for number, handler in _before.items():
+            signal.signal(number, handler)
+        _before.clear()
+
+
+def pending_signal() -> int:
+    """Return the number of the signal that has come, 0 for none."""
+    return _received[0] if _received else 0
+
+
+def raise_if_interrupted(number: int) -> None:
+    """Raise `Interrupted` for a signal (0: none) once the run has saved, or call the launcher's own handler.
+
+    A launcher's handler may end the process, or return: then the run continues.
+    """
+    if not number:
+        return
+    _received.clear()
+    launchers = _before.get(number)
+    if callable(launchers) and launchers is not signal.default_int_handler:
+        launchers(number, None)
+    else:
+        raise Interrupted(number)
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and signal.SIGINT in _received:
+        raise KeyboardInterrupt
+    _received.append(number)

@@ -1,0 +1,166 @@
+"""What a search measures at the end of an epoch: for the record, and for its schedule to decide by."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darts.loop import plotting
+from darts.loop.optimisation import evaluate, stop_unless_finite
+from darts.methods.schedule import CandidateMask, Observation
+from darts.models.batch_norm import frozen_statistics
+from darts.models.mixture import Mixture, MixtureWeights
+from darts.runtime import distributed
+from darts.runtime.device import autocast
+from darts.runtime.reduction import gradients
+from darts.runtime.seeding import generator, python_generator
+from darts.search.diagnostics import discrete_mixture, dominant_eigenvalue, edge_lists, search_metrics
+from darts.search.state import SearchState, reference_supernet
+from darts.search.step import loss_on
+from darts.spaces.genotype import Cell, Edge, Genotype
+from darts.spaces.search_space import SearchSpace
+
+LARGER = 4  # times a training batch: for an evaluation, which keeps no maps for gradients, and needs fewer calls
+
+
+def record_epoch(state: SearchState) -> None:
+    """Evaluate the supernet on the validation split and write the epoch down."""
+    scores, genotype, tracker = state.scores(), state.genotype(), state.tracker
+    learning_rate = float(state.weight_optimiser.param_groups[0]["lr"])
+    valid = validation_metrics(state, state.deterministic_mixture())
+    metrics = state.means.means() | {f"valid/{name}": value for name, value in valid.items()}
+    stop_unless_finite(metrics, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
+    metrics |= search_metrics(scores, genotype, tracker.history[-1]["cells"] if tracker.history else None)
+    metrics |= dict(costly_metrics(state, genotype, valid["accuracy"]))
+    metrics |= {
+        "learning_rate/weights": learning_rate,
+        "learning_rate/architecture": state.architecture_optimiser.param_groups[0]["lr"],
+    }
+    table = {kind: matrix.tolist() for kind, matrix in scores.items()}
+    extra = {"mixture": table, "cells": edge_lists(genotype), "operations": state.active_operations()}
+    tracker.record(state.epoch, metrics, len(state.data.train), extra)
+    tracker.scalars(state.epoch, dict(alpha_values(state)))
+    for kind, cell in genotype.cells.items():
+        tracker.picture(state.epoch, f"cell/{kind}", functools.partial(plotting.draw_cell, cell, f"{kind} cell"))
+
+
+def observation(state: SearchState, done: int) -> Observation:
+    """What a schedule may look at."""
+    settings, space = state.settings, state.settings.space
+    allowed = {kind: torch.tensor(space.allowed(kind)) for kind in space.cell_types}
+    relaxation = settings.method.relaxation
+    distributions = {kind: relaxation.scores(state.alpha[kind].detach().cpu(), allowed[kind]) for kind in allowed}
+
+    def accuracy(active: CandidateMask) -> float:
+        mixture = {kind: masked(weights, active[kind]) for kind, weights in state.deterministic_mixture().items()}
+        return validation_metrics(state, mixture)["accuracy"]
+
+    return Observation(
+        epoch=done,
+        space=space,
+        active=state.active,
+        scores={kind: matrix.tolist() for kind, matrix in state.scores().items()},
+        distributions={kind: matrix.tolist() for kind, matrix in distributions.items()},
+        memory=state.memory["schedule"],
+        generator=python_generator(settings.seed, "schedule", done),
+        accuracy=accuracy,
+        path_accuracy=lambda genotype: validation_metrics(state, selecting(state, genotype))["accuracy"],
+    )
+
+
+def masked(mixture: MixtureWeights, active: Sequence[Sequence[bool]]) -> MixtureWeights:
+    """The same mixture with weight 0 for what is not active; other columns stay on edges that have a candidate."""
+    matrix = mixture.weights
+    mask = torch.tensor(active, device=matrix.device)
+    others = mask.any(-1, keepdim=True).expand(-1, matrix.shape[-1] - mask.shape[-1])
+    return mixture.with_weights(matrix * torch.cat([mask, others], dim=-1))
+
+
+def validation_metrics(state: SearchState, mixture: Mixture) -> dict[str, float]:
+    """Loss and accuracy of the supernet on the validation split, under a mixture."""
+    valid = state.data.valid
+    larger = valid.of(min(LARGER * valid.batch_size, len(valid.indices)))
+    with autocast(state.device, state.settings.precision), state.noise("evaluation"):
+        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, larger.mixed())
+
+
+def costly_metrics(state: SearchState, genotype: Genotype, accuracy: float) -> Iterator[tuple[str, float]]:
+    """The diagnostics that take time, where they are due, and the table's answer."""
+    settings, done = state.settings, state.epoch + 1
+    for every in (settings.diagnostics.eigenvalue_every, settings.method.stopping.eigenvalue_every):
+        if every and done % every == 0:
+            yield "eigenvalue", eigenvalue(state)
+            break
+    if settings.diagnostics.gap_every and done % settings.diagnostics.gap_every == 0:
+        yield "gap", accuracy - validation_metrics(state, selecting(state, genotype))["accuracy"]
+    if state.costs is not None:
+        with torch.no_grad():
+            yield from (
+                (f"expected/{name}", float(value)) for name, value in state.costs.expected(state.scores()).items()
+            )
+    if state.table is not None:
+        yield from state.table.metrics(genotype, settings.benchmark.column).items()
+
+
+def selecting(state: SearchState, genotype: Genotype) -> Mixture:
+    """The mixture that selects a genotype in the supernet."""
+    space, method = state.settings.space, state.settings.method
+    chosen = discrete_mixture(genotype, space, state.scores())
+    progress = state.progress(0)
+    return {
+        kind: method.completed(MixtureWeights(matrix), None, matrix > 0, progress, space)
+        for kind, matrix in chosen.items()
+    }
+
+
+def eigenvalue(state: SearchState) -> float:
+    """The dominant eigenvalue of the Hessian in alpha of the loss on one validation batch, the same every time.
+
+    By exact products of the Hessian with vectors (Zela et al. 2020, section 4.2), through the reference supernet,
+    which has second derivatives.
+    """
+    batch = next(iter(state.data.valid.mixed()))
+    supernet = state.supernet
+    state.supernet = reference_supernet(state)
+    try:
+        weights = [weight.detach() for weight in state.supernet.parameters()]
+        alpha = [matrix.detach().requires_grad_() for matrix in state.alpha.values()]
+        with frozen_statistics(state.supernet):
+            loss = loss_on(state, batch, state.progress(0))(weights, alpha)
+            gradient_of_alpha = _flat(gradients(loss, alpha, differentiable=True))
+    finally:
+        state.supernet = supernet
+
+    def product(vector: Tensor) -> Tensor:
+        own = torch.autograd.grad(gradient_of_alpha @ vector, alpha, retain_graph=True, materialize_grads=True)
+        return (
+            _flat(distributed.all_reduce(own)) / distributed.world_size()
+        )  # each process has the whole of `gradient_of_alpha`
+
+    return dominant_eigenvalue(product, gradient_of_alpha.detach(), generator(state.settings.seed, "eigenvalue"))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def recorded_genotype(line: Mapping[str, Any], space: SearchSpace) -> Genotype:
+    """The genotype that an epoch's line of history.jsonl holds."""
+    cells = {}
+    for kind, edges in line["cells"].items():
+        nodes = [tuple(Edge(name, source) for at, name, source in edges if at == node) for node in range(space.nodes)]
+        cells[kind] = Cell(tuple(nodes), space.joined(), space.layout.inputs)
+    return Genotype(space.name, cells)
+
+
+def alpha_values(state: SearchState) -> Iterator[tuple[str, float]]:
+    """Every entry of alpha under the name of its edge and candidate; TensorBoard sorts by name: z puts them last."""
+    space = state.settings.space
+    for kind in space.cell_types:
+        for (source, node), row in zip(space.edges(), state.alpha[kind].tolist(), strict=True):
+            for name, value in zip(space.candidates, row, strict=True):
+                yield f"z_alpha_{kind}/{source}_to_{node + space.layout.inputs}/{name}", value

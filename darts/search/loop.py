@@ -1,0 +1,207 @@
+"""The bilevel search, from typed settings to genotype.json (Liu et al. 2019, algorithm 1)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from darts.config.identity import digest, identity, refuse_other_settings, refuse_other_version
+from darts.loop import plotting
+from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
+from darts.loop.record import announce_cells, write_run_record
+from darts.models.cost import CostModel
+from darts.runtime import distributed
+from darts.runtime.checkpoint import Checkpoints
+from darts.runtime.device import Graphed, memory_advice, ready_device
+from darts.runtime.errors import UserError
+from darts.runtime.files import lock_folder, write_bytes
+from darts.search.diagnostics import collapsed
+from darts.search.epoch_end import observation, record_epoch, recorded_genotype
+from darts.search.settings import SearchSettings
+from darts.search.state import SearchState, enter_stage, new_state
+from darts.search.step import search_step
+from darts.spaces.genotype import Genotype, from_json, to_json
+from darts.spaces.nasbench201 import load_table
+from darts.spaces.search_space import InputShape
+from darts.tasks.batches import RawBatch, search_data
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: SearchSettings, folder: Path) -> Genotype:
+    """Search a cell; the same folder again resumes where it was stopped, and answers at once where it had ended."""
+    if distributed.broadcast((folder / "genotype.json").exists()):
+        return finished(settings, folder)
+    sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
+    advice = f"lower {sizes}, or set precision=bf16, memory.activation_checkpointing=true or engine=fused"
+    with lock_folder(folder), memory_advice(advice):
+        state = start_or_resume(settings, folder)
+        with state.tracker.redirected():
+            for _ in state.epochs(state.tracker.epochs):
+                search_epoch(state)
+                record_epoch(state)
+                decide(state)
+                distributed.require_equal("alpha", list(state.alpha.values()))
+                distributed.require_equal("a weight", list(state.supernet.parameters()))
+        return finish(state, folder)
+
+
+def search_epoch(state: SearchState) -> None:
+    """Alternate one architecture step and one weight step over the two splits of the training images."""
+    settings, data, stage = state.settings, state.data, state.stage
+    steps = len(data.train)
+    train_batches = data.train.shuffled_raw(state.epoch, state.step)
+    valid_batches = data.valid.shuffled_raw(state.epoch, state.step, steps)
+    pairs = zip(train_batches, valid_batches, strict=True)
+    for train_raw, valid_raw in state.steps(pairs, steps):
+        progress = state.stage_progress(steps)
+        learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, stage.last - stage.first)
+        set_learning_rate(state.weight_optimiser, learning_rate)
+        set_skip_dropout(state, progress)
+        action = step_action(state, moves_alpha(state, progress))
+        done = torch.tensor(state.progress(steps), device=state.device)
+        with state.located(learning_rate):
+            measured = action(done, *train_raw, *valid_raw)
+        for name, mean in measured.items():
+            state.means.add(name, mean)
+
+
+def set_skip_dropout(state: SearchState, progress: float) -> None:
+    """Give the skip connections that drop values their probability at a fraction of the stage."""
+    stage, extras = state.stage, state.settings.method.edge_extras
+    for skip in state.skip_connections():
+        skip.probability = extras.skip_dropout(stage.number, progress, stage.alpha_frozen_fraction)
+
+
+def moves_alpha(state: SearchState, progress: float) -> bool:
+    """Whether this step moves alpha: after the stage's frozen beginning, once in `weight_steps` weight steps."""
+    every = state.settings.method.hypergradient.weight_steps
+    return progress >= state.stage.alpha_frozen_fraction and state.step % every == 0
+
+
+def step_action(state: SearchState, moves: bool) -> Graphed:
+    """A step as a function of tensors only: the fraction of the search that is done, and the raw batches."""
+    if moves not in state.actions:
+
+        def step(progress: Tensor, *raw: Tensor) -> StepMetrics:
+            return search_step(state, progress, RawBatch(*raw[:3]), RawBatch(*raw[3:]), moves)
+
+        state.actions[moves] = Graphed(step, state.settings.graphs)
+    return state.actions[moves]
+
+
+def decide(state: SearchState) -> None:
+    """Decide, at the end of an epoch, what stays active, whether the search ends, which stage comes next."""
+    settings, done = state.settings, state.epoch + 1
+    method, epochs = settings.method, settings.search.epochs
+    active, state.memory["schedule"] = method.schedule.decide(observation(state, done), epochs)
+    state.chosen_epoch = method.stopping.chosen_epoch(state.tracker.history)
+    state.ended = state.chosen_epoch is not None or budget_is_spent(state)
+    stages = method.schedule.stages(epochs, settings.space)
+    following = (stage for stage in stages if stage.first <= done < stage.last)
+    enter_stage(state, active, next(following, state.stage))
+
+
+def budget_is_spent(state: SearchState) -> bool:
+    """Whether budget.minutes is used up; budget.epochs was checked before the first step."""
+    minutes, seconds = state.settings.budget.minutes, distributed.broadcast(state.tracker.total_seconds())
+    if minutes is None or seconds < 60 * minutes:
+        return False
+    log.info("budget.minutes is reached after epoch %d", state.epoch + 1)
+    return True
+
+
+def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
+    """Build everything a search needs, and take up the folder's checkpoint if it has one."""
+    saved = Checkpoints(folder).load()
+    if saved is not None:
+        refuse_other_version(saved, folder)
+        refuse_other_settings(saved["settings"], identity(settings), folder)
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    loop = settings.search
+    data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
+    state = new_state(settings, data, device, folder, saved)
+    state.costs = cost_model(settings, data.shape, device)
+    state.table = load_table(settings.benchmark, settings.space)
+    if distributed.is_main_process():
+        write_run_record(folder, identity(settings), device)
+        write_bytes(folder / "split.json", data.split.to_json().encode())
+    if saved is None:
+        train, valid = len(data.split.train), len(data.split.valid)
+        log.info("search on %s: %d images train the weights, %d the architecture", device, train, valid)
+    else:
+        state.restore(saved)
+        log.info("resuming at epoch %d, step %d", state.epoch + 1, state.step + 1)
+    return state
+
+
+def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device) -> CostModel | None:
+    """What the found network will cost, where that is limited."""
+    return CostModel(settings.constraints, settings.space, shape, device) if settings.constraints.any else None
+
+
+def finish(state: SearchState, folder: Path) -> Genotype:
+    """Discretise, draw, and write genotype.json last: where it exists the search has ended."""
+    settings, tracker = state.settings, state.tracker
+    last = tracker.history[-1 if state.chosen_epoch is None else state.chosen_epoch - 1]
+    found = recorded_genotype(last, settings.space)
+    costs = {} if state.costs is None else distributed.broadcast(state.costs.measured(found))
+    provenance = {
+        "method": settings.method.name,
+        "dataset": settings.dataset.name,
+        "seed": settings.seed,
+        "epochs": last["epoch"],
+        "settings": digest(identity(settings)),
+        "split": state.data.split.digest(),
+        "supernet_valid_accuracy": last["valid/accuracy"],
+        "collapsed": collapsed(found),
+        **({"costs": costs} if costs else {}),
+        **({"table_accuracy": last["table/accuracy"]} if "table/accuracy" in last else {}),
+    }
+    genotype = Genotype(found.space, found.cells, provenance)
+    if distributed.is_main_process():
+        leave(state, genotype, folder)
+    tracker.close()
+    if state.costs is not None:
+        state.costs.check(costs, str(folder / "genotype.json"))
+    return genotype
+
+
+def leave(state: SearchState, genotype: Genotype, folder: Path) -> None:
+    """The pictures, the record of cost, and last the result."""
+    settings, tracker = state.settings, state.tracker
+    plotting.save_cells(genotype, folder / "cells")
+    plotting.save_figure(plotting.draw_curves(tracker.history), folder / "cells" / "curves")
+    plotting.save_figure(plotting.draw_diagnostics(tracker.history), folder / "cells" / "diagnostics")
+    for kind in settings.space.cell_types:
+        mixtures = plotting.draw_mixtures(tracker.history, kind, settings.space)
+        plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
+    epochs = round(len(tracker.history) * settings.epoch_cost(), 6)  # passes over all training images
+    cost = {"evaluations": 0, "epochs": epochs, "seconds": round(tracker.total_seconds(), 3)}
+    write_run_record(folder, identity(settings), state.device, cost)
+    write_bytes(folder / "genotype.json", to_json(genotype).encode())
+
+
+def finished(settings: SearchSettings, folder: Path) -> Genotype:
+    """The genotype of a folder whose search has ended, unless it was one of other settings."""
+    genotype = from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
+    saved = Checkpoints(folder).load()
+    if saved is None:
+        raise UserError(f"{folder} holds a genotype.json but no checkpoint of its search; give another hydra.run.dir")
+    refuse_other_version(saved, folder)
+    refuse_other_settings(saved["settings"], identity(settings), folder)
+    log.info("this search has ended before; nothing is changed")
+    return genotype
+
+
+def announce(genotype: Genotype, folder: Path) -> None:
+    """Say what was found, where it lies and what to type next."""
+    warnings = []
+    if genotype.provenance.get("collapsed"):
+        warnings.append("half of the normal cell or more is skip connections: a collapsed search; see docs/methods.md")
+    accuracy = 100 * genotype.provenance["supernet_valid_accuracy"]
+    about = f"supernet accuracy {accuracy:.1f}% on the validation split: no forecast of the cell's own accuracy"
+    announce_cells(genotype, folder, [*warnings, about])

@@ -1,0 +1,161 @@
+"""Settings of a search, whatever its kind, and the checks that need two settings at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from omegaconf import DictConfig
+
+from darts.blackbox import predictor, strategies  # noqa: F401  they register themselves
+from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules
+from darts.config.compose import typed_settings
+from darts.config.registry import command_settings
+from darts.loop.settings import (
+    ArchitectureOptimiser,
+    Budget,
+    DataSettings,
+    RunSettings,
+    SearchLoop,
+    WeightOptimiser,
+    taken_over,
+)
+from darts.methods.hypergradient import FiniteDifference
+from darts.methods.method import Method, SearchMethod
+from darts.methods.weight_gradient import LayerAlignment
+from darts.models.settings import ConstraintSettings, Engine, NetworkSettings
+from darts.runtime.errors import UserError, require
+from darts.runtime.settings import ParallelSettings
+from darts.spaces.nasbench201 import BenchmarkTable
+
+
+@dataclass
+class DiagnosticsSettings:
+    """Which costly diagnostics a search measures; the cheap ones are always there."""
+
+    eigenvalue_every: int  # epochs between two dominant eigenvalues of the validation Hessian in alpha; 0: never
+    gap_every: int  # epochs between two accuracies of the discretised supernet; 0: never
+
+    def __post_init__(self) -> None:
+        for name in ("eigenvalue_every", "gap_every"):
+            require(getattr(self, name) >= 0, f"diagnostics.{name}", getattr(self, name), "at least 0 (0: never)")
+
+
+@dataclass
+class SearchSettings(RunSettings):
+    """The settings of a search by gradients."""
+
+    method: Method
+    search: SearchLoop
+    engine: Engine
+    architecture_optimiser: ArchitectureOptimiser
+    diagnostics: DiagnosticsSettings
+    constraints: ConstraintSettings
+    budget: Budget
+    benchmark: BenchmarkTable
+    parallel: ParallelSettings  # where torchrun starts several processes
+
+    kind: ClassVar[str] = "by gradients"
+    unused: ClassVar[tuple[str, ...]] = ("budget.evaluations",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.method.hypergradient, FiniteDifference):
+            allowed = "false with a second-order method, whose unrolled step has none"
+            require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
+        self._check_method()
+        stages = self.method.schedule.stages(self.search.epochs, self.space)
+        limit, needed = self.budget.epochs, stages[-1].last * self.epoch_cost()
+        within = limit is None or needed <= limit + 1e-9
+        allowed = f"at least {needed:g}, the passes over all training images of search.epochs ({self.search.epochs})"
+        require(within, "budget.epochs", limit, allowed + " and the method's own; or lower search.epochs")
+
+    def epoch_cost(self) -> float:
+        """How many passes over all training images an epoch is: its images for the weights, as many for alpha."""
+        return 2 * self.search.train_fraction
+
+    def _check_method(self) -> None:
+        method, width = self.method, self.network.channels
+        for stage in method.schedule.stages(self.search.epochs, self.space):
+            k = method.channels.k_of_stage(stage.number)
+            require(width % k == 0, "network.channels", width, f"a multiple of {k} (method.channels.k)")
+        names = list(method.edge_extras.operations)
+        if method.edge_extras.drops_skips:
+            names.append("skip_connect")
+        candidates = self.space.candidates
+        allowed = f"with {', '.join(names)}, which method.edge_extras is about"
+        require(set(names) <= set(candidates), "space.candidates", candidates, allowed)
+        aligned = isinstance(method.weight_gradient, LayerAlignment)
+        allowed = "at least 4 with method/weight_gradient=layer_alignment, which compares normal cells"
+        require(self.network.cells >= 4 or not aligned, "network.cells", self.network.cells, allowed)
+        allowed = "false with this method, whose steps draw random numbers or decide on the host"
+        require(not (self.graphs and not method.graphable), "graphs", True, allowed)
+
+
+@command_settings("search")
+@dataclass
+class AnySearchSettings(DataSettings):
+    """What train_search.py is told, before it is known which kind of search the method is."""
+
+    method: SearchMethod
+    for_method: str | None  # an experiment's settings are those of this method; others are refused
+    network: NetworkSettings
+    search: SearchLoop
+    engine: Engine
+    weight_optimiser: WeightOptimiser
+    architecture_optimiser: ArchitectureOptimiser
+    diagnostics: DiagnosticsSettings
+    constraints: ConstraintSettings
+    evaluator: Evaluator
+    rules: Rules
+    budget: Budget
+    benchmark: BenchmarkTable
+    parallel: ParallelSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = f"{self.for_method}, whose settings the experiment gives (for_method=null: any)"
+        require(self.for_method in (None, self.method.name), "method", self.method.name, allowed)
+
+    def narrowed(self) -> SearchSettings | BlackBoxSettings:
+        """The settings of the method's kind only, with that kind's checks."""
+        if isinstance(self.method, Method):
+            return taken_over(SearchSettings, self)
+        return taken_over(BlackBoxSettings, self)
+
+
+def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> SearchSettings | BlackBoxSettings:
+    """The settings of a search, of the method's kind.
+
+    Raises `UserError` where an override (`key=value`) sets what this kind of search does not use.
+    """
+    settings = typed_settings(config, AnySearchSettings).narrowed()
+    for override in overrides:
+        refuse_unused(dotted_key(override), settings)
+    return settings
+
+
+def dotted_key(override: str) -> str:
+    """The setting or group that an override names, with dots: "method/channels=partial" gives method.channels."""
+    return override.lstrip("+~").partition("=")[0].split("@")[0].replace("/", ".")
+
+
+def uses(settings: SearchSettings | BlackBoxSettings, key: str) -> bool:
+    """Whether a kind of search uses a setting; what no search has (hydra, experiment) is used elsewhere."""
+    first = key.split(".")[0]
+    if first not in _names(AnySearchSettings) or first == "for_method":
+        return True
+    unused = any(key == name or key.startswith(f"{name}.") for name in settings.unused)
+    return first in _names(type(settings)) and not unused
+
+
+def refuse_unused(key: str, settings: SearchSettings | BlackBoxSettings) -> None:
+    """Raise `UserError` where a setting is given that the chosen kind of search does not use."""
+    if not uses(settings, key):
+        raise UserError(f"{key} is given, but method={settings.method.name} searches {settings.kind} and ignores it")
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}

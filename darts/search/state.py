@@ -1,0 +1,293 @@
+"""What a search works on, how it begins, and how it goes from one stage to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from darts.config.identity import identity
+from darts.loop.optimisation import architecture_optimiser, weight_optimiser
+from darts.loop.run_state import RunState
+from darts.loop.tracking import Tracker
+from darts.methods.method import EDGES
+from darts.methods.schedule import CandidateMask, Stage
+from darts.models.batch_norm import synchronise
+from darts.models.cost import CostModel
+from darts.models.fused.supernet import FusedSupernet
+from darts.models.mixture import Mixture, Progress
+from darts.models.operations import candidate
+from darts.models.settings import Engine, MemorySettings
+from darts.models.supernet import Mixing, SkipDropout, Supernet
+from darts.runtime import distributed
+from darts.runtime.checkpoint import Checkpoints
+from darts.runtime.device import Graphed, placed
+from darts.runtime.errors import UserError
+from darts.runtime.seeding import ambient, generator
+from darts.search.settings import SearchSettings
+from darts.spaces.genotype import Genotype
+from darts.spaces.nasbench201 import Table
+from darts.spaces.search_space import InputShape, plan_cells
+from darts.tasks.batches import SearchData
+
+REMEMBERING = ("schedule", "weight_gradient")  # the places of a method whose parts remember something
+
+
+def _no_memory() -> dict[str, dict[str, Any]]:
+    return {place: {} for place in REMEMBERING}
+
+
+@dataclass(kw_only=True)
+class SearchState(RunState):
+    """Everything a search works on; a checkpoint holds exactly what changes."""
+
+    settings: SearchSettings
+    data: SearchData
+    device: torch.device
+    stage: Stage
+    active: CandidateMask  # the candidate mask
+    supernet: Supernet = field(init=False)
+    alpha: dict[str, nn.Parameter] = field(init=False)  # cell type -> (edges, candidates); with edge weights more
+    weight_optimiser: torch.optim.Optimizer = field(init=False)
+    architecture_optimiser: torch.optim.Optimizer = field(init=False)
+    masks: dict[str, Tensor] = field(init=False)  # `active` as tensors on the device
+    memory: dict[str, dict[str, Any]] = field(default_factory=_no_memory)  # what each part remembers, by its place
+    chosen_epoch: int | None = None  # whose genotype is the result, where that is not the last one's
+    actions: dict[bool, Graphed] = field(default_factory=dict)  # by whether alpha moves: the step, recorded on CUDA
+    costs: CostModel | None = None  # where the network's cost is limited
+    table: Table | None = None  # where one knows the true accuracies
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, alpha and both optimisers, and what must be the same when they are loaded."""
+        return {
+            "settings": identity(self.settings),
+            "split": self.data.split.digest(),
+            "stage": self.stage.number,
+            "active": self.active,
+            "supernet": self.supernet.to_reference(self.supernet.state_dict()),
+            "alpha": {name: matrix.detach() for name, matrix in self.alpha.items()},
+            "momentum": self.supernet.to_reference(self.momentum()),
+            "architecture_optimiser": self.architecture_optimiser.state_dict(),
+            "memory": self.memory,
+            "chosen_epoch": self.chosen_epoch,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave; `UserError` where the images on disk are no longer the same."""
+        if saved["split"] != self.data.split.digest():
+            raise UserError("the training images have changed since this search began; give another hydra.run.dir")
+        self.supernet.load_state_dict(self.supernet.from_reference(saved["supernet"]))
+        with torch.no_grad():
+            for name, matrix in self.alpha.items():
+                matrix.copy_(saved["alpha"][name])
+        self.load_momentum(saved["momentum"])
+        self.architecture_optimiser.load_state_dict(saved["architecture_optimiser"])
+        self.memory, self.chosen_epoch = saved["memory"], saved["chosen_epoch"]
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The momentum of the supernet's weights by name; empty before the first step."""
+        state = self.weight_optimiser.state
+        found = {}
+        for name, weight in self.supernet.named_parameters():
+            buffer = state[weight].get("momentum_buffer")
+            if buffer is not None:
+                found[name] = buffer
+        return found
+
+    def load_momentum(self, reference: Mapping[str, Tensor]) -> None:
+        """Take up momentum under the reference supernet's names."""
+        momentum = self.supernet.from_reference(reference)
+        for name, weight in self.supernet.named_parameters():
+            if name in momentum:
+                buffer = torch.empty_like(weight).copy_(momentum[name])
+                self.weight_optimiser.state[weight]["momentum_buffer"] = buffer
+
+    def deterministic_mixture(self) -> Mixture:
+        """The present mixture weights without noise and without a gradient, for evaluation."""
+        settings = self.settings
+        with torch.no_grad():
+            return settings.method.mixture(self.alpha, self.masks, self.progress(0), settings.space, deterministic=True)
+
+    def scores(self) -> dict[str, Tensor]:
+        """What discretisation ranks at present."""
+        return self.settings.method.scores(self.alpha, self.masks, self.settings.space)
+
+    def genotype(self) -> Genotype:
+        """The present genotype."""
+        return self.settings.method.discretisation.genotype(self.scores(), self.settings.space)
+
+    def regularisation(self, alpha: Mapping[str, Tensor], progress: Progress) -> list[Tensor]:
+        """The terms that are added to the architecture loss: the method's, and that of the cost limits."""
+        method, space = self.settings.method, self.settings.space
+        own = method.penalty(alpha, progress, space)
+        terms = [] if own is None else [own]
+        if self.costs is not None:
+            scores = {kind: method.relaxation.scores(alpha[kind], self.masks[kind]) for kind in space.cell_types}
+            terms.append(self.costs.penalty(scores))
+        return terms
+
+    def active_operations(self) -> int:
+        """How many candidates are active, over all cell types and edges."""
+        return sum(sum(row) for rows in self.active.values() for row in rows)
+
+    def progress(self, steps: int) -> float:
+        """The fraction of search.epochs that is done; stages that a method adds after them are at its end."""
+        done = self.epoch + (self.step / steps if steps else 0)
+        return min(1.0, done / self.settings.search.epochs)
+
+    def stage_progress(self, steps: int) -> float:
+        """The fraction of the present stage that is done."""
+        return (self.epoch - self.stage.first + self.step / steps) / (self.stage.last - self.stage.first)
+
+    def noise(self, purpose: str, by_process: bool = False) -> AbstractContextManager[None]:
+        """Within the block random numbers are those of this step and purpose, however often it is entered.
+
+        `by_process`: and of this process, for what is drawn for its images.
+        """
+        names = self.settings.space.candidates
+        if self.settings.method.random or any(candidate(name).random for name in names):
+            own = [distributed.rank()] if by_process and distributed.rank() else []
+            return ambient(self.settings.seed, purpose, self.epoch, self.step, *own)
+        return nullcontext()
+
+    def cells(self) -> dict[str, int]:
+        """By cell type, how many cells the supernet has."""
+        return dict(Counter(self.supernet.kinds))
+
+    def skip_connections(self) -> Iterator[SkipDropout]:
+        """The skip connections that drop values."""
+        return (module for module in self.supernet.modules() if isinstance(module, SkipDropout))
+
+
+def new_state(
+    settings: SearchSettings,
+    data: SearchData,
+    device: torch.device,
+    folder: Path,
+    saved: Mapping[str, Any] | None = None,
+) -> SearchState:
+    """A search before its first step, or with the supernet of a checkpoint's stage."""
+    space = settings.space
+    stages = settings.method.schedule.stages(settings.search.epochs, space)
+    state = SearchState(
+        settings=settings,
+        data=data,
+        device=device,
+        stage=stages[saved["stage"] if saved else 0],
+        active=saved["active"] if saved else {kind: space.allowed(kind) for kind in space.cell_types},
+        checkpoints=Checkpoints(folder),
+        tracker=Tracker(folder, stages[-1].last, device),
+        minutes=settings.checkpoint.minutes,
+    )
+    begin(state)
+    return state
+
+
+def begin(state: SearchState) -> None:
+    """Give the search the supernet, alpha and optimisers with which its present stage begins."""
+    settings = state.settings
+    begin_supernet(state)
+    state.alpha = new_alpha(state)
+    rule = settings.architecture_optimiser
+    state.architecture_optimiser = architecture_optimiser(state.alpha.values(), rule, settings.graphs)
+
+
+def begin_supernet(state: SearchState) -> None:
+    """Give the search a supernet of the active candidates, with new weights, and their optimiser."""
+    settings = state.settings
+    state.actions.clear()
+    state.masks = {kind: torch.tensor(rows, device=state.device) for kind, rows in state.active.items()}
+    state.supernet = build_supernet(settings, state.data.shape, state.stage, state.active)
+    placed(state.supernet, state.device)
+    rule = settings.weight_optimiser
+    state.weight_optimiser = weight_optimiser(state.supernet.parameters(), rule, settings.graphs)
+
+
+def new_alpha(state: SearchState) -> dict[str, nn.Parameter]:
+    """Architecture parameters at the start: small normal numbers."""
+    settings, space = state.settings, state.settings.space
+    draws = generator(settings.seed, "alpha", *([state.stage.number] if state.stage.number else []))
+    shapes: dict[str, tuple[int, ...]] = {
+        kind: (len(space.edges()), len(space.candidates)) for kind in space.cell_types
+    }
+    if settings.method.channels.edge_weights:
+        shapes |= {EDGES + kind: (len(space.edges()),) for kind in space.cell_types}
+    return {
+        name: nn.Parameter((settings.search.initial_alpha * torch.randn(shape, generator=draws)).to(state.device))
+        for name, shape in shapes.items()
+    }
+
+
+def build_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, active: CandidateMask) -> Supernet:
+    """The supernet of a stage, with the weights of its seed; the same weights for both engines."""
+    network, space, method = settings.network, settings.space, settings.method
+    mixing = Mixing(
+        active=active,
+        edge_extras=method.edge_extras.operations,
+        k=method.channels.k_of_stage(stage.number),
+        skip_dropout=method.edge_extras.drops_skips,
+    )
+    plans = plan_cells(network.cells + stage.more_cells, network.channels, space.multipliers(), space.layout)
+    with ambient(settings.seed, "weights", *([stage.number] if stage.number else [])):
+        supernet = Supernet(plans, space, shape, network.stem_reductions, mixing)
+    if settings.engine is Engine.fused and not method.relaxation.sampled:  # one operation an edge: nothing to fuse
+        supernet = FusedSupernet(supernet)
+    supernet.activation_checkpointing = settings.memory.activation_checkpointing
+    synchronise(supernet)
+    return supernet
+
+
+def reference_supernet(state: SearchState) -> Supernet:
+    """The search's supernet itself where the engine is the reference, else a reference one with the same weights."""
+    if not isinstance(state.supernet, FusedSupernet):
+        return state.supernet
+    memory = MemorySettings(activation_checkpointing=False)
+    settings = dataclasses.replace(state.settings, engine=Engine.reference, memory=memory)
+    reference = build_supernet(settings, state.data.shape, state.stage, state.active)
+    reference.to(next(state.supernet.parameters()))
+    reference.load_state_dict(state.supernet.to_reference(state.supernet.state_dict()))
+    return reference
+
+
+def enter_stage(state: SearchState, active: CandidateMask, stage: Stage) -> None:
+    """Change to a stage, or to fewer candidates; what remains keeps weights and momentum, unless all begins again."""
+    if active == state.active and stage == state.stage:
+        return
+    old_stage, supernet = state.stage, state.supernet
+    momentum = supernet.to_reference(state.momentum())
+    weights = supernet.to_reference(supernet.state_dict())
+    state.active, state.stage = active, stage
+    if stage.fresh and stage != old_stage:
+        begin(state)
+        return
+    begin_supernet(state)
+    new = state.supernet.to_reference(state.supernet.state_dict())
+    kept = {name: inherited(weights.get(name), tensor) for name, tensor in new.items()}
+    state.supernet.load_state_dict(state.supernet.from_reference(kept))
+    same = {name: m for name, m in momentum.items() if name in new and new[name].shape == m.shape}
+    state.load_momentum(same)
+
+
+def inherited(old: Tensor | None, new: Tensor) -> Tensor:
+    """The old tensor in the new one's shape; `new` itself where there is no old one.
+
+    Where it gets wider its channels repeat (Chen et al. 2016, Net2Net): along the inputs of a convolution the copies of
+    a channel share its weight.
+    """
+    if old is None or old.shape == new.shape:
+        return new if old is None else old
+    for axis, (before, after) in enumerate(zip(old.shape, new.shape, strict=True)):
+        if before != after:
+            index = torch.arange(after, device=old.device) % before
+            old = old.index_select(axis, index)
+            if axis == 1:
+                copies = torch.bincount(index, minlength=before)[index].to(old)
+                old = old / copies.view([-1 if i == 1 else 1 for i in range(old.dim())])
+    return old

@@ -1,0 +1,174 @@
+"""NAS-Bench-201 (Dong and Yang 2020, arXiv 2001.00326): its cells as strings, and its table as ground truth.
+
+A table holds one entry a cell. Cells that compute the same function (`structure` says which) have entries of their own,
+since each was trained for itself; a cell that a table lacks is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darts.runtime.errors import UserError
+from darts.spaces.genotype import Cell, Edge, Genotype
+from darts.spaces.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    import numpy
+
+SPACE = "nasbench201"
+CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NODES = 3
+_NODE = re.compile(r"\|(?:[a-z0-9_]+~[0-9]\|)+")
+
+
+def to_string(genotype: Genotype) -> str:
+    """The benchmark's own form: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
+    cell = genotype.cells["normal"]
+    nodes = [
+        "|".join(f"{operation}~{source}" for operation, source in sorted(edges, key=lambda e: e[1]))
+        for edges in cell.nodes
+    ]
+    return "+".join(f"|{node}|" for node in nodes)
+
+
+def from_string(text: str) -> Genotype:
+    """Read the benchmark's form; raises `UserError` for anything else."""
+    nodes = []
+    for number, part in enumerate(text.strip().split("+")):
+        edges = [item.split("~") for item in part.strip("|").split("|")] if _NODE.fullmatch(part) else []
+        sound = [name for name, _ in edges if name in CANDIDATES] and [int(s) for _, s in edges] == list(
+            range(number + 1)
+        )
+        if not sound or not all(name in CANDIDATES for name, _ in edges):
+            raise UserError(f"{text[:80]!r} is not a cell of NAS-Bench-201, |op~0|+|op~0|op~1|+|op~0|op~1|op~2|")
+        nodes.append(tuple(Edge(name, int(source)) for name, source in edges))
+    if len(nodes) != NODES:
+        raise UserError(f"{text[:80]!r}: a cell of NAS-Bench-201 has {NODES} nodes, not {len(nodes)}")
+    return Genotype(SPACE, {"normal": Cell(tuple(nodes), (NODES,), inputs=1)})
+
+
+def all_strings() -> Iterator[str]:
+    """All 15,625 cells."""
+    for names in itertools.product(CANDIDATES, repeat=6):
+        a, b, c, d, e, f = names
+        yield f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
+
+
+def structure(genotype: Genotype) -> str:
+    """A text that is the same for cells that compute the same function but for the weights of their operations.
+
+    An edge of `none` is left out, a skip connection is what it starts from, and the order of a sum does not count.
+    (Section 2.2 of the paper counts 6,466 such classes; it takes a sum with and without a zero for two.)
+    """
+    values: list[list[str]] = [["x"]]  # the terms of each state's sum
+    for edges in genotype.cells["normal"].nodes:
+        terms: list[str] = []
+        for operation, source in edges:
+            value = values[source]
+            if operation != "none" and value:
+                terms += value if operation == "skip_connect" else [f"{operation}({'+'.join(value)})"]
+        values.append(sorted(terms))
+    return "+".join(values[-1]) or "0"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Accuracies in percent by column, and the rank of each cell in them."""
+
+    index: Mapping[str, int]
+    columns: Mapping[str, numpy.ndarray]
+
+    def accuracy(self, genotype: Genotype, column: str) -> float:
+        """Of a cell, in percent; raises `UserError` for a cell or a column that the table lacks."""
+        return float(self._column(column)[self._row(genotype)])
+
+    def rank(self, genotype: Genotype, column: str) -> int:
+        """1 for the best cell; cells of equal accuracy share the better rank."""
+        values = self._column(column)
+        return int((values > values[self._row(genotype)]).sum()) + 1
+
+    def metrics(self, genotype: Genotype, column: str) -> dict[str, float]:
+        """What is written down of a cell: its accuracy and rank."""
+        return {"table/accuracy": self.accuracy(genotype, column), "table/rank": self.rank(genotype, column)}
+
+    def _row(self, genotype: Genotype) -> int:
+        text = to_string(genotype)
+        if text not in self.index:
+            raise UserError(f"benchmark.table has no entry for {text}")
+        return self.index[text]
+
+    def _column(self, name: str) -> numpy.ndarray:
+        if name not in self.columns:
+            raise UserError(f"benchmark.table has no column {name!r}; there are: {', '.join(self.columns)}")
+        return self.columns[name]
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV table, gzipped or not: a column `arch` with the strings, the others numbers.
+
+    The official files are read by their own packages, where these are installed: NATS-Bench's topology folder
+    (nats_bench) and NAS-Bench-201's .pth (nas_201_api).
+    """
+    if not path.exists():
+        raise UserError(f"benchmark.table is {str(path)!r}; there is no such file")
+    if path.is_dir() or path.suffix == ".pth":
+        return _official(path)
+    import numpy
+
+    try:
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+        names, *rows = csv.reader(text.splitlines())
+        data = list(zip(*rows, strict=True))
+        cells = data[names.index("arch")]
+        columns = {
+            n: numpy.array(v, dtype=float) for n, v in zip(names, data, strict=True) if n not in ("arch", "index")
+        }
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"benchmark.table {path}: not a table with a column 'arch' and numbers ({error})") from None
+    return Table({cell: row for row, cell in enumerate(cells)}, columns)
+
+
+def load_table(settings: BenchmarkTable, space: SearchSpace) -> Table | None:
+    """The table of true accuracies, where one is given."""
+    if settings.table is not None and space.name != SPACE:
+        raise UserError(f"benchmark.table is of space {SPACE!r}, but space is {space.name!r}")
+    return None if settings.table is None else read_table(Path(settings.table).expanduser())
+
+
+def _official(path: Path) -> Table:
+    """CIFAR-10 accuracies of the official files, through their own packages."""
+    import numpy
+
+    try:
+        if path.is_dir():
+            from nats_bench import create  # type: ignore[import-not-found]
+
+            api = create(str(path), "tss", fast_mode=True, verbose=False)
+        else:
+            from nas_201_api import NASBench201API  # type: ignore[import-not-found]
+
+            api = NASBench201API(str(path), verbose=False)
+    except ImportError as error:
+        raise UserError(f"benchmark.table {path}: needs the package {error.name!r}; pip install {error.name}") from None
+    cells = [api.arch(index) for index in range(len(api))]
+    test, valid = [], []
+    for index in range(len(cells)):
+        test.append(api.get_more_info(index, "cifar10", hp="200", is_random=False)["test-accuracy"])
+        valid.append(api.get_more_info(index, "cifar10-valid", hp="12", is_random=False)["valid-accuracy"])
+    columns = {"cifar10_test_200": numpy.array(test), "cifar10_valid_12": numpy.array(valid)}
+    return Table({cell: row for row, cell in enumerate(cells)}, columns)
+
+
+@dataclass
+class BenchmarkTable:
+    """A table that knows the true accuracy of every cell of the space, for the record only."""
+
+    table: str | None  # a CSV file, or an official file or folder of NAS-Bench-201 or NATS-Bench
+    column: str  # the accuracy that counts

@@ -1,0 +1,218 @@
+"""What may be built: the cell's nodes, edges and candidates, and the list of cells that make a network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from darts.config.registry import register
+from darts.runtime.errors import UserError, require
+from darts.spaces.genotype import Cell, Edge, Genotype
+
+CELL_TYPES = ("normal", "reduction")
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What a network is given and asked for: square images of `channels` x `size` x `size`, `classes` answers."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell of a skeleton: its type, width, the widths of its two inputs, and where the resolution halves."""
+
+    kind: str
+    channels: int
+    input_channels: tuple[int, int]  # of the cell before the previous one, and of the previous one
+    after_reduction: bool  # then the older input is twice as large and its preprocessing halves it
+
+    @property
+    def stride(self) -> int:
+        """Stride of the edges that leave the cell's two inputs."""
+        return 2 if self.kind == "reduction" else 1
+
+
+class Skeleton(Enum):
+    """The network around the cells."""
+
+    darts = "darts"  # two inputs a cell, all nodes joined, reduction cells searched too (Liu et al. 2019)
+    nasbench201 = "nasbench201"  # one input, the last node, residual blocks between stages (Dong and Yang 2020)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a skeleton decides for its cells."""
+
+    cell_types: tuple[str, ...]  # those with an architecture of their own
+    inputs: int  # of a cell
+    stem_width: int  # channels of the stem, in multiples of the first cells'
+    joined: bool  # a cell's output joins all of its nodes; else it is the last one
+    normalised_pools: bool  # in the supernet a batch norm follows each pooling
+    running_statistics: bool  # batch norms of the supernet's candidates keep them; else batches always normalise
+
+
+LAYOUTS = {
+    Skeleton.darts: Layout(CELL_TYPES, 2, 3, True, True, True),
+    Skeleton.nasbench201: Layout(("normal",), 1, 1, False, False, False),
+}
+
+
+@register("space", "search_space")
+@dataclass
+class SearchSpace:
+    """Cells of `nodes` nodes whose every edge carries one of `candidates` (Liu et al. 2019, section 2.1)."""
+
+    name: str
+    nodes: int
+    edges_kept: int | None  # incoming edges that discretisation keeps at each node; null: all, and `none` may stay
+    candidates: list[str]
+    skeleton: Skeleton
+    edge_candidates: dict[str, list[list[str]]] | None  # by cell type and edge, where not all are allowed on each
+
+    def __post_init__(self) -> None:
+        require(self.nodes >= 1, "space.nodes", self.nodes, "at least 1")
+        most = self.layout.inputs
+        allowed = f"from 1 to {most} (the first node has {most} inputs), or null for all"
+        require(self.edges_kept is None or 1 <= self.edges_kept <= most, "space.edges_kept", self.edges_kept, allowed)
+        usable = len(set(self.candidates)) == len(self.candidates) and bool(set(self.candidates) - {"none"})
+        require(usable, "space.candidates", self.candidates, "different names, not all none")
+        if self.edge_candidates is not None:
+            self._check_edge_candidates(self.edge_candidates)
+
+    def _check_edge_candidates(self, given: Mapping[str, list[list[str]]]) -> None:
+        place, kinds = "space.edge_candidates", list(self.layout.cell_types)
+        require(sorted(given) == sorted(kinds), place, sorted(given), f"one list for each of {', '.join(kinds)}")
+        for kind, lists in given.items():
+            require(len(lists) == len(self.edges()), f"{place}.{kind}", f"{len(lists)} lists", f"{len(self.edges())}")
+            for edge, names in enumerate(lists):
+                usable = set(names) <= set(self.candidates) and bool(set(names) - {"none"})
+                require(usable, f"{place}.{kind}[{edge}]", names, "names of space.candidates, not none only")
+
+    @property
+    def layout(self) -> Layout:
+        """What the skeleton decides."""
+        return LAYOUTS[self.skeleton]
+
+    @property
+    def cell_types(self) -> tuple[str, ...]:
+        """The cell types with an architecture of their own."""
+        return self.layout.cell_types
+
+    def edges(self) -> list[tuple[int, int]]:
+        """All edges as (input, node) in the order of the architecture parameters' rows."""
+        return [(source, node) for node in range(self.nodes) for source in range(node + self.layout.inputs)]
+
+    def incoming(self, node: int) -> range:
+        """Rows of the architecture parameters that belong to the edges into a node; their order is the inputs'."""
+        first = sum(earlier + self.layout.inputs for earlier in range(node))
+        return range(first, first + node + self.layout.inputs)
+
+    def kept(self, node: int) -> int:
+        """How many of a node's incoming edges discretisation keeps."""
+        return node + self.layout.inputs if self.edges_kept is None else self.edges_kept
+
+    def allowed(self, kind: str) -> list[list[bool]]:
+        """By edge and candidate, whether it is allowed there."""
+        if self.edge_candidates is None:
+            return [[True] * len(self.candidates) for _ in self.edges()]
+        return [[name in names for name in self.candidates] for names in self.edge_candidates[kind]]
+
+    def selectable(self, kind: str, edge: int) -> list[int]:
+        """Columns that discretisation may choose on an edge: every candidate there, `none` only if all edges stay."""
+        allowed = self.allowed(kind)[edge]
+        named = [column for column, name in enumerate(self.candidates) if name != "none" or self.edges_kept is None]
+        return [column for column in named if allowed[column]]
+
+    def places(self, cell: Cell) -> Iterator[tuple[int, int]]:
+        """Row and column of the architecture parameters of each edge of a cell."""
+        for node, edges in enumerate(cell.nodes):
+            for edge in edges:
+                yield self.incoming(node)[edge.source], self.candidates.index(edge.operation)
+
+    def joined(self) -> tuple[int, ...]:
+        """The states that a cell's output joins."""
+        nodes = range(self.layout.inputs, self.nodes + self.layout.inputs)
+        return tuple(nodes) if self.layout.joined else (nodes[-1],)
+
+    def multipliers(self) -> dict[str, int]:
+        """By cell type, how many nodes a cell's output joins."""
+        return dict.fromkeys(CELL_TYPES, len(self.joined()))
+
+    def count(self) -> int:
+        """How many genotypes there are: at each node the sets of edges, on each of those the operations."""
+        return math.prod(self._count_cell(kind) for kind in self.cell_types)
+
+    def _count_cell(self, kind: str) -> int:
+        total = 1
+        for node in range(self.nodes):
+            choices = [len(self.selectable(kind, edge)) for edge in self.incoming(node)]
+            total *= sum(math.prod(chosen) for chosen in itertools.combinations(choices, self.kept(node)))
+        return total
+
+    def sample(self, generator: random.Random) -> Genotype:
+        """A genotype drawn: at each node a uniform set of inputs, on each of them a uniform operation."""
+        return Genotype(self.name, {kind: self._sample_cell(kind, generator) for kind in self.cell_types})
+
+    def _sample_cell(self, kind: str, generator: random.Random) -> Cell:
+        nodes = []
+        for node in range(self.nodes):
+            incoming = self.incoming(node)
+            sources = sorted(generator.sample(range(len(incoming)), self.kept(node)))
+            columns = [generator.choice(self.selectable(kind, incoming[source])) for source in sources]
+            nodes.append(tuple(Edge(self.candidates[c], source) for c, source in zip(columns, sources, strict=True)))
+        return Cell(tuple(nodes), self.joined(), self.layout.inputs)
+
+    def check(self, genotype: Genotype, origin: str) -> None:
+        """Raise `UserError` unless the genotype is of this space."""
+        if genotype.space != self.name:
+            raise UserError(
+                f"{origin}: the genotype is of space {genotype.space!r}, but space is {self.name!r}; "
+                f"add space={genotype.space}"
+            )
+        if set(genotype.cells) != set(self.cell_types):
+            allowed = " and ".join(self.cell_types)
+            raise UserError(f"{origin}: its cells are {', '.join(genotype.cells)}; space {self.name!r} has {allowed}")
+
+
+def layout_of(genotype: Genotype) -> Layout:
+    """The layout of the skeleton that a genotype's cells are made for: the one with as many inputs."""
+    inputs = {cell.inputs for cell in genotype.cells.values()}
+    found = [layout for layout in LAYOUTS.values() if {layout.inputs} == inputs]
+    if not found:
+        raise UserError(f"genotype: cells of {sorted(inputs)} inputs fit no skeleton")
+    return found[0]
+
+
+def plan_cells(
+    cells: int, channels: int, multipliers: Mapping[str, int], layout: Layout = LAYOUTS[Skeleton.darts]
+) -> list[CellPlan]:
+    """The published skeletons: reduction cells at 1/3 and 2/3 of the depth, each doubling the channels.
+
+    `multipliers` says by cell type how many nodes a cell's output joins. The stem gives 3 * `channels` channels to
+    both inputs of the first cell (Liu et al. 2019, section 3.1.1 and their code). In the skeleton of NAS-Bench-201 the
+    reduction cells are residual blocks; its three stages of 5 cells are 17 cells here (Dong and Yang 2020, figure 1).
+    """
+    plans = []
+    older = newer = layout.stem_width * channels
+    width = channels
+    after_reduction = False
+    for index in range(cells):
+        kind = "reduction" if index in (cells // 3, 2 * cells // 3) else "normal"
+        width *= 2 if kind == "reduction" else 1
+        plans.append(CellPlan(kind, width, (older, newer), after_reduction))
+        older, newer = newer, multipliers.get(kind, 1) * width
+        after_reduction = kind == "reduction"
+    return plans
+
+
+def output_channels(plan: CellPlan, multipliers: Mapping[str, int]) -> int:
+    """Channels of a cell's output."""
+    return plan.channels * multipliers.get(plan.kind, 1)

@@ -1,0 +1,238 @@
+"""The two splits of a search, and batches in an order that is a function of (seed, epoch) only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts.runtime import distributed
+from darts.runtime.errors import require
+from darts.runtime.seeding import derive, generator
+from darts.spaces.search_space import InputShape
+from darts.tasks.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
+from darts.tasks.datasets import ImageSet, channel_statistics, open_test, open_training
+from darts.tasks.settings import Augmentation, Dataset
+
+
+class Batch(NamedTuple):
+    """Normalised images (batch, C, H, W), channels last in memory, and labels (batch,), on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class RawBatch(NamedTuple):
+    """Pixels (batch, C, H, W), 0 to 255, labels (batch,), and the draws of the augmentation (batch, DRAWS)."""
+
+    pixels: Tensor
+    labels: Tensor
+    draws: Tensor
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What happens to raw pixels on the device."""
+
+    augmentation: Augmentation
+    mean: list[float]
+    std: list[float]
+    device: torch.device
+
+    def normalised(self, pixels: Tensor, labels: Tensor) -> Batch:
+        """Normalised and not augmented, for evaluation."""
+        images = normalise(pixels.to(self.device), *self._normalisation)
+        return Batch(images.contiguous(memory_format=torch.channels_last), labels.to(self.device))
+
+    def augmented(self, raw: RawBatch) -> Batch:
+        """Cropped, flipped, normalised, cut out."""
+        draws = raw.draws.to(self.device)
+        batch = self.normalised(crop_and_flip(raw.pixels.to(self.device), self.augmentation, draws), raw.labels)
+        return Batch(cut_out(batch.images, self.augmentation, draws), batch.labels)
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        return normalisation(self.mean, self.std, self.device)
+
+
+class Batches:
+    """Some images of a set, in batches. Nothing in here changes: a position is (epoch, step), kept by the caller.
+
+    Of each batch a process gets its shard (runtime/distributed.py).
+    """
+
+    def __init__(self, images: ImageSet, indices: Tensor, batch_size: int, preparation: Preparation, seed: int):
+        self.images = images
+        self.indices = indices
+        self.batch_size = batch_size
+        self.preparation = preparation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches that show every image once; the last may be smaller."""
+        return len(self._chunks(self.indices))
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every image once, not augmented, for evaluation."""
+        return self._normalised(self.indices)
+
+    def mixed(self) -> Iterator[Batch]:
+        """Every image once, not augmented, in one shuffled order, the same every time.
+
+        Folders list their images class by class; where a batch's own statistics normalise it, it must hold all classes.
+        """
+        return self._normalised(self._mixed_indices())
+
+    def of(self, batch_size: int) -> Batches:
+        """The same images in batches of another size; `UserError` for more than there are."""
+        size = _fitting(batch_size, self.indices, "train")
+        return Batches(self.images, self.indices, size, self.preparation, self.seed)
+
+    def first(self, images: int) -> Batch:
+        """The first `images` images of `mixed` as one batch."""
+        (raw,) = self.images.batches([self._mixed_indices()[:images]])
+        return self.preparation.normalised(raw.images, raw.labels)
+
+    def _mixed_indices(self) -> Tensor:
+        return self.indices[torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))]
+
+    def _normalised(self, indices: Tensor) -> Iterator[Batch]:
+        for raw in self.images.batches([distributed.shard(chunk) for chunk in self._chunks(indices)]):
+            yield self.preparation.normalised(raw.images, raw.labels)
+
+    def shuffled(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[Batch]:
+        """Those of `shuffled_raw`, augmented."""
+        for raw in self.shuffled_raw(epoch, start, steps):
+            yield self.preparation.augmented(raw)
+
+    def shuffled_raw(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[RawBatch]:
+        """Batches `start` to `steps` (default: one pass) of an epoch; another pass in another order follows a pass."""
+        steps = len(self) if steps is None else steps
+        for first in range(0, steps, len(self)):
+            begin, end = max(start - first, 0), min(steps - first, len(self))
+            if begin < end:
+                yield from self._one_pass(epoch, first // len(self), begin, end)
+
+    def _one_pass(self, epoch: int, number: int, begin: int, end: int) -> Iterator[RawBatch]:
+        order = torch.randperm(len(self.indices), generator=generator(self.seed, "order", epoch, number))
+        draws = augmentation_draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
+        chunks = [distributed.shard(chunk) for chunk in self._chunks(self.indices[order])[begin:end]]
+        for chunk, raw in zip(chunks, self.images.batches(chunks), strict=True):
+            yield RawBatch(raw.images, raw.labels, draws[chunk])
+
+    def _chunks(self, indices: Tensor) -> list[Tensor]:
+        """Batches of indices; a last single image joins the batch before it, since batch norm needs two a process."""
+        chunks = list(indices.split(self.batch_size))
+        if len(chunks) > 1 and len(chunks[-1]) < 2 * distributed.world_size():
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        return chunks
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the training images in a search's two disjoint splits, the same fraction of every class in each."""
+
+    train: Tensor  # these train the weights
+    valid: Tensor  # these train the architecture
+
+    def to_json(self) -> str:
+        """The indices into the training set, as split.json holds them: the names are those of its format."""
+        return json.dumps({"weights": self.train.tolist(), "architecture": self.valid.tolist()}) + "\n"
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that stand for the split."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What a search sees: the training images in a training split and a validation split."""
+
+    shape: InputShape
+    train: Batches
+    valid: Batches
+    split: Split
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What retraining sees: the whole training set."""
+
+    shape: InputShape
+    train: Batches
+    preparation: Preparation
+
+
+def stratified(labels: Tensor, fraction: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split positions so that each class gives `fraction` of its own to the first part, within one; both are sorted.
+
+    The first part has round(fraction * images) positions. Both parts get at least one image of each class that has two.
+    """
+    first, taken, seen = [], 0, 0
+    second = []
+    for label in labels.unique().tolist():
+        own = (labels == label).nonzero().flatten()
+        own = own[torch.randperm(len(own), generator=draws)]
+        seen += len(own)
+        count = round(fraction * seen) - taken
+        count = min(max(count, 1), max(len(own) - 1, 1))
+        taken += count
+        first.append(own[:count])
+        second.append(own[count:])
+    return torch.cat(first).sort().values, torch.cat(second).sort().values
+
+
+def search_data(
+    settings: Dataset, train_fraction: float, batch_size: int, seed: int, device: torch.device
+) -> SearchData:
+    """Open the training images and divide them into the training split and the validation split of a search."""
+    images, used, preparation, shape = _training_images(settings, 0, seed, device)
+    first, second = stratified(images.labels.cpu()[used], train_fraction, generator(seed, "halves"))
+    split = Split(used[first], used[second])
+    batches = [
+        Batches(images, indices, _fitting(batch_size, indices, "search"), preparation, derive(seed, purpose))
+        for purpose, indices in (("weights", split.train), ("architecture", split.valid))
+    ]
+    return SearchData(shape, batches[0], batches[1], split)
+
+
+def train_data(settings: Dataset, cutout: int, batch_size: int, seed: int, device: torch.device) -> TrainData:
+    """Open the training images for retraining; the test images stay closed."""
+    images, used, preparation, shape = _training_images(settings, cutout, seed, device)
+    train = Batches(images, used, _fitting(batch_size, used, "train"), preparation, derive(seed, "train"))
+    return TrainData(shape, train, preparation)
+
+
+def test_batches(settings: Dataset, batch_size: int, preparation: Preparation) -> Batches:
+    """Open the test images, for the final evaluation only."""
+    images = open_test(settings).to(preparation.device)
+    return Batches(images, torch.arange(len(images.labels)), batch_size, preparation, seed=0)
+
+
+def _fitting(batch_size: int, indices: Tensor, loop: str) -> int:
+    allowed = f"at most {len(indices)}, the images there are for it"
+    require(batch_size <= len(indices), f"{loop}.batch_size", batch_size, allowed)
+    least = 2 * distributed.world_size()
+    allowed = f"at least {least}, two images for each of {distributed.world_size()} processes"
+    require(distributed.world_size() == 1 or batch_size >= least, f"{loop}.batch_size", batch_size, allowed)
+    return batch_size
+
+
+def _training_images(
+    settings: Dataset, cutout: int, seed: int, device: torch.device
+) -> tuple[ImageSet, Tensor, Preparation, InputShape]:
+    images = open_training(settings)
+    mean, std = channel_statistics(settings, images)
+    used = torch.arange(len(images.labels))
+    if settings.fraction < 1:
+        used, _ = stratified(images.labels, settings.fraction, generator(seed, "fraction"))
+    augmentation = Augmentation(settings.crop_padding, settings.flip, cutout)
+    preparation = Preparation(augmentation, mean, std, device)
+    shape = InputShape(images.channels, settings.image_size, len(images.classes))
+    return images.to(device), used, preparation, shape

@@ -1,0 +1,56 @@
+"""Retrain a found cell: python train_final.py [genotype=latest] [experiment=darts_cifar10] [setting=value ...]."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from darts.config.command import cli_command
+from darts.config.compose import typed_settings
+from darts.runtime import distributed
+from darts.spaces.genotype import Genotype
+from darts.spaces.sources import find_genotype
+from darts.train.settings import FinalSettings
+
+
+@cli_command("final")
+def main(settings: DictConfig) -> float:
+    """Train a network in Hydra's folder, or evaluate a saved one; returns the test error, for sweepers."""
+    typed = typed_settings(settings, FinalSettings)
+    if typed.weights is not None:
+        return evaluate(typed, Path(typed.weights))
+    genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
+    return train(typed, genotype, Path(HydraConfig.get().runtime.output_dir))
+
+
+def evaluate(settings: FinalSettings, weights: Path) -> float:
+    """Test a saved network; returns the test error."""
+    from darts.train import retraining
+
+    distributed.require_single_process("weights=FILE")
+    tested = retraining.evaluate_file(settings, weights)
+    logging.getLogger("darts").info("test accuracy %.4f, test loss %.4f", tested["accuracy"], tested["loss"])
+    return 1 - tested["accuracy"]
+
+
+def train(settings: FinalSettings, genotype: Genotype, folder: Path) -> float:
+    """Train and test a genotype's network; returns the test error."""
+    from darts.train import retraining
+
+    with distributed.process_group(settings.parallel, settings.device, settings.graphs):
+        folder = Path(distributed.broadcast(str(folder)))
+        result = retraining.run(settings, genotype, folder)
+    retraining.announce(result, folder)
+    return 1 - result["test_accuracy"]
+
+
+def command() -> None:
+    """Run the command, on one process or on those that torchrun started."""
+    distributed.run_entry_point(main)
+
+
+if __name__ == "__main__":
+    command()

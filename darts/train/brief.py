@@ -1,0 +1,29 @@
+"""A genotype trained briefly on the training split and judged on the validation split; no test image is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from darts.config.identity import refuse_other_settings, refuse_other_version
+from darts.loop.optimisation import evaluate
+from darts.spaces.genotype import Genotype
+from darts.tasks.batches import SearchData, TrainData
+from darts.train import retraining as retrain
+from darts.train.settings import BriefSettings
+
+
+def validation_accuracy(
+    settings: BriefSettings, genotype: Genotype, data: SearchData, folder: Path, quiet: bool = False
+) -> float:
+    """Train a cell on the one part of the training images; its accuracy on the other. The same folder resumes."""
+    train = TrainData(data.shape, data.train, data.train.preparation)
+    state = retrain.new_state(settings, genotype, train, folder)
+    state.tracker.quiet = quiet
+    saved = state.checkpoints.load()
+    if saved is not None:
+        refuse_other_version(saved, folder)
+        refuse_other_settings(saved["settings"], retrain.protocol(settings, genotype), folder)
+        state.restore(saved)
+    retrain.run_epochs(state)
+    state.tracker.close()
+    return evaluate(state.network, state.network, data.valid.mixed())["accuracy"]

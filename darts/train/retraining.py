@@ -1,0 +1,318 @@
+"""A genotype trained from scratch on the whole training set, tested once at the end: result.json and weights.pt."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darts import __version__
+from darts.config.identity import digest, identity, refuse_other_settings, refuse_other_version
+from darts.loop import plotting
+from darts.loop.optimisation import (
+    Mean,
+    StepMetrics,
+    correct,
+    cosine_learning_rate,
+    cross_entropy,
+    descend,
+    evaluate,
+    set_learning_rate,
+    stop_unless_finite,
+    weight_optimiser,
+)
+from darts.loop.record import environment, write_run_record
+from darts.loop.run_state import RunState
+from darts.loop.tracking import Tracker
+from darts.models.batch_norm import average_statistics, synchronise
+from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary
+from darts.models.network import Network, build_network, drop_path_scales
+from darts.runtime import distributed
+from darts.runtime.checkpoint import Checkpoints, DamagedFileError, read_state, write_state
+from darts.runtime.device import Graphed, autocast, choose_device, memory_advice, placed, ready_device, widened
+from darts.runtime.errors import UserError
+from darts.runtime.files import lock_folder, write_json
+from darts.runtime.reduction import whole_loss
+from darts.runtime.seeding import ambient, generator
+from darts.spaces.genotype import Genotype, from_json, to_json
+from darts.spaces.search_space import InputShape
+from darts.tasks.batches import Preparation, RawBatch, TrainData, test_batches, train_data
+from darts.tasks.settings import Augmentation, Dataset
+from darts.train.settings import BriefSettings, FinalSettings
+
+log = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+EVALUATION_BATCH = 500
+
+
+@dataclass(kw_only=True)
+class TrainState(RunState):
+    """Everything retraining works on; a checkpoint holds exactly what changes."""
+
+    settings: FinalSettings | BriefSettings
+    genotype: Genotype
+    data: TrainData
+    network: Network
+    optimiser: torch.optim.Optimizer
+    train_step: Graphed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.train_step = Graphed(lambda *raw: train_step(self, RawBatch(*raw[:3]), *raw[3:]), self.settings.graphs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser, and the settings that must be the same when they are taken up."""
+        return {
+            "settings": protocol(self.settings, self.genotype),
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `contents` gave."""
+        self.network.load_state_dict(state_dict["network"])
+        self.optimiser.load_state_dict(state_dict["optimiser"])
+
+
+def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dict[str, Any]:
+    """The settings that decide the result, flat; the cell itself in place of how it was named."""
+    return {**identity(settings), "genotype": genotype.digest()}
+
+
+def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
+    """Train and test a genotype's network; the same folder again resumes, or answers at once where it had ended."""
+    if distributed.broadcast((folder / "result.json").exists()):
+        return finished(settings, genotype, folder)
+    sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
+    advice = f"lower {sizes}, or set precision=bf16 or memory.activation_checkpointing=true"
+    with lock_folder(folder), memory_advice(advice):
+        state = start_or_resume(settings, genotype, folder)
+        run_epochs(state)
+        return finish(state, folder)
+
+
+def run_epochs(state: TrainState) -> None:
+    """The epochs that remain."""
+    with state.tracker.redirected():
+        for _ in state.epochs(state.settings.train.epochs):
+            train_epoch(state)
+            record_epoch(state)
+            distributed.require_equal("a weight", list(state.network.parameters()))
+
+
+def train_epoch(state: TrainState) -> None:
+    """One pass over the training images."""
+    settings, steps = state.settings, len(state.data.train)
+    for raw in state.steps(state.data.train.shuffled_raw(state.epoch, state.step), steps):
+        progress = (state.epoch + state.step / steps) / settings.train.epochs
+        learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, settings.train.epochs)
+        set_learning_rate(state.optimiser, learning_rate)
+        with state.located(learning_rate):
+            measured = state.train_step(*raw, *drop_path(state, len(raw.labels)))
+        for name, mean in measured.items():
+            state.means.add(name, mean)
+
+
+def drop_path(state: TrainState, batch: int) -> tuple[Tensor, ...]:
+    """This step's `drop_path_scales` for `batch` images of this process, on the host; nothing where none is dropped."""
+    train = state.settings.train
+    if train.drop_path == 0:
+        return ()
+    probability = train.drop_path * state.epoch / train.epochs  # linear, moved once an epoch, as published
+    draws = generator(state.settings.seed, "drop path", state.epoch, state.step)
+    whole_batch = int(distributed.all_reduce_numbers([batch])[0])
+    scales = drop_path_scales(state.network.paths(), whole_batch, probability, draws)
+    return (scales[:, distributed.shard(torch.arange(whole_batch))],)
+
+
+def train_step(state: TrainState, raw: RawBatch, scales: Tensor | None = None) -> StepMetrics:
+    """Move the weights down the loss of the classifier plus that of the auxiliary head."""
+    train, preparation = state.settings.train, state.data.preparation
+    batch = preparation.augmented(raw)
+    scales = None if scales is None else scales.to(preparation.device)
+    with autocast(preparation.device, state.settings.precision):
+        logits, auxiliary_logits = state.network.training_logits(batch.images, scales)
+    loss = cross_entropy(widened(logits), batch.labels)
+    total = loss
+    if auxiliary_logits is not None:
+        total = loss + train.auxiliary_weight * cross_entropy(widened(auxiliary_logits), batch.labels)
+    parameters = list(state.network.parameters())
+    descend(state.optimiser, total, parameters, state.settings.weight_optimiser.clip)
+    average_statistics(state.network)
+    images = len(batch.labels)
+    return {
+        "train/loss": Mean.of(whole_loss(loss), images),
+        "train/accuracy": Mean(correct(logits, batch.labels), images),
+    }
+
+
+def record_epoch(state: TrainState) -> None:
+    """Write the epoch down. There is no validation: all images train, and the test waits for the end."""
+    metrics = state.means.means()
+    learning_rate = float(state.optimiser.param_groups[0]["lr"])
+    stop_unless_finite(metrics, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
+    metrics["learning_rate/weights"] = learning_rate
+    state.tracker.record(state.epoch, metrics, len(state.data.train))
+
+
+def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -> TrainState:
+    """Build everything retraining needs, in the open, and take up the folder's checkpoint if it has one."""
+    saved = Checkpoints(folder).load()
+    if saved is not None:
+        refuse_other_version(saved, folder)
+        refuse_other_settings(saved["settings"], protocol(settings, genotype), folder)
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    train = settings.train
+    data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
+    state = new_state(settings, genotype, data, folder)
+    if distributed.is_main_process():
+        write_run_record(folder, protocol(settings, genotype), device)
+    if saved is None:
+        size = count_parameters_without_auxiliary(state.network)
+        log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
+    else:
+        state.restore(saved)
+        log.info("resuming at epoch %d, step %d", state.epoch + 1, state.step + 1)
+    return state
+
+
+def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data: TrainData, folder: Path) -> TrainState:
+    """A retraining before its first step."""
+    device = data.preparation.device
+    with ambient(settings.seed, "weights"):
+        network = _network(settings, genotype, data.shape)
+    network.activation_checkpointing = settings.memory.activation_checkpointing
+    placed(network, device)
+    synchronise(network)
+    return TrainState(
+        settings=settings,
+        genotype=genotype,
+        data=data,
+        network=network,
+        optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser, settings.graphs),
+        checkpoints=Checkpoints(folder),
+        tracker=Tracker(folder, settings.train.epochs, device),
+        minutes=settings.checkpoint.minutes,
+    )
+
+
+def finish(state: TrainState, folder: Path) -> Result:
+    """Test, and write weights.pt and then result.json: where it exists the run has ended."""
+    settings, preparation = state.settings, state.data.preparation
+    tested = evaluate(state.network, state.network, _test(settings.dataset, preparation).in_order())
+    shape = state.data.shape
+    image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
+    flat = protocol(settings, state.genotype)
+    result = {
+        "version": __version__,
+        "test_accuracy": tested["accuracy"],
+        "test_loss": tested["loss"],
+        "parameters": count_parameters_without_auxiliary(state.network),
+        "parameters_with_auxiliary": count_parameters(state.network),
+        "macs": count_macs(state.network, image),
+        "seconds": round(state.tracker.total_seconds(), 3),
+        "epochs": settings.train.epochs,
+        "seed": settings.seed,
+        "genotype": json.loads(to_json(state.genotype)),
+        "config": flat,
+        "protocol": digest({key: value for key, value in flat.items() if key not in ("seed", "genotype")}),
+        "environment": environment(preparation.device),
+    }
+    if distributed.is_main_process():
+        write_state(folder / "weights.pt", self_description(state))
+        plotting.save_figure(plotting.draw_curves(state.tracker.history), folder / "curves")
+        plotting.save_cells(state.genotype, folder / "cells")
+        write_json(folder / "result.json", result)
+    state.tracker.close()
+    return result
+
+
+def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: bool = False) -> Result:
+    """The result of a folder whose run has ended, unless it was one of other settings."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        stored = result["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'result.json'} is damaged; remove it to train again") from None
+    refuse_other_version(result, folder)
+    refuse_other_settings(stored, protocol(settings, genotype), folder)
+    if not quiet:
+        log.info("this network has been trained before; nothing is changed")
+    return result
+
+
+def self_description(state: TrainState) -> dict[str, Any]:
+    """All that is needed to use the network elsewhere: genotype, sizes, weights, channel statistics."""
+    settings, shape, preparation = state.settings, state.data.shape, state.data.preparation
+    return {
+        "version": __version__,
+        "genotype": to_json(state.genotype),
+        "network": {
+            "channels": settings.network.channels,
+            "cells": settings.network.cells,
+            "stem_reductions": settings.network.stem_reductions,
+            "auxiliary": settings.train.auxiliary_weight > 0,
+        },
+        "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
+        "dataset": settings.dataset.name,
+        "mean": preparation.mean,
+        "std": preparation.std,
+        "settings": protocol(settings, state.genotype),
+        "weights": {name: value.contiguous() for name, value in state.network.state_dict().items()},
+    }
+
+
+def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
+    """The trained network of a weights.pt in evaluation mode, and what else the file says; `UserError` for others."""
+    try:
+        described = read_state(path)
+        size, shape = described["network"], InputShape(**described["input"])
+        genotype = from_json(described["genotype"], origin=str(path))
+        sizes = size["cells"], size["channels"], size["stem_reductions"]
+        network = build_network(genotype, *sizes, shape, size["auxiliary"])
+        network.load_state_dict(described["weights"])
+    except DamagedFileError as error:
+        raise UserError(f"weights: {error}") from None
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"weights: {path} does not describe a network ({type(error).__name__})") from None
+    return network.eval(), described
+
+
+def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
+    """Test a saved network on the test images of `dataset`, prepared as the file says."""
+    network, described = load_network(path)
+    if described["dataset"] != settings.dataset.name:
+        raise UserError(
+            f"weights: {path} was trained on {described['dataset']!r}, but dataset is {settings.dataset.name!r}; "
+            f"add dataset={described['dataset']}"
+        )
+    if described["input"]["size"] != settings.dataset.image_size:
+        size = described["input"]["size"]
+        raise UserError(f"dataset.image_size is {settings.dataset.image_size}; {path} was trained at {size}")
+    device = choose_device(settings.device)
+    placed(network, device)
+    preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
+    return evaluate(network, network, _test(settings.dataset, preparation).in_order())
+
+
+def announce(result: Result, folder: Path) -> None:
+    """Say how good the network is, where it lies and what to type next."""
+    log.info("")
+    size = f"{result['parameters']:,} parameters, {result['macs'] / 1e6:.1f} M multiply-adds"
+    log.info("test accuracy %.2f%%, %s, %.0f s", 100 * result["test_accuracy"], size, result["seconds"])
+    log.info("result: %s, weights in %s", folder / "result.json", folder / "weights.pt")
+    log.info("next:   python -m darts.compare    (is it any better than a random cell?)")
+
+
+def _network(settings: FinalSettings | BriefSettings, genotype: Genotype, shape: InputShape) -> Network:
+    size, auxiliary = settings.network, settings.train.auxiliary_weight > 0
+    return build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, auxiliary)
+
+
+def _test(dataset: Dataset, preparation: Preparation) -> Any:
+    return test_batches(dataset, EVALUATION_BATCH, preparation)
