@@ -198,7 +198,7 @@ def test_without_a_test_folder_a_part_is_set_aside_and_stays_the_same(folder):
 def refusal(settings) -> str:
     with pytest.raises(UserError) as error:
         found = search_data(settings)
-        list(found.train.shuffled(0)), list(found.architecture.shuffled(0))
+        list(found.train.shuffled(0)), list(found.valid.shuffled(0))
     assert "\n" not in str(error.value)
     return str(error.value)
 

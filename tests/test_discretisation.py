@@ -68,6 +68,6 @@ def test_rows_of_the_architecture_parameters_stand_in_the_published_order(darts_
 
 def test_softmax_rows_sum_to_one_and_its_gradient_is_right():
     alpha = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    left = torch.ones(5, 3, dtype=torch.bool)
-    torch.testing.assert_close(Softmax().weights(alpha, left, 0.0).sum(1), torch.ones(5).double())
-    assert torch.autograd.gradcheck(lambda a: Softmax().weights(a, left, 0.0), alpha)
+    active = torch.ones(5, 3, dtype=torch.bool)
+    torch.testing.assert_close(Softmax().weights(alpha, active, 0.0).weights.sum(1), torch.ones(5).double())
+    assert torch.autograd.gradcheck(lambda a: Softmax().weights(a, active, 0.0).weights, alpha)

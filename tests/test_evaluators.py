@@ -11,7 +11,7 @@ from torch import nn
 
 from darts.blackbox import loop as blackbox
 from darts.blackbox import proxies
-from darts.blackbox.evaluators import EvaluationContext, evaluator
+from darts.blackbox.evaluators import EvaluationContext
 from darts.blackbox.exchange import Scorer
 from darts.blackbox.inherited import path_accuracy, path_of
 from darts.blackbox.pareto import dominates, front
@@ -35,7 +35,7 @@ def scorer_of(folder, *overrides) -> tuple[Scorer, object]:
     settings = composed("search", *TINY_SEARCH, "method=random", *overrides)
     device = torch.device("cpu")
     data = search_data(settings.dataset, settings.search.train_fraction, 16, settings.seed, device)
-    return evaluator(settings.evaluator, EvaluationContext(settings, data, device, None, folder)), settings
+    return settings.evaluator.scorer(EvaluationContext(settings, data, device, None, folder)), settings
 
 
 def copied(supernet: Supernet, genotype, space, cells, channels, shape) -> nn.Module:

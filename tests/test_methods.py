@@ -12,7 +12,7 @@ from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.search.settings import SearchSettings
-from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, run_command
+from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, configuration, run_command
 from tests.faults.leavings import left
 from tests.faults.test_kills import Killed, kill_after
 
@@ -122,7 +122,7 @@ def test_every_space_is_searched_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["method=gdas", "method/perturbation=random_smoothing"], "computes the sampled ones alone"),
+        (["method=gdas", "method/perturbation=random_smoothing"], "computes the sampled ones only"),
         (["method=oles", "method/hypergradient=finite_difference"], "give method/hypergradient=first_order"),
         (["method=gdas", "method/weight_gradient=layer_alignment"], "give method/weight_gradient=training_loss"),
         (["method=proxyless", "method/hypergradient=finite_difference"], "give method/hypergradient=first_order"),
@@ -183,7 +183,7 @@ def test_published_settings_are_the_papers(name):
     sizes = (found.network.cells, len(found.space.candidates))
     assert [found.search.batch_size, found.search.epochs, *rates, *sizes] == expected
     assert composed("final", f"experiment={name}", "genotype=random").dataset.name == "cifar10"
-    if found.for_method is not None:
+    if configuration("search", f"experiment={name}", f"method={method}").for_method is not None:
         with pytest.raises(UserError, match=f"method is 'gdas'; it must be {method}, whose settings the experiment"):
             composed("search", f"experiment={name}", "method=gdas")
 

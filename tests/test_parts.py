@@ -364,7 +364,7 @@ def test_the_best_of_samples_is_the_genotype_of_highest_accuracy_and_chosen_befo
 
     at = dataclasses.replace(seen(9), path_accuracy=judged)
     active = part.decide(at, 10)[0]["normal"]
-    assert len(drawn) == 20 and part.stages(10, SPACE)[0].frozen == 1.0
+    assert len(drawn) == 20 and part.stages(10, SPACE)[0].alpha_frozen_fraction == 1.0
     there = {(edge, column) for edge, row in enumerate(active) for column, stays in enumerate(row) if stays}
     assert there == set(SPACE.places(drawn[12].cells["normal"]))
     assert part.decide(seen(8), 10)[0] == seen(8).active and part.decide(seen(10), 10)[0] == seen(10).active

@@ -1,1 +1,5 @@
-"""Where the time goes: `python -m darts.benchmark`. measure.py: how; cases.py: what; __main__.py: the command."""
+"""Where the time goes: steps of the original's way of computing against this one, memory, scaling.
+
+Imports from: search and below.
+Public: BenchmarkSettings, measure.
+"""

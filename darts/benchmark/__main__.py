@@ -199,10 +199,15 @@ def main(settings: DictConfig) -> None:
     print(json.dumps(metrics) if typed.json else f"\nresult: {folder / 'benchmark.json'}, plot {files[0]}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the benchmark, or what `scaling` asks for."""
     if sys.argv[1:2] == ["scaling"]:
         from darts.benchmark.scaling import main as scale
 
         scale(sys.argv[2:])
     else:
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -1,1 +1,5 @@
-"""Search without gradients: strategies that ask for the scores of genotypes, evaluators that give them, one ledger."""
+"""Search by scores of cells: strategies that ask for scores, evaluators that give them, one ledger.
+
+Imports from: train and below.
+Public: loop.run, Strategy, Evaluator, EvaluationContext, Scorer, BlackBoxSettings.
+"""

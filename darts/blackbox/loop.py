@@ -15,6 +15,7 @@ from darts.blackbox.exchange import Answer, Cost, Ledger, Scorer, exchange
 from darts.blackbox.generator import Generator, Limit
 from darts.blackbox.journal import Journal, Line
 from darts.blackbox.pareto import draw_front, front
+from darts.blackbox.settings import BlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
 from darts.config.identity import digest, identity, refuse_other_settings, refuse_other_version
 from darts.loop import plotting
@@ -25,7 +26,6 @@ from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
 from darts.runtime.seeding import python_generator
 from darts.runtime.signals import deferred_signals
-from darts.search.settings import BlackBoxSettings
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.tasks.batches import SearchData, search_data

@@ -1,1 +1,5 @@
-"""TODO."""
+"""What the loops share: optimisers and one step, a run's position, records, pictures, common settings.
+
+Imports from: methods and below.
+Public: RunState, Tracker, RunningMeans, Mean, evaluate, descend, environment.
+"""

@@ -1,1 +1,5 @@
-"""TODO."""
+"""What may be built: genotypes, their printed forms, search spaces, what can be made of a genotype.
+
+Imports from: config, runtime.
+Public: Genotype, Cell, Edge, SearchSpace, plan_cells, find_genotype, published, canonical.
+"""

@@ -188,6 +188,7 @@ def channel_statistics(settings: Dataset, images: ImageSet) -> tuple[list[float]
 
 
 def bundled_images(settings: BundledDataset, train: bool) -> ImageSet:
+    """The images that ship with this package."""
     part = "train" if train else "test"
     try:
         with np.load(BUNDLED) as archive:
@@ -199,6 +200,7 @@ def bundled_images(settings: BundledDataset, train: bool) -> ImageSet:
 
 
 def torchvision_images(settings: TorchvisionDataset, train: bool) -> ImageSet:
+    """The images of a set that torchvision knows, downloaded where that is allowed."""
     source = _torchvision_set(settings, train)
     labels = torch.as_tensor(np.asarray(source.labels if hasattr(source, "labels") else source.targets)).long()
     pixels = torch.as_tensor(np.asarray(source.data))
@@ -211,6 +213,7 @@ def torchvision_images(settings: TorchvisionDataset, train: bool) -> ImageSet:
 
 
 def folder_images(settings: ImageFolderDataset, train: bool) -> ImageSet:
+    """Pictures in class folders, decoded at once or, where they are too many, when their turn comes."""
     files, classes = _folder_files(settings, train)
     decoder = Decoder(settings.image_size, settings.channels or _channels_of(files[0][0]))
     images = FileImages(files, classes, decoder, settings.workers)

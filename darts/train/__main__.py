@@ -15,6 +15,8 @@ from darts.spaces.genotype import Genotype
 from darts.spaces.sources import find_genotype
 from darts.train.settings import FinalSettings
 
+log = logging.getLogger("darts.train")
+
 
 @cli_command("final")
 def main(settings: DictConfig) -> float:
@@ -32,7 +34,7 @@ def evaluate(settings: FinalSettings, weights: Path) -> float:
 
     distributed.require_single_process("weights=FILE")
     tested = retraining.evaluate_file(settings, weights)
-    logging.getLogger("darts").info("test accuracy %.4f, test loss %.4f", tested["accuracy"], tested["loss"])
+    log.info("test accuracy %.4f, test loss %.4f", tested["accuracy"], tested["loss"])
     return 1 - tested["accuracy"]
 
 

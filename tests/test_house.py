@@ -1,0 +1,163 @@
+"""The house's rules: who may import whom, how long things may be, and what stands nowhere."""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FILES = sorted((ROOT / "darts").rglob("*.py"))
+DOORS = [ROOT / "train_search.py", ROOT / "train_final.py"]
+LAYERS = [
+    *("benchmark", "blackbox", "compare", "config", "loop", "methods", "models", "runtime", "search", "spaces"),
+    *("tasks", "train"),
+]
+TOP = {
+    *("README.md", "LICENSE", "requirements.txt", "requirements-dev.txt", "pyproject.toml", ".ci", ".gitignore"),
+    *("conf", "darts", "docs", "tests", "train_search.py", "train_final.py"),
+    *("CONTRIBUTING.md", "CITATION.cff", "CHANGELOG.md"),
+}
+FORBIDDEN = {"eval", "exec", "instantiate", "compile", "__import__", "get_class", "get_object"}
+
+
+def name_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT / "darts").with_suffix("").parts)
+
+
+def test_nothing_else_lies_in_the_repository():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = listed.stdout.splitlines()
+    assert {Path(file).parts[0] for file in files} <= TOP
+    assert len(files) < 500  # code, not data
+
+
+def test_a_layer_imports_only_from_the_layers_below_it():
+    """The contract in pyproject.toml; it is exhaustive, so that a new folder must be given its place."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 kept, 0 broken" in done.stdout
+
+
+def test_a_layer_says_what_it_is_what_it_may_import_and_what_is_public():
+    for folder in LAYERS:
+        text = ast.get_docstring(ast.parse((ROOT / "darts" / folder / "__init__.py").read_text()))
+        assert "Imports from" in text and "Public:" in text and len(text.splitlines()) <= 10, folder
+
+
+def test_the_top_of_the_package_holds_only_commands():
+    for file in (ROOT / "darts").glob("*.py"):
+        assert file.name == "__init__.py" or "@cli_command(" in file.read_text(), file
+    assert {path.name for path in (ROOT / "darts").iterdir() if path.is_dir()} - {"__pycache__"} == {*LAYERS, "assets"}
+
+
+@pytest.mark.parametrize("file", [*FILES, *DOORS], ids=str)
+def test_files_and_functions_are_short_and_documented(file):
+    text = file.read_text()
+    assert text.count("\n") <= 400
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 40, node.name
+
+
+def public_names(tree: ast.Module):
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from (
+                    inner for inner in node.body
+                    if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_") and inner.name != "forward"
+                )  # fmt: skip
+
+
+TREES = {file: ast.parse(file.read_text()) for file in FILES}
+DOCUMENTED = {node.name for tree in TREES.values() for node in public_names(tree) if ast.get_docstring(node)}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_public_names_have_a_docstring(file):
+    for node in public_names(TREES[file]):
+        inherits = isinstance(node, ast.FunctionDef) and node.name in DOCUMENTED  # a base class says what it does
+        assert ast.get_docstring(node) or inherits, node.name
+
+
+@pytest.mark.parametrize("file", [*FILES, *DOORS], ids=str)
+def test_nothing_names_code_to_run_or_loads_pickles(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            builtin = isinstance(node.func, ast.Name)
+            assert not (called in FORBIDDEN and (builtin or called not in ("eval", "compile")))
+            owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+            if called == "load" and isinstance(owner, ast.Name) and owner.id == "torch":
+                assert any(k.arg == "weights_only" and k.value.value is True for k in node.keywords)
+            assert not any(k.arg == "shell" for k in node.keywords)
+            assert not (called in ("load", "loads") and isinstance(owner, ast.Name) and owner.id in ("pickle", "yaml"))
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None
+
+
+def test_the_loops_know_no_method():
+    methods = [file.stem for file in (ROOT / "conf" / "method").glob("*.yaml")]
+    for folder in ("search", "train", "loop"):
+        for file in (ROOT / "darts" / folder).glob("*.py"):
+            strings = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+            assert not strings & set(methods), file
+
+
+def test_parts_of_a_method_call_no_collective():
+    """The loop sums over processes; a part gets what it needs in total from its problem."""
+    for file in (ROOT / "darts" / "methods").glob("*.py"):
+        text = file.read_text()
+        assert "runtime.distributed" not in text and "runtime.reduction" not in text, file
+        assert "torch.distributed" not in text, file
+
+
+STORY = [  # one search step, from the command down
+    *("train_search.py", "darts/search/__main__.py", "darts/search/loop.py", "darts/search/step.py"),
+    *("darts/search/state.py", "darts/methods/method.py", "darts/methods/relaxation.py"),
+    *("darts/methods/hypergradient.py", "darts/methods/weight_gradient.py", "darts/models/mixture.py"),
+    *("darts/models/supernet.py", "darts/loop/optimisation.py"),
+]
+
+
+def test_one_search_step_is_told_by_at_most_twelve_files():
+    """All that the step of plain DARTS needs; variants of a part stand below the line "# Variants"."""
+    assert len(STORY) <= 12
+    texts = [(ROOT / name).read_text() for name in STORY]
+    lines = sum(text.split("\n# Variants\n")[0].count("\n") for text in texts)
+    assert lines < 1700
+    readme = (ROOT / "README.md").read_text()
+    for name in STORY:
+        assert name.removeprefix("darts/") in readme, name
+
+
+RETIRED = {
+    *("said", "gathered", "summed", "add_up", "heard", "slope", "slopes", "settled", "heeded", "door", "go_on"),
+    *("checkpoint_cells", "weight_share", "weight_rule", "weight_rules", "alpha_terms", "short_training"),
+    *("shares", "to_plain", "from_plain", "take_momentum", "plain_twin", "floors", "ere", "anew", "figures"),
+    *("WeightRule", "AlphaTerm", "ShortTraining", "Beside", "Nothing", "Paths", "beside", "truth", "totals"),
+}
+ALLOWED = {("figures", "compare"), ("slope", "benchmark")}  # pictures; the slope of a fitted line
+
+
+@pytest.mark.parametrize("file", [*FILES, *DOORS], ids=str)
+def test_no_identifier_is_a_retired_word(file):
+    found = set()
+    for token in tokenize.generate_tokens(io.StringIO(file.read_text()).readline):
+        if token.type == tokenize.NAME and token.string in RETIRED:
+            found.add(token.string)
+    allowed = {word for word, folder in ALLOWED if folder in file.parts}
+    assert found <= allowed, f"{file}: see the words in CONTRIBUTING.md"
