@@ -36,9 +36,11 @@ CANDIDATES = [
 ]  # fmt: skip
 
 # The smallest whole runs: 100 images, a network of three cells of two channels.
-TINY = ["dataset.fraction=0.01", "network.channels=2", "network.cells=3", "network.stem_reductions=2", "device=cpu"]
+TINY_DATA = ["dataset.fraction=0.01", "device=cpu"]
+TINY = [*TINY_DATA, "network.channels=2", "network.cells=3", "network.stem_reductions=2"]
 TINY_SEARCH = [*TINY, "search.epochs=3", "search.batch_size=16", "space.nodes=2",
                "space.candidates=[none,max_pool_3x3,skip_connect,sep_conv_3x3]"]  # fmt: skip
+TINY_SCORES = [item for item in TINY_SEARCH if not item.startswith(("network.", "search.epochs"))]  # for black box
 TINY_TRAIN = [*TINY, "train.epochs=2", "train.batch_size=32"]
 
 SCHEMAS = {

@@ -10,10 +10,9 @@ from darts import correlate
 from darts.runtime.errors import UserError
 from darts.spaces.sources import random_genotype
 from darts.train import retraining as retrain
-from tests.conftest import ROOT, TINY, TINY_TRAIN, composed, run_command
+from tests.conftest import ROOT, TINY_DATA, TINY_TRAIN, composed, run_command
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
-TINY_DATA = [item for item in TINY if not item.startswith("network.")]
 TINY_SCORES = [*TINY_DATA, "search.batch_size=16", "evaluator.network.channels=2", "evaluator.batch_size=8"]
 
 

@@ -17,6 +17,7 @@ from darts.blackbox.inherited import path_accuracy, path_of
 from darts.blackbox.pareto import dominates, front
 from darts.blackbox.strategy import Request
 from darts.models.cost import network_costs
+from darts.models.mixture import dense_mixture
 from darts.models.network import build_network
 from darts.models.supernet import Supernet
 from darts.runtime.errors import UserError
@@ -69,7 +70,7 @@ def test_inherited_accuracy_is_that_of_the_network_with_copied_weights(batch_sta
     supernet = Supernet(plan_cells(3, 4, space.multipliers()), space, shape, 0).double()
     uniform = {kind: torch.full((5, 4), 0.25, dtype=torch.float64) for kind in space.cell_types}
     images = torch.randn(64, 3, 8, 8, dtype=torch.float64)
-    supernet(images, uniform)  # running statistics that are not the initial ones
+    supernet(images, dense_mixture(uniform))  # running statistics that are not the initial ones
     labels = torch.randint(0, 4, (64,))
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     for number in range(4):

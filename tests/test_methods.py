@@ -12,7 +12,7 @@ from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.search.settings import SearchSettings
-from tests.conftest import ROOT, TINY, TINY_SEARCH, composed, configuration, run_command
+from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_SEARCH, composed, configuration, run_command
 from tests.faults.leavings import left
 from tests.faults.test_kills import Killed, kill_after
 
@@ -85,16 +85,16 @@ def test_it_names_its_paper_and_itself(method):
 def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path):
     """As a user would compare them: one command, a job a method; those that add epochs are told to add few."""
     own = {name: settings for name, settings in SHORT.items() if any("method." in item for item in settings)}
-    common = [item for item in TINY_SEARCH if not item.startswith(("network.", "search.epochs"))]
-    common += ["network.channels=12", "network.cells=4", "network.stem_reductions=2"]
-    budget = ["budget.evaluations=2", "evaluator.network.channels=2", "evaluator.train.epochs=1",
+    wide = ["network.channels=12", "network.cells=4", "network.stem_reductions=2"]
+    scored = ["budget.evaluations=2", "evaluator.network.channels=2", "evaluator.train.epochs=1",
               "evaluator.train.batch_size=16"]  # fmt: skip
-    plain = ",".join(name for name in ALL if name not in own)
-    jobs = [[f"method={plain}", "search.epochs=2"]]
-    jobs += [[f"method={name}", "search.epochs=3", *settings] for name, settings in own.items()]
+    strategies = [name for name in ALL if name not in METHODS]
+    by_gradients = ",".join(name for name in METHODS if name not in own)
+    jobs = [[f"method={','.join(strategies)}", *scored], [f"method={by_gradients}", *wide, "search.epochs=2"]]
+    jobs += [[f"method={name}", *wide, "search.epochs=3", *settings] for name, settings in own.items()]
     for number, job in enumerate(jobs):
         place = [f"hydra.sweep.dir=sweep{number}", "hydra.sweep.subdir=${method.name}"]
-        done = run_command([str(ROOT / "train_search.py"), "-m", *common, *budget, *job, *place], tmp_path)
+        done = run_command([str(ROOT / "train_search.py"), "-m", *TINY_SCORES, *job, *place], tmp_path)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = [json.loads(file.read_text()) for file in tmp_path.glob("sweep*/*/genotype.json")]
     assert sorted(genotype["provenance"]["method"] for genotype in found) == ALL
@@ -146,22 +146,6 @@ def test_parts_combine_where_that_makes_sense(tmp_path):
 
 def test_the_method_of_the_reader_is_plain_darts():
     assert composed("search").method.name == "darts"
-
-
-def test_an_operation_and_a_space_of_ones_own_take_ten_lines(tmp_path):
-    """The example of docs/methods.md, as it stands there."""
-    text = (ROOT / "docs" / "methods.md").read_text()
-    script, space = (
-        "\n".join(line[4:] for line in text.split(mark)[1].split("\n\n`")[0].splitlines())
-        for mark in ("`my_search.py`:\n", "`my_conf/space/blurred.yaml`:\n")
-    )
-    (tmp_path / "my_search.py").write_text(script + "\n")
-    (tmp_path / "my_conf" / "space").mkdir(parents=True)
-    (tmp_path / "my_conf" / "space" / "blurred.yaml").write_text(space + "\n")
-    small = [*TINY, "search.epochs=1", "search.batch_size=16", "hydra.run.dir=run"]
-    done = run_command(["my_search.py", "--config-dir", "my_conf", "space=blurred", *small], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "genotype.json").read_text())["space"] == "blurred"
 
 
 # By experiment: the method, batch, epochs, learning rates of weights and alpha, cells, candidates.

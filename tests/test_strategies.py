@@ -19,7 +19,7 @@ from darts.runtime.errors import UserError
 from darts.runtime.seeding import python_generator
 from darts.search.settings import BlackBoxSettings, SearchSettings
 from darts.spaces import nasbench201
-from tests.conftest import ROOT, TINY, composed, run_command, space_of
+from tests.conftest import ROOT, TINY, TINY_DATA, composed, run_command, space_of
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
 STRATEGIES = ["random", "local_search", "hill_climbing", "evolution", "genetic", "breadth_first", "depth_first",
@@ -135,7 +135,7 @@ def test_a_ledger_is_kept_within_one_evaluation():
         assert budget.minutes is None or ledger.seconds - cost.seconds <= 60 * budget.minutes
 
 
-TINY_SEARCH = [*TINY, "evaluator.network.channels=2", "evaluator.train.batch_size=16", "search.batch_size=16",
+TINY_SEARCH = [*TINY_DATA, "evaluator.network.channels=2", "evaluator.train.batch_size=16", "search.batch_size=16",
                "budget.evaluations=5", "space.nodes=2"]  # fmt: skip
 SMALL = {
     "evolution": ["method.population=2", "method.sample=1"],

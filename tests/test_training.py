@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from darts.loop.optimisation import RunningMeans, cosine_learning_rate, evaluate
+from darts.loop.optimisation import Mean, RunningMeans, cosine_learning_rate, evaluate
 from darts.models.batch_norm import frozen_statistics
 from darts.spaces.genotype import to_json
 from darts.spaces.published import published
@@ -98,9 +98,9 @@ def test_frozen_statistics_normalise_by_the_batch_and_stand_still():
 
 def test_running_means_are_over_images_and_go_on_from_their_state():
     means = RunningMeans()
-    means.add("loss", torch.tensor(3.0), 2)
+    means.add("loss", Mean(torch.tensor(3.0), 2))
     means = RunningMeans(means.state_dict())
-    means.add("loss", torch.tensor(5.0), 1)
+    means.add("loss", Mean(torch.tensor(5.0), 1))
     assert means.means() == {"loss": 8 / 3}
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -41,12 +43,13 @@ _loading: list[str] = []  # the plug-in that is being imported, if any
 _plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> the plug-in that brought it
 
 
-def register(kind: str, name: str, **values: Any) -> Callable[[T], T]:
+def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
     """Make a class or function known to the configuration under a name; returns a decorator.
 
     `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator" or
     "operation". A part is a dataclass whose fields are its settings; with `values` for all of them it can be chosen
-    at once (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values. An operation is a
+    at once (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values; a field `name` is
+    the name. An operation is a
     function (channels, stride, affine) -> nn.Module; its `values` are fields of `Candidate`.
     Raises `UserError` for an unknown kind and for a name that is taken.
     """
@@ -89,15 +92,15 @@ def load_plugins(names: Sequence[str]) -> None:
             _loading.pop()
 
 
-def plugin_of(kind: str, name: str) -> str | None:
-    """The plug-in that registered a name; None for what this package has itself."""
-    return _plugins.get((kind, name))
-
-
-def plugins_of_operations(names: Sequence[str]) -> list[str]:
-    """The plug-ins that some operations came from, sorted."""
-    found = {_plugins[("operation", name)] for name in names if ("operation", name) in _plugins}
+def plugins_of(entries: Iterable[tuple[str, str]]) -> list[str]:
+    """The plug-ins that registered some of (kind, name), sorted; what this package has itself needs none."""
+    found = {_plugins[entry] for entry in entries if entry in _plugins}
     return sorted(found)
+
+
+def missing_plugins(names: Iterable[str]) -> list[str]:
+    """Those of the named plug-ins that have registered nothing in this process."""
+    return [name for name in names if name not in _plugins.values()]
 
 
 def _claim(kind: str, name: str, module: str) -> None:
@@ -107,7 +110,8 @@ def _claim(kind: str, name: str, module: str) -> None:
         raise UserError(f"{kind} {name!r} is registered by {taken} already; {module} must choose another name")
     _modules[(kind, name)] = module
     if not module.startswith("darts."):
-        _plugins[(kind, name)] = _loading[-1] if _loading else module
+        own = Path(sys.argv[0]).stem if module == "__main__" else module
+        _plugins[(kind, name)] = _loading[-1] if _loading else own
 
 
 def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
@@ -115,6 +119,8 @@ def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
     store = ConfigStore.instance()
     store.store(group=f"schema/{kind}", name=name, node=part)
     fields = [field.name for field in dataclasses.fields(part)]
+    if values and "name" in fields:
+        values = {"name": name, **values}
     if values or not fields:
         missing = [field for field in fields if field not in values]
         if missing:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from darts.config.registry import missing_plugins, plugins_of
 from darts.runtime.errors import UserError
 
 FORMAT = "darts genotype"
@@ -70,6 +71,10 @@ class Genotype:
         """By cell type, how many nodes the cell's output joins."""
         return {kind: len(cell.concat) for kind, cell in self.cells.items()}
 
+    def operations(self) -> list[str]:
+        """The operation of every edge of every cell."""
+        return [name for cell in self.cells.values() for name in cell.operations()]
+
     def digest(self) -> str:
         """Twelve hexadecimal digits that stand for the architecture (its provenance left out)."""
         return hashlib.sha256(json.dumps(_as_content(self), sort_keys=True).encode()).hexdigest()[:12]
@@ -82,6 +87,9 @@ class Genotype:
 def to_json(genotype: Genotype) -> str:
     """The strict JSON form; `from_json` gives back an equal genotype."""
     content = {"format": FORMAT, "version": VERSION, **_as_content(genotype), "provenance": dict(genotype.provenance)}
+    needed = plugins_of([("space", genotype.space), *(("operation", name) for name in genotype.operations())])
+    if needed:
+        content["plugins"] = needed
     text = json.dumps(content, indent=1, allow_nan=False)
     for cell in content["cells"].values():  # one node a line, for people
         for node in cell["nodes"]:
@@ -134,7 +142,11 @@ def _no_constant(name: str) -> None:
 
 
 def _from_content(content: Any) -> Genotype:
-    _exact_keys(content, ("format", "version", "space", "cells", "provenance"), "the file")
+    keys = ("format", "version", "space", "cells", "provenance")
+    needs_plugins = isinstance(content, dict) and "plugins" in content  # the key is there only where there are any
+    _exact_keys(content, (*keys, "plugins") if needs_plugins else keys, "the file")
+    if needs_plugins:
+        _require_plugins(content["plugins"])
     if content["format"] != FORMAT or content["version"] != VERSION or type(content["version"]) is not int:
         raise UserError(f"format and version must be {FORMAT!r} and {VERSION}")
     _typed(content["space"], str, "space")
@@ -144,6 +156,13 @@ def _from_content(content: Any) -> Genotype:
         raise UserError("there is no cell")
     cells = {kind: _cell(cell, kind) for kind, cell in content["cells"].items()}
     return Genotype(content["space"], cells, content["provenance"])
+
+
+def _require_plugins(names: Any) -> None:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"plugins: must be a list of module names, not {_shown(names)}")
+    if missing_plugins(names):
+        raise UserError(f"needs plugins=[{','.join(names)}], which registered its space or operations")
 
 
 def _cell(content: Any, kind: str) -> Cell:

@@ -12,6 +12,7 @@ from PIL import Image
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.tasks import datasets
+from darts.tasks.settings import BundledDataset
 from tests.conftest import TINY_SEARCH, composed
 
 
@@ -82,7 +83,7 @@ def test_labels_out_of_range(tmp_path, monkeypatch, injected):
             torch.zeros(20, 1, 32, 32, dtype=torch.uint8), torch.arange(20) % 4, ["a", "b", "c"]
         )
 
-    monkeypatch.setattr(datasets, "_open", opened)
+    monkeypatch.setattr(BundledDataset, "images", opened)
     assert "labels go from 0 to 3; there are 3 classes" in refused(tmp_path)
     injected("bad data")
 

@@ -48,7 +48,7 @@ def damaged(tmp_path, caplog):
             read_state(checkpoints.last)
         assert checkpoints.load() == {"epoch": 1}
         assert len(caplog.records) == 1
-        assert "last.pt" in caplog.text and "going on from previous.pt" in caplog.text
+        assert "last.pt" in caplog.text and "resuming from previous.pt" in caplog.text
 
     return whole, replace
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from darts.loop.optimisation import RunningMeans
+from darts.loop.optimisation import Mean, RunningMeans
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.errors import NotFiniteError
 from darts.search import loop as search
@@ -118,6 +118,6 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
 
 def test_sums_on_other_devices_are_looked_at_now_and_then():
     means = RunningMeans()
-    means.add("train/loss", torch.tensor(math.inf), 4)
+    means.add("train/loss", Mean(torch.tensor(math.inf), 4))
     with pytest.raises(NotFiniteError, match="train/loss is inf"):
         means.require_finite()

@@ -112,7 +112,7 @@ def test_one_process_that_fails_of_itself_ends_the_other_too(tmp_path, injected)
     fault = {"name": "raised", "overrides": ["method=darts", "checkpoint.minutes=1e-9"], "processes": 2}
     deaths = [*undisturbed(2)[:1], {**fault, "fault": ["raise", "weight_step", 4]}]
     outcomes = carried_out(deaths, tmp_path)
-    assert "no longer hears the others" in outcomes[1]["why"]
+    assert "lost contact with the other processes" in outcomes[1]["why"]
     assert_resumed_equal(tmp_path, deaths, outcomes)
     injected("one process of two fails", 1, 1)
 

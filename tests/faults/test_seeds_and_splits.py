@@ -83,7 +83,7 @@ def test_halves_are_disjoint_stratified_whole_and_seeded():
     weights, architecture = set(found.split.train.tolist()), set(found.split.valid.tolist())
     assert not weights & architecture
     assert len(weights) == len(architecture) == 500
-    labels = found.weights.images.labels
+    labels = found.train.images.labels
     for half in (found.split.train, found.split.valid):
         assert torch.bincount(labels[half]).tolist() == [50] * 10
     assert again.split.digest() == found.split.digest() != other.split.digest()

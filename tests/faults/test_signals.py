@@ -16,11 +16,11 @@ from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder
 from darts.runtime.signals import Interrupted
 from darts.search import loop as search
-from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
+from tests.conftest import ENVIRONMENT, ROOT, TINY_SCORES, TINY_SEARCH, TINY_TRAIN, composed, run_command
 
 SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "checkpoint.minutes=inf"]
 FINAL = [str(ROOT / "train_final.py"), *TINY_TRAIN, "train.epochs=8", "genotype=darts_v2", "checkpoint.minutes=inf"]
-SCORES = [str(ROOT / "train_search.py"), *TINY_SEARCH, "method=random", "budget.evaluations=8",
+SCORES = [str(ROOT / "train_search.py"), *TINY_SCORES, "method=random", "budget.evaluations=8",
           "evaluator.network.channels=2", "evaluator.train.batch_size=16", "evaluator.train.epochs=4"]  # fmt: skip
 
 

@@ -72,8 +72,8 @@ def whole(tmp_path_factory):
     ("fault", "rank", "says"),
     [
         (signal.SIGKILL, 0, ""),
-        (signal.SIGKILL, 1, "no longer hears the others"),
-        (signal.SIGSTOP, 1, "no longer hears the others"),
+        (signal.SIGKILL, 1, "lost contact with the other processes"),
+        (signal.SIGSTOP, 1, "lost contact with the other processes"),
         (signal.SIGTERM, None, "stopped by SIGTERM and saved"),
         (signal.SIGKILL, None, ""),
     ],
@@ -104,7 +104,7 @@ def test_the_job_ends_with_an_error_and_goes_on_to_the_same_end(whole, fault, ra
     assert not (tmp_path / "run" / "genotype.json").exists()
     done = run_command([*TORCHRUN, *SEARCH, "hydra.run.dir=run"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "going on at epoch" in done.stdout
+    assert "resuming at epoch" in done.stdout
     assert left(tmp_path / "run") == whole
     injected("a process of a torchrun job killed, hung or stopped", 1, 1)
 
@@ -115,7 +115,7 @@ def test_a_run_of_two_processes_goes_on_with_one(tmp_path, injected):
     assert job.wait(timeout=60) != 0
     done = run_command([*SEARCH, "hydra.run.dir=run"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "going on at epoch" in done.stdout and (tmp_path / "run" / "genotype.json").exists()
+    assert "resuming at epoch" in done.stdout and (tmp_path / "run" / "genotype.json").exists()
     injected("a torchrun job stopped, gone on with one process")
 
 
@@ -124,7 +124,7 @@ def test_torchrun_starts_a_killed_process_again_by_itself(whole, tmp_path, injec
     os.kill(children(job)[1], signal.SIGKILL)
     said = tmp_path / "errors"
     assert job.wait(timeout=120) == 0, said.read_text()
-    assert "going on at epoch" in said.read_text()
+    assert "resuming at epoch" in said.read_text()
     assert left(tmp_path / "run") == whole
     injected("a process killed, torchrun starts it again", 1, 1)
 

@@ -1,0 +1,184 @@
+"""What is registered from outside, in every command: an operation, a part, a space, a data set, a strategy, ..."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from darts.config import registry
+from darts.config.registry import register
+from darts.runtime.errors import UserError
+from darts.spaces.sources import find_genotype
+from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_SEARCH, TINY_TRAIN, composed, run_command
+
+PLUGIN = '''
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from darts.blackbox.exchange import Scorer
+from darts.blackbox.settings import Evaluator
+from darts.blackbox.strategy import Request, Strategy
+from darts.config.registry import register
+from darts.methods.relaxation import Relaxation, softmax
+from darts.models.mixture import MixtureWeights
+from darts.models.settings import NetworkSettings
+from darts.spaces.search_space import SearchSpace, Skeleton
+from darts.tasks.datasets import ArrayImages
+from darts.tasks.settings import Dataset
+
+
+@register("operation", "blur")
+def blur(channels, stride, affine):
+    """Average pooling over 5 x 5 pixels and batch norm: (batch, C, H, W) to the size that the stride says."""
+    return nn.Sequential(nn.AvgPool2d(5, stride, 2), nn.BatchNorm2d(channels, affine=affine))
+
+
+@register("relaxation", "sharp", power=2.0)
+@dataclass
+class Sharp(Relaxation):
+    """Softmax of alpha times a power."""
+
+    power: float
+
+    def weights(self, alpha, active, progress):
+        return MixtureWeights(softmax(self.power * alpha, active))
+
+
+@register(
+    "space", "blurred", nodes=2, edges_kept=2, skeleton=Skeleton.darts, edge_candidates=None,
+    candidates=["none", "blur"],
+)
+@dataclass
+class Blurred(SearchSpace):
+    """Cells of blurs only."""
+
+
+@register(
+    "dataset", "stripes", root="", fraction=1.0, image_size=16, mean=[0.5], std=[0.5],
+    crop_padding=0, flip=False,
+)
+@dataclass
+class Stripes(Dataset):
+    """Two classes: lines across and lines down."""
+
+    def images(self, train):
+        labels = torch.arange(80) % 2
+        pixels = torch.zeros(80, 1, self.image_size, self.image_size, dtype=torch.uint8)
+        pixels[labels == 0, :, ::2] = 255
+        pixels[labels == 1, :, :, ::2] = 255
+        return ArrayImages(pixels, labels, ["across", "down"])
+
+
+@register("strategy", "two_draws", name="two_draws")
+@dataclass
+class TwoDraws(Strategy):
+    """Ask for two random genotypes."""
+
+    def ask(self, pool, generator: random.Random):
+        for genotype in pool.draws(2, generator):
+            yield Request(genotype)
+
+
+@register("evaluator", "alphabet", network=NetworkSettings(2, 3, 2))
+@dataclass
+class Alphabet(Evaluator):
+    """Scores a cell by the length of its operations' names."""
+
+    def scorer(self, context):
+        return Scorer(lambda genotype, fraction: (float(len(str(genotype.cells))), {}))
+'''
+BLURRED = ["plugins=[my_plugin]", "space=blurred"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("plugins")
+    (place / "my_plugin.py").write_text(PLUGIN)
+    small = [item for item in TINY_SEARCH if not item.startswith("space.")]
+    search = [*small, "search.epochs=1", "method/relaxation=sharp", *BLURRED, "hydra.run.dir=found"]
+    done = run(place, str(ROOT / "train_search.py"), *search)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def run(place, *command):
+    return run_command([*command], place, PYTHONPATH=f"{ROOT}:{place}")
+
+
+def test_a_found_cell_names_the_plugin_it_needs(folder):
+    found = json.loads((folder / "found" / "genotype.json").read_text())
+    assert found["plugins"] == ["my_plugin"] and found["space"] == "blurred"
+    assert json.loads((folder / "found" / "run.json").read_text())["settings"]["method.relaxation.power"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [str(ROOT / "train_final.py"), *TINY_TRAIN, "train.epochs=1", "genotype=found"],
+        ["-m", "darts.describe", "network.cells=3", "network.channels=4", "genotype=found", "device=cpu"],
+        ["-m", "darts.compare", *TINY_TRAIN, "train.epochs=1", "random.samples=2", "searched=[found]"],
+        ["-m", "darts.select", *TINY_TRAIN, "train.epochs=1", "searched=[found,again]"],
+        ["-m", "darts.tune", *TINY_TRAIN, "train.epochs=1", "trials=1", "genotype=found"],
+    ],
+    ids=lambda command: command[1] if command[0] == "-m" else "train_final",
+)
+def test_every_command_takes_plugins(folder, command):
+    again = folder / "again"
+    if not again.exists():
+        again.mkdir()
+        (again / "genotype.json").write_text((folder / "found" / "genotype.json").read_text())
+    name = command[1] if command[0] == "-m" else "train_final"
+    out = f"hydra.run.dir=out_{name}"
+    done = run(folder, *command, *BLURRED, out)
+    assert done.returncode == 0, done.stderr
+    without = run(folder, *command, "space=darts", out + "_without")
+    assert without.returncode == 2 and "plugins=[my_plugin]" in without.stderr, without.stderr
+
+
+def test_a_data_set_a_strategy_and_an_evaluator_are_chosen_by_name(folder):
+    small = [item for item in TINY_SCORES if not item.startswith(("dataset.", "space."))]
+    given = [*small, "plugins=[my_plugin]", "dataset=stripes", "method=two_draws", "evaluator=alphabet"]
+    done = run(folder, str(ROOT / "train_search.py"), *given, "hydra.run.dir=scored")
+    assert done.returncode == 0, done.stderr
+    assert len((folder / "scored" / "history.jsonl").read_text().splitlines()) == 2
+    trained = [item for item in TINY_TRAIN if not item.startswith("dataset.")]
+    done = run(folder, str(ROOT / "train_final.py"), *trained, "plugins=[my_plugin]", "dataset=stripes",
+               "genotype=random", "hydra.run.dir=trained")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "trained" / "result.json").read_text())["config"]["dataset.name"] == "stripes"
+
+
+@pytest.mark.parametrize(
+    "kind, name, message",
+    [
+        ("relaxations", "x", "register: kind 'relaxations' is unknown; did you mean 'relaxation'"),
+        ("relaxation", "softmax", "relaxation 'softmax' is registered by darts.methods.relaxation already"),
+    ],
+)
+def test_a_wrong_registration_is_told(kind, name, message):
+    with pytest.raises(UserError, match=message):
+        register(kind, name)(type("Mine", (), {"__module__": "mine"}))
+
+
+def test_a_part_that_lacks_a_value_is_told():
+    from dataclasses import make_dataclass
+
+    part = make_dataclass("Mine", [("power", float), ("base", float)])
+    with pytest.raises(UserError, match="relaxation 'lacking' lacks a value for base"):
+        register("relaxation", "lacking", power=2.0)(part)
+
+
+def test_a_missing_plugin_is_told(tmp_path):
+    done = run_command([str(ROOT / "train_search.py"), *TINY, "plugins=[not_there]"], tmp_path)
+    assert done.returncode == 2 and "plugins: no module 'not_there'" in done.stderr
+
+
+def test_a_cell_of_a_missing_plugin_is_refused_with_what_to_add(folder):
+    space = composed("search").space
+    assert ("operation", "blur") not in registry._modules
+    with pytest.raises(UserError, match=r"needs plugins=\[my_plugin\]"):
+        find_genotype(str(folder / "found"), space, "runs", 0)
