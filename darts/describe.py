@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 class InputSettings:
     """The images that a network is described for."""
 
-    channels: int
-    size: int
-    classes: int
+    channels: int  # of an image
+    size: int  # side of an image in pixels
+    classes: int  # answers of the network
 
     def __post_init__(self) -> None:
         for name in ("channels", "size", "classes"):
@@ -44,7 +44,7 @@ class DescribeSettings(CommonSettings):
     """The settings of `python -m darts.describe`."""
 
     network: NetworkSettings
-    genotype: str
+    genotype: str  # latest, random, a published name, or a path
     input: InputSettings
     json: bool  # print one JSON object and nothing else
 

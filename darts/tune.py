@@ -56,7 +56,7 @@ class TuneSettings(BriefSettings):
 
     genotype: str  # latest, random, a published name, or a path
     parameters: list[str]  # "SETTING LOW HIGH", "SETTING LOW HIGH log", or "SETTING A|B|C"
-    trials: int
+    trials: int  # brief trainings of the study
 
     def __post_init__(self) -> None:
         super().__post_init__()

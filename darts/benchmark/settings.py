@@ -26,7 +26,7 @@ class BenchmarkSettings(SearchSettings):
 
     rows: list[str]  # what is timed
     repetitions: int  # of each action, in turn with the others of its row
-    scaling: bool
+    scaling: bool  # also measure how time and memory grow with batch, channels, cells, nodes
     images: int  # training images of the data set to extrapolate to; 0: no extrapolation
     json: bool  # print one JSON object and nothing else
     genotype: str  # a published cell

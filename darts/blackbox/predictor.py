@@ -35,12 +35,12 @@ class Predictor(Strategy):
     algorithm 1, with trees in place of neural networks).
     """
 
-    encoding: Encoding
-    start: int
-    batch: int
-    candidates: int
+    encoding: Encoding  # how an architecture becomes numbers
+    start: int  # random genotypes before the first model
+    batch: int  # genotypes evaluated between two models
+    candidates: int  # genotypes that a model judges
     parents: int  # how many of the best are mutated
-    trees: int
+    trees: int  # of the forest
 
     def __post_init__(self) -> None:
         for name in ("start", "batch", "parents", "trees"):

@@ -34,7 +34,7 @@ class Rules:
     required: list[str]  # operations that every cell must have
     forbidden: list[str]  # and that none may have
     least_depth: int | None  # operations on the longest way from an input to the output
-    most_depth: int | None
+    most_depth: int | None  # operations on that way at most
     uniform: bool  # draw all valid cells alike, by drawing again; false: find one by going back, which is quicker
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class InheritedWeights(Evaluator):
 class TableLookup(Evaluator):
     """A column of benchmark.table, in place of training."""
 
-    column: str
+    column: str  # of the table, the score
 
     def scorer(self, context: EvaluationContext) -> Scorer:
         from darts.blackbox.evaluators import table_lookup
@@ -114,8 +114,8 @@ class Proxy(Enum):
 class ZeroCost(Evaluator):
     """A score of the untrained network on one batch."""
 
-    proxy: Proxy
-    batch_size: int
+    proxy: Proxy  # which score of the untrained network
+    batch_size: int  # images that the score is computed on
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, "evaluator.batch_size", self.batch_size, "at least 2 (batch norm)")
@@ -134,7 +134,7 @@ class MultiObjective(Evaluator):
 
     accuracy: Evaluator
     targets: dict[str, float | None]  # parameters, macs, latency_ms
-    exponent: float
+    exponent: float  # of cost / target; negative: less is better
 
     def __post_init__(self) -> None:
         names = ["parameters", "macs", "latency_ms"]

@@ -50,7 +50,7 @@ class LocalSearch(Strategy):
 class HillClimbing(Strategy):
     """A random mutation is accepted if it is better; after `patience` refusals in a row the climb begins again."""
 
-    patience: int
+    patience: int  # refused mutations in a row after which a climb begins again
 
     def __post_init__(self) -> None:
         require(self.patience >= 1, "method.patience", self.patience, "at least 1")
@@ -76,8 +76,8 @@ class Evolution(Strategy):
     A mutation changes one place, as in their section 3.2.
     """
 
-    population: int
-    sample: int
+    population: int  # genotypes that are alive
+    sample: int  # drawn from them, of which the best is the parent
 
     def __post_init__(self) -> None:
         require(self.population >= 1, "method.population", self.population, "at least 1")
@@ -101,10 +101,10 @@ class Genetic(Strategy):
     A child takes each node from either parent and is then mutated with chance `mutation`.
     """
 
-    population: int
-    tournament: int
-    elite: int
-    mutation: float
+    population: int  # genotypes of a generation
+    tournament: int  # drawn for each parent, of which the best is taken
+    elite: int  # best genotypes that survive unchanged
+    mutation: float  # probability that a child is mutated
 
     def __post_init__(self) -> None:
         require(self.population >= 2, "method.population", self.population, "at least 2")
@@ -184,8 +184,8 @@ class SuccessiveHalving(Strategy):
     ends.
     """
 
-    eta: int
-    rungs: int
+    eta: int  # 1 / eta of the genotypes stay at each rung, with eta times the effort
+    rungs: int  # from the least effort to the whole
 
     partial_effort: ClassVar[bool] = True
 

@@ -32,6 +32,10 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
                 given = [argument for argument in sys.argv[1:] if "=" in argument]
                 refuse_old_names(given)
                 load_plugins(named_plugins(given))
+                if {"-h", "--help"} & set(sys.argv[1:]):
+                    from darts.config.help import print_help
+
+                    return print_help(name, sys.modules[main.__module__].__doc__ or "", given)
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)

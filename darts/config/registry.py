@@ -38,6 +38,7 @@ GROUPS = {
 KINDS = (*GROUPS, "operation")
 
 operations: dict[str, tuple[Any, dict[str, Any]]] = {}  # name -> its constructor, and how it is treated
+choices: dict[str, list[str]] = {}  # by configuration group, the names that plug-ins have added
 _modules: dict[tuple[str, str], str] = {}  # (kind, name) -> the module that registered it
 _loading: list[str] = []  # the plug-in that is being imported, if any
 _plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> the plug-in that brought it
@@ -127,3 +128,4 @@ def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
             raise UserError(f"register: {kind} {name!r} lacks a value for {', '.join(missing)}")
         if not part.__module__.startswith("darts."):
             store.store(group=GROUPS[kind], name=name, node=part(**values))
+            choices.setdefault(GROUPS[kind], []).append(name)

@@ -30,12 +30,12 @@ class CosineUnit(Enum):
 class WeightOptimiser:
     """Stochastic gradient descent with a cosine schedule, for the weights of a supernet or network."""
 
-    learning_rate: float
-    final_learning_rate: float
+    learning_rate: float  # at the start
+    final_learning_rate: float  # at the end of the cosine
     cosine_unit: CosineUnit  # the published settings change the learning rate once an epoch
-    momentum: float
-    nesterov: bool
-    weight_decay: float
+    momentum: float  # of stochastic gradient descent
+    nesterov: bool  # Nesterov's form of momentum
+    weight_decay: float  # added to the gradient, times the weight
     clip: float  # largest norm of the whole gradient
 
     def __post_init__(self) -> None:
@@ -54,10 +54,10 @@ class WeightOptimiser:
 class ArchitectureOptimiser:
     """Adam for the architecture parameters (Liu et al. 2019, section 3.1.1)."""
 
-    learning_rate: float
-    beta1: float
-    beta2: float
-    weight_decay: float
+    learning_rate: float  # of alpha, constant
+    beta1: float  # Adam's decay of the mean gradient
+    beta2: float  # Adam's decay of the mean squared gradient
+    weight_decay: float  # added to alpha's gradient, times alpha
 
     def __post_init__(self) -> None:
         place = "architecture_optimiser"
@@ -71,8 +71,8 @@ class ArchitectureOptimiser:
 class SearchLoop:
     """How long a search runs and on what."""
 
-    epochs: int
-    batch_size: int
+    epochs: int  # passes over the training split
+    batch_size: int  # images of a batch, over all processes; the same in both splits
     train_fraction: float  # fraction of the training images that trains the weights; the rest trains the architecture
     initial_alpha: float  # standard deviation of the architecture parameters at the start
 
@@ -87,8 +87,8 @@ class SearchLoop:
 class TrainLoop:
     """How a network is retrained."""
 
-    epochs: int
-    batch_size: int
+    epochs: int  # passes over the training images
+    batch_size: int  # images of a step, over all processes
     cutout: int  # side in pixels; 0: none
     drop_path: float  # probability in the last epoch; it grows linearly from 0
     auxiliary_weight: float  # of the auxiliary head's loss; 0: no head is trained
@@ -108,7 +108,7 @@ class Budget:
 
     evaluations: int | None  # of genotypes; differentiable methods make none
     epochs: float | None  # passes over all training images
-    minutes: float | None
+    minutes: float | None  # of the search's epochs or evaluations
 
     def __post_init__(self) -> None:
         for name in ("evaluations", "epochs", "minutes"):
@@ -129,7 +129,7 @@ def taken_over(kind: type[S], settings: Any, **own: Any) -> S:
 class CommonSettings:
     """What every command is told."""
 
-    seed: int
+    seed: int  # of all random numbers
     device: str  # auto, cpu, cuda, cuda:1, mps
     runs: str  # the folder of all runs; `latest` looks there
     plugins: list[str]  # modules to import, which register parts, operations and the like
@@ -144,7 +144,7 @@ class DataSettings(CommonSettings):
     """What every command is told that computes on a data set."""
 
     deterministic: bool  # on a GPU, algorithms that repeat to the bit where there are any; the CPU always repeats
-    precision: Precision
+    precision: Precision  # of convolutions and matrix products
     graphs: bool  # on CUDA, a step as one graph: recorded once, replayed after
     memory: MemorySettings
     dataset: Dataset

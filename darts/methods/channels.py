@@ -46,7 +46,7 @@ class PartialChannels(Channels):
     """
 
     k: list[int]  # by stage of the search; the last one holds for the stages after it
-    edge_normalisation: bool
+    edge_normalisation: bool  # whether edges have weights of their own
 
     def __post_init__(self) -> None:
         sound = bool(self.k) and min(self.k) >= 1

@@ -64,7 +64,7 @@ class FewSkips(StrongestEdges):
     While there are more, the weakest of them loses its score, and edges and operations are chosen again.
     """
 
-    most: int
+    most: int  # skip connections in the normal cell
 
     def __post_init__(self) -> None:
         require(self.most >= 0, "method.discretisation.most", self.most, "at least 0")
@@ -98,7 +98,7 @@ class Threshold(StrongestEdges):
     operation gives way to `none`.
     """
 
-    least: float
+    least: float  # score under which an edge is removed, from 0 to below 1
 
     def __post_init__(self) -> None:
         require(0 <= self.least < 1, "method.discretisation.least", self.least, "at least 0 and below 1")

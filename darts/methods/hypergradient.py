@@ -151,7 +151,7 @@ class Neumann(Hypergradient):
 
     terms: int  # of the series after the first
     scale: float  # of the central differences, as in `FiniteDifference`
-    every: int
+    every: int  # weight steps for each step of alpha
 
     def __post_init__(self) -> None:
         require(0 <= self.terms <= 100, "method.hypergradient.terms", self.terms, "from 0 to 100")

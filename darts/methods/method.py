@@ -36,7 +36,7 @@ EDGES = "edges/"
 class SearchMethod:
     """A way to search: by gradients (`Method`) or by asking for scores (`Strategy`, blackbox/strategy.py)."""
 
-    name: str
+    name: str  # of the method, as conf/method/ has it
 
 
 @register("method", "method")

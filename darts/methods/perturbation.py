@@ -93,7 +93,7 @@ class AdversarialSmoothing(RandomSmoothing):
     weights; these are taken where the loss did not rise. A search in the direction of projected gradient ascent.
     """
 
-    steps: int
+    steps: int  # steps along the sign of the gradient
 
     random: ClassVar[bool] = False
 

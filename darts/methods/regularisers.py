@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Regulariser:
     """A differentiable function of alpha."""
 
-    weight: float
+    weight: float  # factor of the term in the architecture loss
 
     def __post_init__(self) -> None:
         require(0 <= self.weight < math.inf, "method.regularisers: weight", self.weight, "at least 0, finite")

@@ -73,7 +73,7 @@ class Gumbel(Relaxation):
 
     start: float  # temperature at the first step
     end: float  # and after the last
-    decay: Decay
+    decay: Decay  # how the temperature falls from one to the other
 
     random: ClassVar[bool] = True
 

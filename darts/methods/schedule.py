@@ -148,9 +148,9 @@ class Greedy(Schedule):
     are added.
     """
 
-    first: int
-    interval: int
-    history: int
+    first: int  # epoch after which the first edge is decided
+    interval: int  # epochs between two decisions
+    history: int  # earlier distributions that the stability looks at; 0: criterion 1
 
     def __post_init__(self) -> None:
         require(self.first >= 1, "method.schedule.first", self.first, "at least 1")
@@ -213,7 +213,7 @@ class Projection(Schedule):
     without which it is lowest.
     """
 
-    interval: int
+    interval: int  # epochs of tuning between two decisions
     alpha_fixed: bool  # alpha is never trained; the search trains weights only
 
     def __post_init__(self) -> None:
@@ -258,7 +258,7 @@ class BestOfSamples(Schedule):
     section 3.3). It is chosen before the last epoch, which trains its path only.
     """
 
-    samples: int
+    samples: int  # random genotypes that are judged
 
     def __post_init__(self) -> None:
         require(self.samples >= 1, "method.schedule.samples", self.samples, "at least 1")

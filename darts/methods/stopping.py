@@ -41,11 +41,11 @@ class EigenvalueGrowth(Stopping):
     genotype from before that growth is returned.
     """
 
-    first: int
-    every: int
-    window: int
-    back: int
-    factor: float
+    first: int  # epoch from which eigenvalues are measured
+    every: int  # epochs between two measurements
+    window: int  # measurements that are averaged
+    back: int  # measurements that the average is compared with
+    factor: float  # growth above which the search ends
 
     def __post_init__(self) -> None:
         for name in ("first", "every", "window", "back"):

@@ -122,8 +122,8 @@ class FrozenOperations(WeightGradient):
     The cosine of both gradients is averaged over `steps` steps; an operation under `threshold` is frozen for good.
     """
 
-    threshold: float
-    steps: int
+    threshold: float  # mean cosine under which an operation is frozen
+    steps: int  # steps that the mean is over
 
     def __post_init__(self) -> None:
         require(-1 <= self.threshold <= 1, "method.weight_gradient.threshold", self.threshold, "from -1 to 1")

@@ -14,7 +14,7 @@ class NetworkSettings:
     """Size of a supernet or network (Liu et al. 2019: search 16 channels, 8 cells; retraining 36 and 20)."""
 
     channels: int  # of the first cells; reduction cells double it
-    cells: int
+    cells: int  # of the whole network, reduction cells at 1/3 and 2/3
     stem_reductions: int  # how often the stem halves the resolution; 0 is the published CIFAR stem
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class MemorySettings:
 class ConstraintSettings:
     """What the network that is made of the found cell may cost; null: no limit."""
 
-    parameters: float | None
+    parameters: float | None  # trained values of the network
     macs: float | None  # multiply-adds of one image
     latency_ms: float | None  # of one image on the search's device
     weight: float  # of the penalty while the expected cost is above a limit

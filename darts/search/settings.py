@@ -49,7 +49,7 @@ class SearchSettings(RunSettings):
 
     method: Method
     search: SearchLoop
-    engine: Engine
+    engine: Engine  # how the supernet is computed; the function is the same
     architecture_optimiser: ArchitectureOptimiser
     diagnostics: DiagnosticsSettings
     constraints: ConstraintSettings
@@ -103,7 +103,7 @@ class AnySearchSettings(DataSettings):
     for_method: str | None  # an experiment's settings are those of this method; others are refused
     network: NetworkSettings
     search: SearchLoop
-    engine: Engine
+    engine: Engine  # how the supernet is computed; the function is the same
     weight_optimiser: WeightOptimiser
     architecture_optimiser: ArchitectureOptimiser
     diagnostics: DiagnosticsSettings

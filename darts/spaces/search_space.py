@@ -70,11 +70,11 @@ LAYOUTS = {
 class SearchSpace:
     """Cells of `nodes` nodes whose every edge carries one of `candidates` (Liu et al. 2019, section 2.1)."""
 
-    name: str
-    nodes: int
+    name: str  # what genotypes of this space are stamped with
+    nodes: int  # of a cell, its inputs not counted
     edges_kept: int | None  # incoming edges that discretisation keeps at each node; null: all, and `none` may stay
-    candidates: list[str]
-    skeleton: Skeleton
+    candidates: list[str]  # operations that may be on an edge; the order decides ties
+    skeleton: Skeleton  # the network around the cells
     edge_candidates: dict[str, list[list[str]]] | None  # by cell type and edge, where not all are allowed on each
 
     def __post_init__(self) -> None:

@@ -27,14 +27,14 @@ class Augmentation:
 class Dataset:
     """What every data set has; the classes below say where its images come from."""
 
-    name: str
+    name: str  # of the data set, as reports print it
     root: str  # the folder its files lie in
     fraction: float  # fraction of the training images that is used, the same of every class
     image_size: int  # pixels; square
     mean: list[float] | None  # by channel, of the range 0 to 1; null: measured on the training images
-    std: list[float] | None
-    crop_padding: int
-    flip: bool
+    std: list[float] | None  # standard deviations by channel, like mean
+    crop_padding: int  # pixels of zero padding before a random crop; 0: no crop
+    flip: bool  # mirror training images left and right every other time
 
     def images(self, train: bool) -> ImageSet:
         """Open the training images, or the test images."""
@@ -76,7 +76,7 @@ class TorchvisionName(Enum):
 class TorchvisionDataset(Dataset):
     """A set that torchvision knows; smaller images than `image_size` are padded with zeros."""
 
-    source: TorchvisionName
+    source: TorchvisionName  # which of torchvision's sets
     download: bool  # fetch it into `root` if it is not there
 
     def images(self, train: bool) -> ImageSet:
