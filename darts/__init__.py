@@ -16,4 +16,24 @@ Layers, each importing only from those below it:
     runtime               errors, files, seeding, device, processes
 """
 
+import warnings
+from importlib import metadata
+
 __version__ = "0.2.0"
+
+
+def _warn_of_the_other_darts() -> None:
+    """Warn where the time-series library, which has the same import name, is installed in this environment."""
+    for name in ("darts", "u8darts"):
+        try:
+            metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        warnings.warn(
+            f"the distribution {name!r} is installed, too, and has the import name of darts-nas; "
+            "give each an environment of its own",
+            stacklevel=3,
+        )
+
+
+_warn_of_the_other_darts()

@@ -66,12 +66,12 @@ def measure(settings: BenchmarkSettings, folder: Path) -> Metrics:
     return metrics
 
 
-HEADER = f"{'':26}{'original':>25}{'plain':>25}{'ours':>25}{'speedup':>9}{'memory':>8}{'roofline':>9}"
+HEADER = f"{'':26}{'original':>25}{'reference':>25}{'ours':>25}{'speedup':>9}{'memory':>8}{'roofline':>9}"
 
 
 def _line(row: Metrics) -> str:
     cells = []
-    for name in ("original", "plain", "ours"):
+    for name in ("original", "reference", "ours"):
         timing = row["variants"].get(name)
         spread = ""
         if timing is not None:

@@ -36,10 +36,10 @@ from darts.train import retraining as retrain
 from darts.train.settings import FinalSettings
 
 S = TypeVar("S", bound=RunSettings)
-ORIGINAL, PLAIN, OURS = "original", "plain", "ours"
+ORIGINAL, REFERENCE, OURS = "original", "reference", "ours"
 VARIANTS = {
     ORIGINAL: "reference definition, default layout, the libraries' kernels and allocator, float32",
-    PLAIN: "reference definition, channels last, own depthwise gradients",
+    REFERENCE: "reference definition, channels last, own depthwise gradients",
     OURS: "the engine, precision and graphs of the settings",
 }
 
@@ -76,7 +76,7 @@ def search_case(settings: BenchmarkSettings, second_order: bool, device: torch.d
     states = search_states(dataclasses.replace(settings, method=method), device, folder)
     # a gradient of the weights costs two forward passes, one of alpha only one: first order 1 + 1 + 1 + 2
     passes = 13 if second_order else 5
-    flops = 2 * passes * settings.search.batch_size * _search_macs(states[PLAIN])
+    flops = 2 * passes * settings.search.batch_size * _search_macs(states[REFERENCE])
     return Case({name: search_action(state) for name, state in states.items()}, flops)
 
 
@@ -111,7 +111,7 @@ def retraining_case(settings: BenchmarkSettings, device: torch.device, folder: P
 def evaluation_case(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Case:
     """The supernet's answers to one batch, without gradients."""
     states = search_states(settings, device, folder)
-    flops = 2 * settings.search.batch_size * _search_macs(states[PLAIN])
+    flops = 2 * settings.search.batch_size * _search_macs(states[REFERENCE])
     return Case({name: _evaluation_action(state) for name, state in states.items()}, flops)
 
 

@@ -59,7 +59,7 @@ def settings_of(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str
     kind = OmegaConf.get_type(config)
     meanings = phrases(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else {}
     for key in config:
-        name, node = f"{prefix}{key}", config._get_node(key)
+        name, node = f"{prefix}{key!s}", config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             first = _docstring(OmegaConf.get_type(node))
             yield name, "", meanings.get(str(key), "") or first
@@ -76,7 +76,7 @@ def _docstring(kind: Any) -> str:
 def _shown(node: Any) -> str:
     if node is None or node._is_missing():
         return "???"
-    value = node._value() if not OmegaConf.is_list(node) else OmegaConf.to_container(node)
+    value = OmegaConf.to_container(node) if OmegaConf.is_list(node) else node._value()
     if isinstance(value, Enum):
         choices = ", ".join(member.name for member in type(value))
         return f"{value.name}    (one of {choices})"
