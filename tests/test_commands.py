@@ -93,7 +93,7 @@ def test_random_genotypes_are_drawn_with_the_seed(tmp_path):
 def test_help_shows_all_settings(script, experiment, tmp_path):
     chosen = [] if "darts.describe" in script else [f"experiment={experiment}"]
     out = succeeded([*script, *chosen, "--help"], tmp_path)
-    assert "seed: 0" in out and "channels: " in out
+    assert "seed=0" in out and "channels=" in out
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from darts.runtime import signals as interruption
+from darts.runtime import signals
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder
 from darts.runtime.signals import Interrupted
@@ -85,17 +85,17 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_end(
 
 def test_within_a_loop_signals_wait_and_outside_they_do_what_they_did():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted) as stopped, interruption.heeded():
-        assert interruption.asked() == 0
-        interruption.stop(interruption.asked())
+    with pytest.raises(Interrupted) as stopped, signals.deferred_signals():
+        assert signals.pending_signal() == 0
+        signals.raise_if_interrupted(signals.pending_signal())
         os.kill(os.getpid(), signal.SIGTERM)
-        with interruption.heeded():  # an inner loop leaves the outer one's handlers
-            assert interruption.asked() == signal.SIGTERM
-        interruption.stop(interruption.asked())
+        with signals.deferred_signals():  # an inner loop leaves the outer one's handlers
+            assert signals.pending_signal() == signal.SIGTERM
+        signals.raise_if_interrupted(signals.pending_signal())
     assert stopped.value.exit_code == 143 and str(stopped.value) == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) is before
-    with interruption.heeded():
-        assert interruption.asked() == 0  # what was received before is done with
+    with signals.deferred_signals():
+        assert signals.pending_signal() == 0  # what was received before is done with
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
@@ -103,17 +103,17 @@ def test_a_launchers_own_handler_is_called_after_the_run_has_saved_and_may_let_i
     called = []
     before = signal.signal(number, lambda given, frame: called.append(given))
     try:
-        with interruption.heeded():
+        with signals.deferred_signals():
             os.kill(os.getpid(), number)
-            assert called == [] and interruption.asked() == number
-            interruption.stop(interruption.asked())
-            assert called == [number] and interruption.asked() == 0
+            assert called == [] and signals.pending_signal() == number
+            signals.raise_if_interrupted(signals.pending_signal())
+            assert called == [number] and signals.pending_signal() == 0
     finally:
         signal.signal(number, before)
 
 
 def test_a_second_interrupt_stops_at_once():
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), signals.deferred_signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
