@@ -171,3 +171,20 @@ def test_no_identifier_is_a_retired_word(file):
             found.add(token.string)
     allowed = {word for word, folder in ALLOWED if folder in file.parts}
     assert found <= allowed, f"{file}: see the words in CONTRIBUTING.md"
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+CORE = ("search", "methods", "models", "loop", "train", "tasks", "spaces", "runtime", "config")
+
+
+@pytest.mark.parametrize("folder", CORE)
+def test_a_line_says_one_thing(folder):
+    """No comprehension within a comprehension, no conditional and no assignment within the arguments of a call."""
+    for file in (ROOT / "darts" / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, COMPREHENSIONS):
+                inner = [other for other in ast.walk(node) if other is not node and isinstance(other, COMPREHENSIONS)]
+                assert not inner, f"{file}:{node.lineno}"
+            if isinstance(node, ast.Call):
+                for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
+                    assert not isinstance(argument, ast.IfExp | ast.NamedExpr), f"{file}:{node.lineno}"

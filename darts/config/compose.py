@@ -14,8 +14,8 @@ from darts.runtime import distributed
 from darts.runtime.errors import UserError, unknown
 
 _PACKAGE = Path(__file__).parent.parent
-_INSTALLED = _PACKAGE / "conf"  # where `pip install .` puts it
-CONF = str(_INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "conf")
+_FOLDERS = (_PACKAGE / "conf", _PACKAGE.parent / "conf")  # where `pip install .` puts it, and in a checkout
+CONF = str(next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[1]))
 T = TypeVar("T")
 
 
@@ -43,7 +43,8 @@ def _refuse_strays(config: DictConfig, prefix: str) -> None:
     known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
     for key in config:
         if known is not None and key not in known:
-            raise unknown(f"{prefix.rstrip('.')}: setting" if prefix else "setting", key, known)
+            what = f"{prefix.rstrip('.')}: setting" if prefix else "setting"
+            raise unknown(what, key, known)
         value = config._get_node(key)
         if isinstance(value, DictConfig) and not value._is_missing():
             _refuse_strays(value, f"{prefix}{key!s}.")

@@ -82,7 +82,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
         axes.xaxis.get_major_locator().set_params(integer=True)
         for column, name in enumerate(space.candidates):
             values = [line["mixture"][kind][index][column] for line in history]
-            axes.plot(epochs, values, color=colour(name), marker="." if len(epochs) < 20 else "", label=name)
+            axes.plot(epochs, values, color=colour(name), marker=_marker(epochs), label=name)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=7, frameon=False)
     figure.subplots_adjust(left=0.06, right=0.99, top=1 - 0.65 / (1.7 * down + 0.8), bottom=0.75 / (1.7 * down + 0.8),
@@ -96,8 +96,9 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split in ("train", "valid"):
             if history and f"{split}/{quantity}" in history[0]:
-                axes.plot(*zip(*((line["epoch"], line[f"{split}/{quantity}"]) for line in history), strict=True),
-                          marker="." if len(history) < 20 else "", label=split)  # fmt: skip
+                epochs = [line["epoch"] for line in history]
+                values = [line[f"{split}/{quantity}"] for line in history]
+                axes.plot(epochs, values, marker=_marker(history), label=split)
         axes.set(xlabel="epoch", ylabel=quantity)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False)
@@ -117,17 +118,18 @@ PANELS = {
 
 def draw_diagnostics(history: Sequence[Mapping[str, Any]]) -> Figure:
     """What was measured of a search from inside, a small chart each."""
-    named = {
-        title: sorted({key for line in history for key in line if key.startswith(starts)})
-        for title, starts in PANELS.items()
-    }
-    shown = {title: keys for title, keys in named.items() if keys}
+    measured = sorted({key for line in history for key in line})
+    shown = {}
+    for title, starts in PANELS.items():
+        keys = [key for key in measured if key.startswith(starts)]
+        if keys:
+            shown[title] = keys
     figure = new_figure(2.9 * max(1, len(shown)), 2.6)
     grid = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
     for axes, (title, keys) in zip(grid, shown.items(), strict=False):
         for key in keys:
             points = [(line["epoch"], line[key]) for line in history if key in line]
-            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", label=key.split("/")[-1])
+            axes.plot(*zip(*points, strict=True), marker=_marker(points), label=key.split("/")[-1])
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
         axes.tick_params(labelsize=7)
@@ -176,6 +178,11 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
+
+
+def _marker(points: Sequence[Any]) -> str:
+    """Dots where there are few points, a line only where there are many."""
+    return "." if len(points) < 20 else ""
 
 
 def _state(source: int, inputs: int) -> str:

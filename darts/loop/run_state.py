@@ -116,8 +116,8 @@ def _own_means(saved: list[dict[str, list[float]]]) -> dict[str, list[float]]:
         )
     own: dict[str, list[float]] = {}
     for name in saved[0]:
-        total = [sum(one[name][place] for one in saved) for place in (0, 1)]
-        own[name] = total if distributed.is_main_process() else [0.0, 0.0]
+        sums, counts = zip(*(one[name] for one in saved), strict=True)
+        own[name] = [sum(sums), sum(counts)] if distributed.is_main_process() else [0, 0]
     return own
 
 

@@ -195,7 +195,7 @@ class BinaryPaths(Relaxation):
         soft = softmax(alpha, drawn)
         opened = (soft.detach().log() + gumbel_noise(alpha)).argmax(-1)
         hard = F.one_hot(opened, soft.shape[-1]) * drawn
-        computed = [[column for column, there in enumerate(row) if there] for row in drawn.tolist()]
+        computed = [row.nonzero().flatten().tolist() for row in drawn]
         return MixtureWeights(hard - soft.detach() + soft, computed)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +126,31 @@ def weakest_gone(seen: Observation, keep: int) -> CandidateMask:
     for kind, rows in seen.active.items():
         active[kind] = []
         for edge, row in enumerate(rows):
-            there = [column for column, stays in enumerate(row) if stays]
-            ranked = sorted(there, key=lambda column: -seen.scores[kind][edge][column])
+            ranked = _ranked(row, seen.scores[kind][edge])
             kept = set(ranked[:keep])
-            selectable = [column for column in ranked if column in seen.space.selectable(kind, edge)]
-            if selectable and not kept & set(selectable):
+            allowed = seen.space.selectable(kind, edge)
+            selectable = [column for column in ranked if column in allowed]
+            if selectable and not kept.intersection(selectable):
                 kept = {*ranked[: keep - 1], selectable[0]}
-            active[kind].append([column in kept for column in range(len(row))])
+            active[kind].append(_only(kept, len(row)))
     return active
+
+
+def _ranked(row: Sequence[bool], scores: Sequence[float]) -> list[int]:
+    """The active columns of an edge, the highest score first."""
+    columns = [column for column, is_active in enumerate(row) if is_active]
+    columns.sort(key=lambda column: -scores[column])
+    return columns
+
+
+def _only(columns: Collection[int], length: int) -> list[bool]:
+    """A row of the candidate mask in which only these columns are active."""
+    return [column in columns for column in range(length)]
+
+
+def _undecided(rows: Sequence[Sequence[bool]]) -> list[int]:
+    """The edges with more than one active candidate."""
+    return [edge for edge, row in enumerate(rows) if sum(row) > 1]
 
 
 @register("schedule", "greedy")
@@ -164,31 +181,32 @@ class Greedy(Schedule):
 
     def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
         before = list(seen.memory.get("distributions", []))
-        now = {kind: [_without_none(row, seen.space) for row in rows] for kind, rows in seen.distributions.items()}
-        memory = {**seen.memory, "distributions": [*before, now][-self.history :] if self.history else []}
+        now = {}
+        for kind, rows in seen.distributions.items():
+            now[kind] = [_without_none(row, seen.space) for row in rows]
+        remembered = [*before, now][-self.history :] if self.history else []
+        memory = {"distributions": remembered}
         due = seen.epoch >= self.first and (seen.epoch - self.first) % self.interval == 0
         if not due:
             return seen.active, memory
-        past = [{kind: earlier[kind] for kind in now} for earlier in before]
-        return {kind: self._decided(kind, seen, now, past) for kind in seen.active}, memory
+        return {kind: self._decided(kind, seen, now, before) for kind in seen.active}, memory
 
     def _decided(self, kind: str, seen: Observation, now: Scores, past: Sequence[Scores]) -> list[list[bool]]:
         rows = [list(row) for row in seen.active[kind]]
-        undecided = [edge for edge, row in enumerate(rows) if sum(row) > 1]
+        undecided = _undecided(rows)
         if not undecided:
             return rows
         importance = [1 - _none(row, seen.space) for row in seen.distributions[kind]]
-        certainty = [1 - _entropy(row) / math.log(len(row)) if len(row) > 1 else 1.0 for row in now[kind]]
-        parts = [_scaled(importance), _scaled(certainty)]
+        certainty = [_certainty(row) for row in now[kind]]
+        score = [i * c for i, c in zip(_scaled(importance), _scaled(certainty), strict=True)]
         if self.history:
-            overlap = [
-                sum(sum(map(min, row, earlier[kind][edge])) for earlier in past) / len(past) if past else 0.0
-                for edge, row in enumerate(now[kind])
-            ]
-            parts.append(_scaled(overlap))
-        chosen = max(undecided, key=lambda edge: math.prod(part[edge] for part in parts))
-        column = max(seen.space.selectable(kind, chosen), key=lambda c: (rows[chosen][c], seen.scores[kind][chosen][c]))
-        rows[chosen] = [c == column for c in range(len(rows[chosen]))]
+            stability = [_overlap(row, edge, kind, past) for edge, row in enumerate(now[kind])]
+            score = [value * s for value, s in zip(score, _scaled(stability), strict=True)]
+        chosen = max(undecided, key=lambda edge: score[edge])
+        strength = seen.scores[kind][chosen]
+        columns = seen.space.selectable(kind, chosen)
+        column = max(columns, key=lambda column: (rows[chosen][column], strength[column]))
+        rows[chosen] = _only([column], len(rows[chosen]))
         return without_surplus(rows, seen.space)
 
 
@@ -222,7 +240,7 @@ class Projection(Schedule):
     def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
         crowded = sum(len(space.incoming(node)) > space.kept(node) for node in range(space.nodes))
         tuning = self.interval * (len(space.edges()) + crowded - 1) + 1
-        first = Stage(0, 0, epochs, alpha_frozen_fraction=1.0 if self.alpha_fixed else 0.0)
+        first = Stage(0, 0, epochs, alpha_frozen_fraction=float(self.alpha_fixed))
         return [first, Stage(1, epochs, epochs + tuning, alpha_frozen_fraction=1.0)]
 
     def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
@@ -234,19 +252,21 @@ class Projection(Schedule):
 
     def _projected(self, kind: str, seen: Observation, active: CandidateMask) -> list[list[bool]]:
         rows = [list(row) for row in active[kind]]
-        undecided = [edge for edge, row in enumerate(rows) if sum(row) > 1]
+        undecided = _undecided(rows)
         if undecided:
             edge = seen.generator.choice(undecided)
-            choices = [c for c in seen.space.selectable(kind, edge) if rows[edge][c]]
-            column = min(choices, key=lambda c: seen.accuracy({**active, kind: _without(rows, edge, c)}))
-            rows[edge] = [c == column for c in range(len(rows[edge]))]
+            choices = [column for column in seen.space.selectable(kind, edge) if rows[edge][column]]
+            accuracy = {c: seen.accuracy({**active, kind: _without(rows, edge, c)}) for c in choices}
+            worst = min(choices, key=lambda column: accuracy[column])
+            rows[edge] = _only([worst], len(rows[edge]))
             return rows
         nodes = [n for n in range(seen.space.nodes) if len(_alive(rows, seen.space, n)) > seen.space.kept(n)]
         if nodes:
             node = seen.generator.choice(nodes)
             alive = _alive(rows, seen.space, node)
             without = {edge: seen.accuracy({**active, kind: _without(rows, edge, None)}) for edge in alive}
-            for edge in sorted(alive, key=lambda edge: without[edge])[seen.space.kept(node) :]:
+            alive.sort(key=lambda edge: without[edge])
+            for edge in alive[seen.space.kept(node) :]:
                 rows[edge] = [False] * len(rows[edge])
         return rows
 
@@ -272,11 +292,11 @@ class BestOfSamples(Schedule):
             return seen.active, dict(seen.memory)
         drawn = [seen.space.sample(seen.generator) for _ in range(self.samples)]
         best = max(drawn, key=seen.path_accuracy)
-        chosen = {kind: set(seen.space.places(cell)) for kind, cell in best.cells.items()}
-        active = {
-            kind: [[(edge, column) in chosen[kind] for column in range(len(row))] for edge, row in enumerate(rows)]
-            for kind, rows in seen.active.items()
-        }
+        active: CandidateMask = {}
+        for kind, rows in seen.active.items():
+            active[kind] = [[False] * len(row) for row in rows]
+            for edge, column in seen.space.places(best.cells[kind]):
+                active[kind][edge][column] = True
         return active, dict(seen.memory)
 
 
@@ -301,8 +321,19 @@ def _without_none(row: Sequence[float], space: SearchSpace) -> list[float]:
     return [value / max(sum(kept), 1e-30) for value in kept]
 
 
-def _entropy(row: Sequence[float]) -> float:
-    return -sum(value * math.log(value) for value in row if value > 0)
+def _certainty(row: Sequence[float]) -> float:
+    """1 - the entropy of a distribution, normalised to 0..1; 1 where there is one candidate."""
+    if len(row) == 1:
+        return 1.0
+    entropy = -sum(value * math.log(value) for value in row if value > 0)
+    return 1 - entropy / math.log(len(row))
+
+
+def _overlap(row: Sequence[float], edge: int, kind: str, past: Sequence[Scores]) -> float:
+    """The mean overlap of an edge's distribution with those of earlier epochs; 0 where there are none."""
+    if not past:
+        return 0.0
+    return sum(sum(map(min, row, earlier[kind][edge])) for earlier in past) / len(past)
 
 
 def _scaled(values: Sequence[float]) -> list[float]:

@@ -58,10 +58,11 @@ class EigenvalueGrowth(Stopping):
 
     def chosen_epoch(self, history: Sequence[Mapping[str, Any]]) -> int | None:
         measured = [line for line in history if "eigenvalue" in line and line["epoch"] >= self.first]
-        means = [
-            sum(line["eigenvalue"] for line in measured[max(0, i - self.window + 1) : i + 1]) / min(i + 1, self.window)
-            for i in range(len(measured))
-        ]
+        values = [line["eigenvalue"] for line in measured]
+        means = []
+        for end in range(1, len(values) + 1):
+            window = values[max(0, end - self.window) : end]
+            means.append(sum(window) / len(window))
         if len(means) <= self.back or means[-1] <= self.factor * means[-1 - self.back]:
             return None
         return int(measured[-1 - self.back]["epoch"])

@@ -139,9 +139,12 @@ class CostModel:
         side = -(-self.shape.size // 2**size.stem_reductions)
         for plan in plan_cells(size.cells, size.channels, self.space.multipliers(), self.space.layout):
             after = -(-side // plan.stride)
-            for row, (source, _) in enumerate(self.space.edges() if plan.kind in self.space.cell_types else []):
+            searched = plan.kind in self.space.cell_types
+            edges = self.space.edges() if searched else []
+            for row, (source, _) in enumerate(edges):
                 outer = source < inputs
-                yield plan.kind, row, plan.channels, plan.stride if outer else 1, side if outer else after
+                stride, size_before = (plan.stride, side) if outer else (1, after)
+                yield plan.kind, row, plan.channels, stride, size_before
             side = after
 
     def _on_edges(self, name: str, genotype: Genotype) -> float:

@@ -20,14 +20,14 @@ class DiscreteCell(nn.Module):
     def __init__(self, plan: CellPlan, cell: Cell) -> None:
         super().__init__()
         self.cell = cell
-        self.inputs = nn.ModuleList(input_preparations(plan, affine=True) if cell.inputs == 2 else [])
-        self.operations = nn.ModuleList(
-            candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation").build(
-                plan.channels, plan.stride if edge.source < 2 else 1, True
-            )
-            for node, edges in enumerate(cell.nodes)
-            for edge in edges
-        )
+        inputs = input_preparations(plan, affine=True) if cell.inputs == 2 else ()
+        self.inputs = nn.ModuleList(inputs)
+        self.operations = nn.ModuleList()
+        for node, edges in enumerate(cell.nodes):
+            for edge in edges:
+                entry = candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation")
+                stride = plan.stride if edge.source < 2 else 1
+                self.operations.append(entry.build(plan.channels, stride, True))
 
     def paths(self) -> int:
         """How many edges the cell has."""

@@ -228,10 +228,9 @@ def stem(image_channels: int, channels: int, reductions: int) -> nn.Module:
     0 is the published CIFAR stem; 1 gives the first convolution stride 2; each more adds ReLU and another of stride 2,
     for larger images.
     """
-    layers: list[nn.Module] = [
-        nn.Conv2d(image_channels, channels, 3, stride=2 if reductions else 1, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-    ]
+    stride = 2 if reductions else 1
+    first = nn.Conv2d(image_channels, channels, 3, stride, padding=1, bias=False)
+    layers: list[nn.Module] = [first, nn.BatchNorm2d(channels)]
     for _ in range(reductions - 1):
         again = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
         layers += [nn.ReLU(), again, nn.BatchNorm2d(channels)]

@@ -170,7 +170,9 @@ class Supernet(nn.Module):
         found: list[MixtureWeights | None] = []
         for kind in self.kinds:
             weights = mixture.get(kind)
-            found.append(None if weights is None else weights.of_cell(seen[kind]))
+            if weights is not None:
+                weights = weights.of_cell(seen[kind])
+            found.append(weights)
             seen[kind] += 1
         return found
 

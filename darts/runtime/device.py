@@ -49,12 +49,14 @@ def keep_freed_memory(keep: bool = True) -> None:
     With `keep` false it goes back to what it does by itself once it has adapted to large blocks. Known to glibc only;
     elsewhere nothing changes.
     """
-    if not hasattr(library := ctypes.CDLL(None), "mallopt"):
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
         return
     trim_threshold, map_threshold, most_mapped = -1, -3, -4
-    library.mallopt(trim_threshold, 2**31 - 1 if keep else 2**26)
+    trimmed, mapped = (2**31 - 1, 0) if keep else (2**26, 65536)
+    library.mallopt(trim_threshold, trimmed)
     library.mallopt(map_threshold, 2**25)
-    library.mallopt(most_mapped, 0 if keep else 65536)
+    library.mallopt(most_mapped, mapped)
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:

@@ -101,7 +101,8 @@ def run_entry_point(main: Callable[[], Any]) -> None:
         if sys.exc_info()[1] is not None:
             traceback.print_exc()
         shutil.rmtree(folder, ignore_errors=True)
-        end_at_once(code if isinstance(code, int) else int(code is not None))
+        number = code if isinstance(code, int) else int(code is not None)
+        end_at_once(number)
 
 
 def end_at_once(code: int) -> None:

@@ -68,8 +68,9 @@ def reported(main: Callable[..., Any]) -> Callable[..., Any]:
             logging.getLogger("darts").debug("stopped by a mistake of the user", exc_info=True)
             if _in_a_sweep():
                 raise _failed_job(error) from None
-            number = int(os.environ.get("RANK", "0"))  # under torchrun, this process's
-            print(f"process {number}: error: {error}" if number else f"error: {error}", file=sys.stderr)
+            rank = int(os.environ.get("RANK", "0"))  # under torchrun
+            place = f"process {rank}: " if rank else ""
+            print(f"{place}error: {error}", file=sys.stderr)
             sys.exit(2)
         except Interrupted as stopped:
             if os.environ.get("RANK", "0") == "0":

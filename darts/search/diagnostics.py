@@ -39,10 +39,10 @@ def collapsed(genotype: Genotype) -> bool:
 
 def edge_lists(genotype: Genotype) -> dict[str, list[list[Any]]]:
     """By cell type the edges as [node, operation, input], as history.jsonl holds them."""
-    return {
-        kind: [[node, *edge] for node, edges in enumerate(cell.nodes) for edge in edges]
-        for kind, cell in genotype.cells.items()
-    }
+    found = {}
+    for kind, cell in genotype.cells.items():
+        found[kind] = [[node, *edge] for node, edges in enumerate(cell.nodes) for edge in edges]
+    return found
 
 
 def changes(now: Sequence[Sequence[Any]], before: Sequence[Sequence[Any]]) -> int:

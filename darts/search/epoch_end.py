@@ -34,7 +34,8 @@ def record_epoch(state: SearchState) -> None:
     valid = validation_metrics(state, state.deterministic_mixture())
     metrics = state.means.means() | {f"valid/{name}": value for name, value in valid.items()}
     stop_unless_finite(metrics, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
-    metrics |= search_metrics(scores, genotype, tracker.history[-1]["cells"] if tracker.history else None)
+    cells_before = tracker.history[-1]["cells"] if tracker.history else None
+    metrics |= search_metrics(scores, genotype, cells_before)
     metrics |= dict(costly_metrics(state, genotype, valid["accuracy"]))
     metrics |= {
         "learning_rate/weights": learning_rate,
@@ -152,8 +153,10 @@ def recorded_genotype(line: Mapping[str, Any], space: SearchSpace) -> Genotype:
     """The genotype that an epoch's line of history.jsonl holds."""
     cells = {}
     for kind, edges in line["cells"].items():
-        nodes = [tuple(Edge(name, source) for at, name, source in edges if at == node) for node in range(space.nodes)]
-        cells[kind] = Cell(tuple(nodes), space.joined(), space.layout.inputs)
+        nodes: list[list[Edge]] = [[] for _ in range(space.nodes)]
+        for node, name, source in edges:
+            nodes[node].append(Edge(name, source))
+        cells[kind] = Cell(tuple(map(tuple, nodes)), space.joined(), space.layout.inputs)
     return Genotype(space.name, cells)
 
 

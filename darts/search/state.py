@@ -176,12 +176,15 @@ def new_state(
     """A search before its first step, or with the supernet of a checkpoint's stage."""
     space = settings.space
     stages = settings.method.schedule.stages(settings.search.epochs, space)
+    number, active = 0, {kind: space.allowed(kind) for kind in space.cell_types}
+    if saved is not None:
+        number, active = saved["stage"], saved["active"]
     state = SearchState(
         settings=settings,
         data=data,
         device=device,
-        stage=stages[saved["stage"] if saved else 0],
-        active=saved["active"] if saved else {kind: space.allowed(kind) for kind in space.cell_types},
+        stage=stages[number],
+        active=active,
         checkpoints=Checkpoints(folder),
         tracker=Tracker(folder, stages[-1].last, device),
         minutes=settings.checkpoint.minutes,

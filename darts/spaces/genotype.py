@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,7 +52,10 @@ class Cell:
             raise UserError(f"the output joins nodes {list(self.concat)}; nodes go from {self.inputs} to {last}")
 
     def __str__(self) -> str:
-        return "; ".join(", ".join(f"{operation} {source}" for operation, source in edges) for edges in self.nodes)
+        nodes = []
+        for edges in self.nodes:
+            nodes.append(", ".join(f"{operation} {source}" for operation, source in edges))
+        return "; ".join(nodes)
 
     def operations(self) -> list[str]:
         """The operation of every edge, node after node."""
@@ -116,9 +119,10 @@ def from_json(text: str, origin: str = "genotype") -> Genotype:
 
 
 def _as_content(genotype: Genotype) -> dict[str, Any]:
-    cells = {}
+    cells: dict[str, dict[str, Any]] = {}
     for kind, cell in genotype.cells.items():
-        cells[kind] = {"nodes": [[list(edge) for edge in edges] for edges in cell.nodes], "concat": list(cell.concat)}
+        nodes = [list(map(list, edges)) for edges in cell.nodes]
+        cells[kind] = {"nodes": nodes, "concat": list(cell.concat)}
         if cell.inputs != 2:
             cells[kind]["inputs"] = cell.inputs
     return {"space": genotype.space, "cells": cells}
@@ -142,9 +146,11 @@ def _no_constant(name: str) -> None:
 
 
 def _from_content(content: Any) -> Genotype:
-    keys = ("format", "version", "space", "cells", "provenance")
+    keys = ["format", "version", "space", "cells", "provenance"]
     needs_plugins = isinstance(content, dict) and "plugins" in content  # the key is there only where there are any
-    _exact_keys(content, (*keys, "plugins") if needs_plugins else keys, "the file")
+    if needs_plugins:
+        keys.append("plugins")
+    _exact_keys(content, keys, "the file")
     if needs_plugins:
         _require_plugins(content["plugins"])
     if content["format"] != FORMAT or content["version"] != VERSION or type(content["version"]) is not int:
@@ -168,7 +174,8 @@ def _require_plugins(names: Any) -> None:
 def _cell(content: Any, kind: str) -> Cell:
     place = f"cell {kind!r}"
     single = isinstance(content, dict) and "inputs" in content  # the key is there for cells of one input only
-    _exact_keys(content, ("nodes", "concat", "inputs") if single else ("nodes", "concat"), place)
+    keys = ["nodes", "concat", "inputs"] if single else ["nodes", "concat"]
+    _exact_keys(content, keys, place)
     if single and (type(content["inputs"]) is not int or content["inputs"] != 1):
         raise UserError(f"{place}, inputs: must be 1, or left out for 2")
     _typed(content["nodes"], list, f"{place}, nodes")
@@ -183,13 +190,14 @@ def _cell(content: Any, kind: str) -> Cell:
     concat = content["concat"]
     if not isinstance(concat, list) or any(type(node) is not int for node in concat):
         raise UserError(f"{place}, concat: must be a list of node numbers")
+    inputs = 1 if single else 2
     try:
-        return Cell(tuple(nodes), tuple(concat), 1 if single else 2)
+        return Cell(tuple(nodes), tuple(concat), inputs)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
 
 
-def _exact_keys(value: Any, keys: tuple[str, ...], place: str) -> None:
+def _exact_keys(value: Any, keys: Sequence[str], place: str) -> None:
     _typed(value, dict, place)
     for key in keys:
         if key not in value:

@@ -30,12 +30,12 @@ _NODE = re.compile(r"\|(?:[a-z0-9_]+~[0-9]\|)+")
 
 def to_string(genotype: Genotype) -> str:
     """The benchmark's own form: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
-    cell = genotype.cells["normal"]
-    nodes = [
-        "|".join(f"{operation}~{source}" for operation, source in sorted(edges, key=lambda e: e[1]))
-        for edges in cell.nodes
-    ]
-    return "+".join(f"|{node}|" for node in nodes)
+    nodes = []
+    for edges in genotype.cells["normal"].nodes:
+        by_source = sorted(edges, key=lambda edge: edge.source)
+        node = "|".join(f"{operation}~{source}" for operation, source in by_source)
+        nodes.append(f"|{node}|")
+    return "+".join(nodes)
 
 
 def from_string(text: str) -> Genotype:

@@ -123,7 +123,10 @@ class SearchSpace:
         """By edge and candidate, whether it is allowed there."""
         if self.edge_candidates is None:
             return [[True] * len(self.candidates) for _ in self.edges()]
-        return [[name in names for name in self.candidates] for names in self.edge_candidates[kind]]
+        rows = []
+        for names in self.edge_candidates[kind]:
+            rows.append([name in names for name in self.candidates])
+        return rows
 
     def selectable(self, kind: str, edge: int) -> list[int]:
         """Columns that discretisation may choose on an edge: every candidate there, `none` only if all edges stay."""

@@ -66,9 +66,11 @@ def node_choices(space: SearchSpace, kind: str, node: int, forbidden: Collection
     """All that a node may become: a set of inputs, and on each an operation that is allowed there."""
     incoming, found = space.incoming(node), []
     for sources in itertools.combinations(range(len(incoming)), space.kept(node)):
-        named = [_names(space, kind, incoming[source]) for source in sources]
-        for chosen in itertools.product(*([name for name in names if name not in forbidden] for names in named)):
-            found.append(tuple(Edge(name, source) for name, source in zip(chosen, sources, strict=True)))
+        names = []
+        for source in sources:
+            names.append([name for name in _names(space, kind, incoming[source]) if name not in forbidden])
+        for chosen in itertools.product(*names):
+            found.append(tuple(map(Edge, chosen, sources)))
     return found
 
 
@@ -103,7 +105,8 @@ def depth(cell: Cell) -> int:
     for edges in cell.nodes:
         ways = [longest[edge.source] for edge in edges if edge.operation != "none"]
         known = [way for way in ways if way is not None]
-        longest.append(1 + max(known) if known else None)
+        here = 1 + max(known) if known else None
+        longest.append(here)
     ends = [longest[node] for node in cell.concat]
     return max((end for end in ends if end is not None), default=0)
 
@@ -140,7 +143,9 @@ def _all_cells(space: SearchSpace, kind: str) -> Iterator[Cell]:
 
 def _canonical_cell(cell: Cell) -> str:
     inputs = cell.inputs
-    nodes = {n + inputs: [e for e in edges if e.operation != "none"] for n, edges in enumerate(cell.nodes)}
+    nodes = {}
+    for number, edges in enumerate(cell.nodes, start=inputs):
+        nodes[number] = [edge for edge in edges if edge.operation != "none"]
     reached, open_ends = set(), [node for node in cell.concat if nodes[node]]
     while open_ends:
         node = open_ends.pop()
@@ -149,7 +154,11 @@ def _canonical_cell(cell: Cell) -> str:
             open_ends += [edge.source for edge in nodes[node] if edge.source >= inputs]
     first = ""
     for names in _numberings({n: nodes[n] for n in sorted(reached)}, inputs):
-        listed = sorted((names[n], sorted((names[e.source], e.operation) for e in nodes[n])) for n in reached)
+        listed = []
+        for node in reached:
+            incoming = sorted((names[edge.source], edge.operation) for edge in nodes[node])
+            listed.append((names[node], incoming))
+        listed.sort()
         ends = sorted(names[node] for node in cell.concat if node in names)
         text = f"{listed}{ends}"
         first = min(first, text) if first else text

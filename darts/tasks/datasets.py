@@ -142,8 +142,9 @@ class Decoder:
         from PIL import Image
 
         try:
+            mode = "RGB" if self.channels == 3 else "L"
             with Image.open(path) as image:
-                return self.transform(_eight_bits(image, path).convert("RGB" if self.channels == 3 else "L"))
+                return self.transform(_eight_bits(image, path).convert(mode))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{path}: not a readable image ({error})") from None
 
@@ -202,7 +203,8 @@ def bundled_images(settings: BundledDataset, train: bool) -> ImageSet:
 def torchvision_images(settings: TorchvisionDataset, train: bool) -> ImageSet:
     """The images of a set that torchvision knows, downloaded where that is allowed."""
     source = _torchvision_set(settings, train)
-    labels = torch.as_tensor(np.asarray(source.labels if hasattr(source, "labels") else source.targets)).long()
+    given = source.labels if hasattr(source, "labels") else source.targets
+    labels = torch.as_tensor(np.asarray(given)).long()
     pixels = torch.as_tensor(np.asarray(source.data))
     if pixels.ndim == 3:  # grey images
         pixels = pixels[:, None]

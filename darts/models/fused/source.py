@@ -98,8 +98,8 @@ class Convolutions(Stacked):
             image, own = convolved(image, before, self._kernel(block), steps, norm.by_batch)
             measured = yield from over_all_processes(own, norm)
             last = block == len(self.steps) - 1
-            matrices = self.matrices[str(block)].flatten(2)
-            folded, constants = fold(matrices, scales if last else None, measured, norm)
+            matrices, weights = self.matrices[str(block)].flatten(2), scales if last else None
+            folded, constants = fold(matrices, weights, measured, norm)
             before = Before(folded, constants)
         by_edge = self.edges, len(self.columns)
         return Operand(
@@ -180,7 +180,8 @@ class Reduction(Stacked):
         even, odd = self.even.flatten(2), self.odd.flatten(2)
         channels = rectified.shape[1]
         matrices = torch.cat([F.pad(even, (0, channels)), F.pad(odd, (channels, 0))], dim=1)
-        measured = yield from over_all_processes(moments(image) if self.norm.by_batch else None, self.norm)
+        own = moments(image) if self.norm.by_batch else None
+        measured = yield from over_all_processes(own, self.norm)
         return Operand(image, *fold(matrices, mixture[:, self.column], measured, self.norm))
 
 

@@ -33,9 +33,10 @@ class FusedCell(nn.Module):
         super().__init__()
         self.space, self.k, self.inputs = reference.space, reference.k, reference.inputs
         self.groups = _groups(reference)
-        self.sources = nn.ModuleList(
-            Source([_by_column(reference.edges[edge]) for edge in group.edges]) for group in self.groups
-        )
+        self.sources = nn.ModuleList()
+        for group in self.groups:
+            operations = [_by_column(reference.edges[edge]) for edge in group.edges]
+            self.sources.append(Source(operations))
 
     def forward(self, older: Tensor, newer: Tensor, mixture: MixtureWeights) -> Tensor:
         """Return the nodes that the output joins, along the channels; `mixture` has one matrix (edges, columns)."""
