@@ -161,7 +161,7 @@ def main(settings: DictConfig) -> float:
     for name, label in (("kendall_tau", "Kendall's tau"), ("spearman_rho", "Spearman's rho")):
         low, high = found[name]["interval"]
         log.info("%-14s %.3f  [%.3f, %.3f]", label, found[name]["value"], low, high)
-    log.info("result: %s, picture beside it", folder / "correlation.json")
+    log.info("result: %s, with its picture", folder / "correlation.json")
     return float(found["kendall_tau"]["value"])
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from darts.config.identity import CIRCUMSTANCES, identity
+from darts.config.renamed import modern
 from darts.loop.optimisation import Mean, RunningMeans
 from darts.methods.relaxation import Relaxation
 from darts.methods.schedule import Constant
@@ -271,6 +272,8 @@ def test_the_command_refuses_in_one_line(tmp_path):
         ("+method/alpha_terms@method.alpha_terms.x=zero_one", "method/regularisers"),
         ("method.schedule.frozen=0.1", "method.schedule.alpha_frozen_fraction"),
         ("engine=plain", "engine=reference"),
+        ("method/beside=nothing", "method/edge_extras=none"),
+        ("+method/alpha_terms@method.alpha_terms.x=zero_one", "+method/regularisers@method.regularisers.x=zero_one"),
         ("evaluator=short_training", "evaluator=brief_training"),
     ],
 )
@@ -284,3 +287,17 @@ def test_an_old_name_is_answered_with_the_new_one(given, new, tmp_path):
 
 def test_the_base_classes_say_that_a_part_returns_its_own_gradient():
     assert "this process's part" in (WeightGradient.gradients.__doc__ or "").lower()
+
+
+@pytest.mark.parametrize(
+    "given, new",
+    [
+        ("methods=['darts engine=plain',random]", "methods=['darts engine=reference',random]"),
+        ("+searches.evaluator=short_training", "+searches.evaluator=brief_training"),
+        ("search.epochs=3", "search.epochs=3"),
+        ("dataset.root=a/weight_share=b", "dataset.root=a/weight_share=b"),
+        ("method/relaxation=softmax", "method/relaxation=softmax"),
+    ],
+)
+def test_overrides_in_todays_names(given, new):
+    assert modern(given) == new

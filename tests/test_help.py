@@ -62,3 +62,11 @@ def test_the_groups_are_the_folders_of_the_configuration():
         file.stem for file in (ROOT / "conf" / "method" / "relaxation").glob("*.yaml")
     )
     assert not any(name.startswith(("schema", "hydra", "experiment/")) for name in groups())
+
+
+def test_help_knows_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "mine" / "space").mkdir(parents=True)
+    text = (ROOT / "conf" / "space" / "s2.yaml").read_text()
+    (tmp_path / "mine" / "space" / "my_space.yaml").write_text(text)
+    done = run_command([*COMMANDS["search"], "--config-dir", "mine", "--help", "space=my_space"], tmp_path)
+    assert done.returncode == 0 and "space.candidates=[skip_connect, sep_conv_3x3]" in done.stdout, done.stderr

@@ -73,7 +73,7 @@ class Stripes(Dataset):
         return ArrayImages(pixels, labels, ["across", "down"])
 
 
-@register("strategy", "two_draws", name="two_draws")
+@register("strategy", "two_draws")
 @dataclass
 class TwoDraws(Strategy):
     """Ask for two random genotypes."""

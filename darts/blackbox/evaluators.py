@@ -113,7 +113,7 @@ def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
 
 
 def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
-    """A score of the untrained network on one batch of the weights' half."""
+    """A score of the untrained network on one batch of the training split."""
     size, shape = how.network, context.data.shape
     batch = context.data.train.first(how.batch_size)
 
@@ -126,7 +126,7 @@ def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
 
 
 def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
-    """Another score, weighed with what the network costs; the figures tell all of them apart."""
+    """Another score, weighed with what the network costs; the metrics tell all of them apart."""
     inner = how.accuracy.scorer(context)
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:

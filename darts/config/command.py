@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
 
 from darts.config.compose import CONF
-from darts.config.registry import load_plugins
+from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
 from darts.runtime.errors import UserError, reported
 
@@ -35,7 +36,8 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     from darts.config.help import print_help
 
-                    return print_help(name, sys.modules[main.__module__].__doc__ or "", given)
+                    about = sys.modules[main.__module__].__doc__ or ""
+                    return print_help(name, about, given, config_folders(sys.argv[1:]))
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)
@@ -47,11 +49,12 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
     return decorate
 
 
-def named_plugins(overrides: Sequence[str]) -> list[str]:
-    """The modules that `plugins=[a,b]` names among overrides."""
-    named = []
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "plugins":
-            named += [name.strip(" '\"") for name in value.strip("[]").split(",")]
-    return [name for name in named if name]
+def config_folders(arguments: Sequence[str]) -> list[str]:
+    """The folders that `--config-dir FOLDER` (or `-cd`, or with =) names, as absolute paths."""
+    found: list[str] = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            following = arguments[place + 1 : place + 2]
+            found += [value] if equals else following
+    return [str(Path(folder).resolve()) for folder in found]

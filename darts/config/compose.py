@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from darts.config.registry import load_plugins
+from darts.config.registry import load_plugins, named_plugins
 from darts.runtime import distributed
 from darts.runtime.errors import UserError, unknown
 
@@ -21,8 +23,8 @@ T = TypeVar("T")
 
 def typed_settings(config: DictConfig, kind: type[T]) -> T:
     """The composed configuration as an object of its settings class, every range checked; `UserError` otherwise."""
-    if "plugins" in config:  # in a launcher's process nobody has imported them yet
-        load_plugins(config.plugins)
+    if "plugins" in config:
+        _load_plugins(config.plugins)
     _refuse_strays(config, "")
     try:
         settings = OmegaConf.to_object(config)
@@ -35,6 +37,16 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
     if not hasattr(settings, "parallel"):
         distributed.require_single_process("this command")
     return settings
+
+
+def _load_plugins(names: Sequence[str]) -> None:
+    """Import the plug-ins, which nobody has done yet in a launcher's process; no file may name them."""
+    if HydraConfig.initialized():
+        typed = named_plugins(HydraConfig.get().overrides.task)
+        strange = [name for name in names if name not in typed]
+        if strange:
+            raise UserError(f"plugins: {', '.join(strange)} stands in a configuration file; give it when you type")
+    load_plugins(names)
 
 
 def _refuse_strays(config: DictConfig, prefix: str) -> None:

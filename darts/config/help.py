@@ -99,11 +99,16 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
-def print_help(name: str, about: str, overrides: Sequence[str]) -> None:
-    """Print what a command does, the groups it knows, and every setting of its configuration under these overrides."""
+def print_help(name: str, about: str, overrides: Sequence[str], folders: Sequence[str] = ()) -> None:
+    """Print what a command does, the groups it knows, and every setting of its configuration under these overrides.
+
+    `folders`: further ones with configuration files, as `--config-dir` names them.
+    """
     try:
         with initialize_config_dir(CONF, version_base="1.3"):
-            config = compose(name, [item for item in overrides if not item.startswith("hydra")])
+            own = [item for item in overrides if not item.startswith("hydra")]
+            searched = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+            config = compose(name, [*own, *searched])
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from None
     width = min(shutil.get_terminal_size().columns, 120)

@@ -15,7 +15,7 @@ from darts.runtime.errors import UserError
 
 # What may differ between two runs that are still the same experiment.
 CIRCUMSTANCES = (
-    *("device", "engine", "graphs", "memory", "parallel", "runs", "checkpoint", "weights"),
+    *("device", "engine", "graphs", "memory", "parallel.timeout_minutes", "runs", "checkpoint", "weights"),
     *("dataset.root", "dataset.download", "dataset.device_megabytes", "dataset.workers", "dataset.cache"),
 )  # full dotted paths; a path stands for all that lies below it
 

@@ -88,9 +88,19 @@ def load_plugins(names: Sequence[str]) -> None:
         except ModuleNotFoundError as error:
             if error.name != name.split(".")[0] and error.name != name:
                 raise
-            raise UserError(f"plugins: no module {name!r}; it must be importable (PYTHONPATH, or the folder)") from None
+            raise UserError(f"plugins: no module {name!r}; put its folder on PYTHONPATH") from None
         finally:
             _loading.pop()
+
+
+def named_plugins(overrides: Sequence[str]) -> list[str]:
+    """The modules that `plugins=[a,b]` names among overrides."""
+    named = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "plugins":
+            named += [name.strip(" '\"") for name in value.strip("[]").split(",")]
+    return [name for name in named if name]
 
 
 def plugins_of(entries: Iterable[tuple[str, str]]) -> list[str]:
@@ -120,7 +130,7 @@ def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
     store = ConfigStore.instance()
     store.store(group=f"schema/{kind}", name=name, node=part)
     fields = [field.name for field in dataclasses.fields(part)]
-    if values and "name" in fields:
+    if "name" in fields and not part.__module__.startswith("darts."):
         values = {"name": name, **values}
     if values or not fields:
         missing = [field for field in fields if field not in values]

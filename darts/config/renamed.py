@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from darts.runtime.errors import UserError
@@ -25,22 +26,37 @@ RENAMED_VALUES = {
 
 
 def refuse_old_names(overrides: Sequence[str]) -> None:
-    """Raise `UserError` naming the new name where an override (`key=value`) uses an old one."""
+    """Raise `UserError` with the new spelling where an override (`key=value`) uses an old name."""
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        dotted = key.replace("/", ".").split("@")[0]
-        new = new_name(dotted)
-        if new is not None:
-            shown = new.replace("method.", "method/", 1) if "/" in key else new
-            raise UserError(f"{key} is called {shown} since version 0.2.0; give {shown}={value}")
-        renamed = RENAMED_VALUES.get(dotted, {})
-        if value in renamed:
-            raise UserError(f"{key}={value} is called {key}={renamed[value]} since version 0.2.0")
+        new = modern(override)
+        if new != override:
+            raise UserError(f"{override} has another name since version 0.2.0; give {new}")
 
 
-def new_name(dotted: str) -> str | None:
-    """The new name of a setting that had another one, or of what lies below it; None where nothing changed."""
+def modern(override: str) -> str:
+    """An override in today's names; the same where nothing changed."""
+    key, equals, value = override.partition("=")
+    marks = key[: len(key) - len(key.lstrip("+~"))]
+    group, at, package = key.lstrip("+~").partition("@")
+    new_group, new_package = _modern_key(group), _modern_key(package)
+    if equals:
+        value = _modern_value(new_group.replace("/", "."), value)
+    return f"{marks}{new_group}{at}{new_package}{equals}{value}"
+
+
+def _modern_key(key: str) -> str:
+    """A setting's or a group's name today; what lies below a renamed one keeps its own name."""
+    dotted = key.replace("/", ".")
     for old, new in RENAMED.items():
         if dotted == old or dotted.startswith(f"{old}."):
-            return new + dotted.removeprefix(old)
-    return None
+            found = new + dotted.removeprefix(old)
+            return found.replace(".", "/") if "/" in key else found
+    return key
+
+
+def _modern_value(key: str, value: str) -> str:
+    """A chosen part's name today; of a comparison's methods, each with its settings after spaces."""
+    if key == "methods":
+        words = re.split(r"([\s,\[\]\"']+)", value)
+        return "".join(modern(word) if "=" in word else word for word in words)
+    return RENAMED_VALUES.get(key.removeprefix("searches."), {}).get(value, value)

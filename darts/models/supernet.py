@@ -184,7 +184,7 @@ class Supernet(nn.Module):
         return dict(tensors)
 
     def from_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The reverse of `to_plain`."""
+        """Return tensors under the reference supernet's names under this one's."""
         return dict(tensors)
 
     def marked(self, prefixes: Sequence[str]) -> dict[str, Tensor]:

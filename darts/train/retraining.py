@@ -73,10 +73,10 @@ class TrainState(RunState):
             "optimiser": self.optimiser.state_dict(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `contents` gave."""
-        self.network.load_state_dict(state_dict["network"])
-        self.optimiser.load_state_dict(state_dict["optimiser"])
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
 
 
 def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dict[str, Any]:
