@@ -93,6 +93,16 @@ def test_the_example_of_ones_own_operation_and_relaxation_runs(tmp_path):
     assert done.returncode == 0 and json.loads(done.stdout)["space"] == "darts", done.stderr
 
 
+@pytest.mark.slow(30)
+def test_the_page_on_python_is_a_program_that_runs(tmp_path):
+    lines = (ROOT / "docs" / "python.md").read_text().splitlines()
+    code = [line[4:] for line in lines if line.startswith("    ") or not line]
+    (tmp_path / "page.py").write_text("\n".join(code) + "\n")
+    done = run_command(["page.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3349342 528359040" in done.stdout
+
+
 @pytest.mark.slow(60)
 def test_pip_install_installs_a_package_that_works(tmp_path):
     """Into a folder of its own, with what is installed here beside it; used from elsewhere."""

@@ -155,7 +155,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def _summary(line: Mapping[str, Any]) -> str:
-    """The figures of an epoch that fit on a line."""
+    """The metrics of an epoch that fit on a line."""
     parts = []
     for split in ("train", "valid"):
         if f"{split}/loss" in line:

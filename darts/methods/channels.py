@@ -61,7 +61,11 @@ class PartialChannels(Channels):
 
 
 def edge_softmax(beta: Tensor, space: SearchSpace, alive: Tensor) -> Tensor:
-    """Softmax over the incoming edges of each node: (edges,) to (edges,); edges that are not `alive` weigh 0."""
+    """Softmax over the incoming edges of each node; edges that are not alive weigh 0.
+
+    `beta`: (edges,), `alive`: (edges,) bool. Returns (edges,), whose entries sum to 1 at each node.
+    Xu et al. 2020 (PC-DARTS), equation 2.
+    """
     import torch
 
     masked = beta.masked_fill(~alive, -1e30)

@@ -72,7 +72,7 @@ class SkipDropout(EdgeExtras):
     """
 
     rates: list[float]  # one a stage
-    decay: float  # in an epoch of their 25
+    decay: float  # for each epoch of the authors' stages of 25
 
     def __post_init__(self) -> None:
         sound = bool(self.rates) and all(0 <= rate < 1 for rate in self.rates)

@@ -1,6 +1,7 @@
 """A differentiable search method: the names of its parts, and what they say together.
 
-Each part answers one question; plain DARTS answers most with "nothing". conf/method/NAME.yaml names the parts.
+Each part answers one question; plain DARTS uses the neutral part in most places. conf/method/NAME.yaml names the
+parts.
 """
 
 from __future__ import annotations

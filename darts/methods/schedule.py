@@ -41,7 +41,7 @@ class Observation:
     space: SearchSpace
     active: CandidateMask
     scores: Scores
-    distributions: Scores  # softmax of alpha over all of the space's candidates, removed ones included
+    distributions: Scores  # the relaxation's scores over all of the space's candidates, removed ones included
     memory: Mapping[str, Any]  # what this schedule returned last
     generator: random.Random
     accuracy: Callable[[CandidateMask], float]  # of the supernet on the validation images, with these candidates only
@@ -305,7 +305,7 @@ def _alive(rows: Sequence[Sequence[bool]], space: SearchSpace, node: int) -> lis
 
 
 def _without(rows: Sequence[Sequence[bool]], edge: int, column: int | None) -> list[list[bool]]:
-    """The candidates without one, or without all of an edge."""
+    """Return the candidate mask with one candidate, or all of an edge, removed."""
     found = [list(row) for row in rows]
     found[edge] = [stays and column is not None and c != column for c, stays in enumerate(rows[edge])]
     return found
@@ -316,7 +316,7 @@ def _none(row: Sequence[float], space: SearchSpace) -> float:
 
 
 def _without_none(row: Sequence[float], space: SearchSpace) -> list[float]:
-    """The distribution over the other candidates."""
+    """Return the distribution over the candidates other than none."""
     kept = [value for name, value in zip(space.candidates, row, strict=True) if name != "none"]
     return [value / max(sum(kept), 1e-30) for value in kept]
 
@@ -337,6 +337,6 @@ def _overlap(row: Sequence[float], edge: int, kind: str, past: Sequence[Scores])
 
 
 def _scaled(values: Sequence[float]) -> list[float]:
-    """To 0..1 over the edges, as in the authors' code."""
+    """Rescale values to 0..1 over the edges, as in the authors' code."""
     low, high = min(values), max(values)
     return [(value - low) / (high - low) if high > low else 1.0 for value in values]

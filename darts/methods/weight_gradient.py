@@ -1,4 +1,4 @@
-"""How the supernet's weights get their gradient: the training loss's, or that with more in it, or with less."""
+"""Which gradient moves the supernet's weights: the training loss's, with a correction, or with some weights frozen."""
 
 from __future__ import annotations
 
@@ -60,10 +60,14 @@ class TrainingLoss(WeightGradient):
         return problem.gradients(problem.train_loss(problem.mixture)), memory
 
 
+# Variants
+
+
 @register("weight_gradient", "layer_alignment")
 @dataclass
 class LayerAlignment(WeightGradient):
-    """Cells of one type are drawn to agree on alpha (Movahedi et al. 2023, Lambda-DARTS, section 4, equation 8).
+    """Push the normal cells' gradients in their mixture weights to align (Movahedi et al. 2023, Lambda-DARTS, section
+    4, equation 8).
 
     Lambda is the mean cosine of the normal cells' gradients g_l in their mixture weights, over all pairs. Its gradient
     in w is the mixed derivative of the training loss along u = dLambda / dg, by a central difference; it enters with

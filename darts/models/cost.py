@@ -32,7 +32,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_parameters_without_auxiliary(network: nn.Module) -> int:
-    """The same without the auxiliary head, which exists in training only; papers print this figure."""
+    """The same without the auxiliary head, which exists in training only; papers print this number."""
     return sum(value.numel() for name, value in network.named_parameters() if not name.startswith("auxiliary."))
 
 

@@ -83,9 +83,8 @@ class AuxiliaryHead(nn.Module):
 class Network(nn.Module):
     """The retrained network: the published skeleton with a found cell in it."""
 
-    activation_checkpointing = (
-        False  # True: keep only cells' outputs; what is within a cell is computed again for the gradient
-    )
+    # True: keep only cells' outputs; what is within a cell is computed again for the gradient
+    activation_checkpointing = False
 
     def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem_reductions: int) -> None:
         super().__init__()

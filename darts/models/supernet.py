@@ -131,9 +131,8 @@ def shuffled(x: Tensor, groups: int) -> Tensor:
 class Supernet(nn.Module):
     """The over-parameterised network that holds every architecture of the space."""
 
-    activation_checkpointing = (
-        False  # True: keep only cells' outputs; what is within a cell is computed again for the gradient
-    )
+    # True: keep only cells' outputs; what is within a cell is computed again for the gradient
+    activation_checkpointing = False
 
     def __init__(
         self,
@@ -180,11 +179,11 @@ class Supernet(nn.Module):
         return functools.partial(checkpointed, cell) if torch.is_grad_enabled() else cell
 
     def to_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors by this supernet's names (weights, momentum) under the reference supernet's."""
+        """Rename tensors (weights, momentum) from this supernet's names to the reference supernet's."""
         return dict(tensors)
 
     def from_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors under the reference supernet's names under this one's."""
+        """Rename tensors from the reference supernet's names to this one's: the inverse of `to_reference`."""
         return dict(tensors)
 
     def marked(self, prefixes: Sequence[str]) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ def launched_world_size() -> int:
 def require_single_process(what: str) -> None:
     """`UserError` where torchrun has started several processes for what works in one."""
     size = launched_world_size()
-    require(size == 1, "torchrun's number of processes", size, f"1 with {what}; see docs/scaling.md for many runs")
+    require(size == 1, "torchrun's number of processes", size, f"1 with {what}; see docs/running.md for many runs")
 
 
 def run_entry_point(main: Callable[[], Any]) -> None:
@@ -106,7 +106,7 @@ def run_entry_point(main: Callable[[], Any]) -> None:
 
 
 def end_at_once(code: int) -> None:
-    """End this process without Python's own tidying up, during which threads of gloo may abort it (PyTorch 2.14)."""
+    """Exit without the interpreter's shutdown, during which threads of gloo may abort the process (PyTorch 2.14)."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -121,9 +121,9 @@ def _refuse(why: str) -> None:
 
 @contextmanager
 def process_group(settings: ParallelSettings, device: str, graphs: bool) -> Iterator[None]:
-    """Within the block the processes that torchrun started are one run; a single process is that anyway.
+    """Make the processes that torchrun started one run within the block; with one process this does nothing.
 
-    Gradients travel by NCCL where the device is CUDA, by gloo elsewhere; decisions by gloo.
+    Tensors on CUDA travel by NCCL, everything on the CPU by gloo.
     """
     global _group
     if launched_world_size() == 1:
@@ -132,7 +132,9 @@ def process_group(settings: ParallelSettings, device: str, graphs: bool) -> Iter
     import torch
     import torch.distributed as dist
 
-    require(not graphs, "graphs", True, "false with several processes, whose messages no graph was tried with")
+    require(
+        not graphs, "graphs", True, "false with several processes: graphs with messages between processes are untested"
+    )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and device != "cpu" else "gloo"
     with named_failures():
         dist.init_process_group(backend, timeout=timedelta(minutes=settings.timeout_minutes))

@@ -1,6 +1,7 @@
 """Sums over processes that gradients pass through, and gradients and losses of the whole batch.
 
-Each process computes its part of a loss (distributed.py); the loops add up here, parts of a method never do.
+Each process computes its part of a loss (distributed.py). A part of a method returns its process's part, which
+search/step.py sums; one that needs a total before that calls `problem.all_reduce`.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def dominant_eigenvalue(
     vector = torch.randn(like.shape, generator=generator, dtype=torch.float64)
     basis = [vector / vector.norm()]
     diagonal: list[float] = []
-    edge_extras: list[float] = []
+    off_diagonal: list[float] = []
     for _ in range(min(steps, like.numel())):
         following = product(basis[-1].to(like)).cpu().double()
         diagonal.append(float(following @ basis[-1]))
@@ -79,8 +79,8 @@ def dominant_eigenvalue(
         norm = float(following.norm())
         if norm < 1e-10 * max(1e-30, abs(diagonal[0])):
             break
-        edge_extras.append(norm)
+        off_diagonal.append(norm)
         basis.append(following / norm)
-    upper = torch.diag(torch.tensor(edge_extras[: len(diagonal) - 1], dtype=torch.float64), 1)
+    upper = torch.diag(torch.tensor(off_diagonal[: len(diagonal) - 1], dtype=torch.float64), 1)
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + upper + upper.T
     return float(torch.linalg.eigvalsh(matrix)[-1])

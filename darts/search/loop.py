@@ -57,29 +57,29 @@ def search_epoch(state: SearchState) -> None:
     valid_batches = data.valid.shuffled_raw(state.epoch, state.step, steps)
     pairs = zip(train_batches, valid_batches, strict=True)
     for train_raw, valid_raw in state.steps(pairs, steps):
-        progress = state.stage_progress(steps)
-        learning_rate = cosine_learning_rate(settings.weight_optimiser, progress, stage.last - stage.first)
+        stage_progress = state.stage_progress(steps)
+        learning_rate = cosine_learning_rate(settings.weight_optimiser, stage_progress, stage.last - stage.first)
         set_learning_rate(state.weight_optimiser, learning_rate)
-        set_skip_dropout(state, progress)
-        action = step_action(state, moves_alpha(state, progress))
-        done = torch.tensor(state.progress(steps), device=state.device)
+        set_skip_dropout(state, stage_progress)
+        action = step_action(state, moves_alpha(state, stage_progress))
+        search_progress = torch.tensor(state.progress(steps), device=state.device)
         with state.located(learning_rate):
-            measured = action(done, *train_raw, *valid_raw)
+            measured = action(search_progress, *train_raw, *valid_raw)
         for name, mean in measured.items():
             state.means.add(name, mean)
 
 
-def set_skip_dropout(state: SearchState, progress: float) -> None:
+def set_skip_dropout(state: SearchState, stage_progress: float) -> None:
     """Give the skip connections that drop values their probability at a fraction of the stage."""
     stage, extras = state.stage, state.settings.method.edge_extras
     for skip in state.skip_connections():
-        skip.probability = extras.skip_dropout(stage.number, progress, stage.alpha_frozen_fraction)
+        skip.probability = extras.skip_dropout(stage.number, stage_progress, stage.alpha_frozen_fraction)
 
 
-def moves_alpha(state: SearchState, progress: float) -> bool:
+def moves_alpha(state: SearchState, stage_progress: float) -> bool:
     """Whether this step moves alpha: after the stage's frozen beginning, once in `weight_steps` weight steps."""
     every = state.settings.method.hypergradient.weight_steps
-    return progress >= state.stage.alpha_frozen_fraction and state.step % every == 0
+    return stage_progress >= state.stage.alpha_frozen_fraction and state.step % every == 0
 
 
 def step_action(state: SearchState, moves: bool) -> Graphed:
@@ -121,8 +121,8 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
         refuse_other_version(saved, folder)
         refuse_other_settings(saved["settings"], identity(settings), folder)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    loop = settings.search
-    data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
+    lengths = settings.search
+    data = search_data(settings.dataset, lengths.train_fraction, lengths.batch_size, settings.seed, device)
     state = new_state(settings, data, device, folder, saved)
     state.costs = cost_model(settings, data.shape, device)
     state.table = load_table(settings.benchmark, settings.space)
@@ -163,15 +163,15 @@ def finish(state: SearchState, folder: Path) -> Genotype:
     }
     genotype = Genotype(found.space, found.cells, provenance)
     if distributed.is_main_process():
-        leave(state, genotype, folder)
+        write_results(state, genotype, folder)
     tracker.close()
     if state.costs is not None:
         state.costs.check(costs, str(folder / "genotype.json"))
     return genotype
 
 
-def leave(state: SearchState, genotype: Genotype, folder: Path) -> None:
-    """The pictures, the record of cost, and last the result."""
+def write_results(state: SearchState, genotype: Genotype, folder: Path) -> None:
+    """Draw the pictures, write the record of cost and, last, the result."""
     settings, tracker = state.settings, state.tracker
     plotting.save_cells(genotype, folder / "cells")
     plotting.save_figure(plotting.draw_curves(tracker.history), folder / "cells" / "curves")

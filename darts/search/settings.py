@@ -138,7 +138,7 @@ def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> Search
 
 
 def dotted_key(override: str) -> str:
-    """The setting or group that an override names, with dots: "method/channels=partial" gives method.channels."""
+    """The setting or group that an override names, with dots: "method/channels=x" gives method.channels."""
     return override.lstrip("+~").partition("=")[0].split("@")[0].replace("/", ".")
 
 

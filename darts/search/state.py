@@ -46,13 +46,13 @@ def _no_memory() -> dict[str, dict[str, Any]]:
 
 @dataclass(kw_only=True)
 class SearchState(RunState):
-    """Everything a search works on; a checkpoint holds exactly what changes."""
+    """Everything a search works on; a checkpoint holds what changes, and what must be the same on resuming."""
 
     settings: SearchSettings
     data: SearchData
     device: torch.device
     stage: Stage
-    active: CandidateMask  # the candidate mask
+    active: CandidateMask  # by cell type, edge and candidate: false where it has been removed
     supernet: Supernet = field(init=False)
     alpha: dict[str, nn.Parameter] = field(init=False)  # cell type -> (edges, candidates); with edge weights more
     weight_optimiser: torch.optim.Optimizer = field(init=False)
@@ -80,7 +80,7 @@ class SearchState(RunState):
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; `UserError` where the images on disk are no longer the same."""
+        """Load what `state_dict` returned; `UserError` where the images on disk are no longer the same."""
         if saved["split"] != self.data.split.digest():
             raise UserError("the training images have changed since this search began; give another hydra.run.dir")
         self.supernet.load_state_dict(self.supernet.from_reference(saved["supernet"]))
@@ -260,7 +260,7 @@ def reference_supernet(state: SearchState) -> Supernet:
 
 
 def enter_stage(state: SearchState, active: CandidateMask, stage: Stage) -> None:
-    """Change to a stage, or to fewer candidates; what remains keeps weights and momentum, unless all begins again."""
+    """Change to a stage, or to fewer candidates; what remains keeps weights and momentum, unless it starts afresh."""
     if active == state.active and stage == state.stage:
         return
     old_stage, supernet = state.stage, state.supernet

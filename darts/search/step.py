@@ -26,7 +26,7 @@ from darts.tasks.batches import Batch, RawBatch
 def search_step(
     state: SearchState, progress: Progress, train_raw: RawBatch, valid_raw: RawBatch, moves_alpha: bool
 ) -> StepMetrics:
-    """Take one step of the alternation, augmentation included. Plain DARTS never waits for a device in it."""
+    """Take one step of the alternation, augmentation included. With plain DARTS it never waits for the device."""
     train_batch = state.data.train.preparation.augmented(train_raw)
     valid_batch = state.data.valid.preparation.augmented(valid_raw)
     measured = architecture_step(state, train_batch, valid_batch, progress) if moves_alpha else {}
@@ -97,7 +97,7 @@ def loss_on(state: SearchState, batch: Batch, progress: Progress = 0.0, regulari
 def weight_step(
     state: SearchState, batch: Batch, valid_batch: Batch | None = None, progress: Progress = 0.0
 ) -> StepMetrics:
-    """Move the weights down the training loss, under the present mixture or what the method makes of it.
+    """Move the weights down the training loss, under the present mixture or the method's perturbed one.
 
     `valid_batch` is for methods that compare the gradients of both losses.
     """

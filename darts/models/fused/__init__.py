@@ -1,1 +1,1 @@
-"""The fused supernet: the same function as `darts.supernet`, computed fast. Start reading at folding.py."""
+"""The fused supernet: the same function as `darts.models.supernet`, computed fast. Start reading at folding.py."""
