@@ -68,7 +68,7 @@ def test_the_bundled_statistics_are_the_measured_ones():
 
 @pytest.mark.parametrize("counts", [(5, 5, 5), (3, 8, 2), (1001, 7, 2)])
 @pytest.mark.parametrize("share", [0.5, 0.3, 0.9])
-def test_stratified_parts_are_within_one_of_their_share(counts, share):
+def test_stratified_parts_are_within_one_of_their_fraction(counts, share):
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     first, second = data.stratified(labels, share, generator(0, "test"))
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(len(labels)))
@@ -229,7 +229,7 @@ def test_class_folders_of_train_and_test_must_agree(folder):
         datasets.open_test(folder_settings(folder))
 
 
-def test_a_batch_larger_than_its_half_is_refused(folder):
+def test_a_batch_larger_than_its_split_is_refused(folder):
     with pytest.raises(UserError, match=r"search.batch_size is 64; it must be at most \d+"):
         search_data(folder_settings(folder), batch_size=64)
 

@@ -107,7 +107,7 @@ def test_weights_are_inherited_from_a_finished_search_of_the_same_images(tmp_pat
             blackbox.run(settings, tmp_path / "other")
 
 
-def test_brief_training_is_repeatable_and_a_share_takes_fewer_epochs(tmp_path):
+def test_brief_training_is_repeatable_and_a_fraction_takes_fewer_epochs(tmp_path):
     scorer, settings = scorer_of(tmp_path, "evaluator.train.epochs=4", "evaluator.train.batch_size=16")
     genotype = settings.space.sample(python_generator(0, "sample"))
     first, second = (scorer.score(genotype, 0.25)[0] for _ in range(2))

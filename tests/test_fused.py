@@ -139,7 +139,7 @@ def test_a_mixture_that_is_not_a_softmax(darts_space):
         torch.testing.assert_close(fused(images, mixture), reference(images, mixture))
 
 
-def test_weights_go_to_the_plain_layout_and_back(darts_space):
+def test_weights_go_to_the_reference_layout_and_back(darts_space):
     reference, fused = supernets(darts_space)
     state = fused.state_dict()
     as_plain = fused.to_reference(state)
@@ -286,7 +286,7 @@ def test_bfloat16_learns_as_float32_does(tmp_path):
     assert exact[-20:].mean() < exact[:20].mean() - 0.1  # there was something to learn
 
 
-def test_a_checkpoint_of_one_engine_goes_on_in_the_other(tmp_path):
+def test_a_checkpoint_of_one_engine_resumes_in_the_other(tmp_path):
     overrides = [*TINY_SEARCH, "search.epochs=2"]
 
     def state(engine):

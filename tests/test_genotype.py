@@ -110,7 +110,7 @@ def test_errors_say_what_is_wrong(change: tuple[str, str], message: str):
         from_json(to_json(published("darts_v2")).replace(*change))
 
 
-def test_a_random_genotype_depends_on_seed_and_number_alone(darts_space):
+def test_a_random_genotype_depends_only_on_seed_and_number(darts_space):
     drawn = [random_genotype(darts_space, seed, number) for seed in range(3) for number in range(3)]
     assert len({genotype.digest() for genotype in drawn}) == 9
     assert random_genotype(darts_space, 1, 2) == drawn[5]

@@ -72,7 +72,7 @@ def test_batch_norms_of_the_supernet_have_no_parameters_but_in_the_stem(darts_sp
     assert affine == ["stem.1"]
 
 
-def test_pools_are_normalised_in_search_alone():
+def test_pools_are_normalised_only_in_search():
     assert isinstance(search_operation("max_pool_3x3", 4, 1)[1], nn.BatchNorm2d)
     assert isinstance(candidate("max_pool_3x3").build(4, 1, True), nn.MaxPool2d)
     assert not candidate("avg_pool_3x3").build(4, 1, True).count_include_pad

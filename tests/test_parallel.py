@@ -71,7 +71,7 @@ def among(monkeypatch):
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
 @pytest.mark.parametrize("images", [40, 41, 46])
-def test_shares_are_disjoint_and_make_up_every_batch(among, processes, images):
+def test_shards_are_disjoint_and_make_up_every_batch(among, processes, images):
     held = ArrayImages(torch.arange(images).view(-1, 1, 1, 1).to(torch.uint8), torch.arange(images), ["a"])
     preparation = Preparation(Augmentation(0, False, 0), [0.0], [1.0], torch.device("cpu"))
     k = []
@@ -88,7 +88,7 @@ def test_shares_are_disjoint_and_make_up_every_batch(among, processes, images):
     assert list(chain(*alone)) == list(chain(*batches_of_all))
 
 
-def test_sums_over_images_go_on_with_another_number_of_processes(among):
+def test_sums_over_images_continue_with_another_number_of_processes(among):
     saved = [{"loss": [3.0, 4]}, {"loss": [2.0, 3]}]
     among(1, 2)
     assert _own_means(saved) == {"loss": [2.0, 3]}

@@ -66,7 +66,7 @@ def test_a_softened_gumbel_draw_is_the_formula():
     torch.testing.assert_close(found, ((ALPHA.log_softmax(-1) + noise) / 2).softmax(-1))
 
 
-def test_hard_draws_come_with_the_softmax_probabilities_and_compute_themselves_alone():
+def test_hard_draws_come_with_the_softmax_probabilities_and_compute_only_themselves():
     torch.manual_seed(0)
     part = relaxation.GumbelHard(1.0, 1.0, relaxation.Decay.LINEAR)
     counts = torch.zeros_like(ALPHA)
@@ -121,7 +121,7 @@ def test_dirichlet_draws_have_the_mean_and_the_pathwise_gradient_of_their_distri
     assert (of_draws - torch.autograd.grad(mean[0, 0], alpha)[0][0]).abs().max() < 0.02
 
 
-def test_partial_channels_mix_a_part_and_deal_the_rest_out_anew(tiny_space):
+def test_partial_channels_mix_a_part_and_shuffle_all(tiny_space):
     operation = MixedOperation({0: torch.nn.Identity()}, 2, 1)
     x = torch.arange(4.0).view(1, 4, 1, 1)
     found = operation(x, torch.tensor([10.0, 0.5]))

@@ -72,7 +72,7 @@ def test_a_weight_step_moves_weights_and_statistics_and_leaves_alpha(tmp_path):
     assert all(torch.equal(alpha[kind], state.alpha[kind]) and state.alpha[kind].grad is None for kind in alpha)
 
 
-def test_alpha_is_in_the_checkpoint_and_in_one_optimiser_alone(tmp_path):
+def test_alpha_is_in_the_checkpoint_and_in_only_one_optimiser(tmp_path):
     state = tiny_state(tmp_path)
     owned = {id(p) for group in state.weight_optimiser.param_groups for p in group["params"]}
     assert owned == {id(weight) for weight in state.supernet.parameters()}

@@ -43,7 +43,7 @@ def test_the_best_on_validation_images_is_chosen_and_equal_cells_are_trained_onc
     assert chosen == published("darts_v2") and chosen.provenance["selected"]["from"] == 4
 
 
-def test_it_trains_goes_on_and_gives_the_same_again_without_the_test_images(tmp_path, monkeypatch):
+def test_it_trains_resumes_and_gives_the_same_again_without_the_test_images(tmp_path, monkeypatch):
     searches(tmp_path / "sweep", "darts_v1", "snas")
     monkeypatch.setattr(retrain, "test_batches", None)  # whoever asks for the test images fails
     settings = composed("select", *TINY_SELECT, f"searched=[{tmp_path / 'sweep'}]")

@@ -113,7 +113,7 @@ def test_hyperband_takes_its_brackets_in_turn(table):
     assert k == [0.111] * 9 + [0.333] * 3 + [1.0] + [0.333] * 5 + [1.0] * 1 + [1.0] * 3
 
 
-def test_a_strategy_depends_on_its_seed_alone(table):
+def test_a_strategy_depends_only_on_its_seed(table):
     def cells(seed):
         return [request.genotype for request, _ in evaluated("evolution", table, seed, 60)]
 
@@ -145,7 +145,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_stopped_search_goes_on_and_ends_the_same(name, tmp_path):
+def test_a_stopped_search_resumes_and_ends_the_same(name, tmp_path):
     settings = composed("search", *TINY_SEARCH, f"method={name}", *SMALL.get(name, []))
     whole, again = tmp_path / "whole", tmp_path / "again"
     blackbox.run(settings, whole)

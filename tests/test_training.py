@@ -52,7 +52,7 @@ def test_drop_path_grows_from_zero_and_the_auxiliary_loss_has_its_weight(tmp_pat
     assert sum(losses) / 4 > main  # the auxiliary head's loss comes on top
 
 
-def test_cutout_reaches_the_training_images_alone(tmp_path):
+def test_cutout_reaches_only_the_training_images(tmp_path):
     settings = composed("final", *TINY_TRAIN, "train.cutout=16")
     state = retrain.start_or_resume(settings, published("darts_v2"), tmp_path)
     batch = next(state.data.train.shuffled(0))
@@ -96,7 +96,7 @@ def test_frozen_statistics_normalise_by_the_batch_and_stand_still():
     assert not torch.equal(norm.running_mean, before["running_mean"])
 
 
-def test_running_means_are_over_images_and_go_on_from_their_state():
+def test_running_means_are_over_images_and_continue_from_their_state():
     means = RunningMeans()
     means.add("loss", Mean(torch.tensor(3.0), 2))
     means = RunningMeans(means.state_dict())

@@ -42,7 +42,7 @@ def test_a_study_finds_the_optimum_of_a_known_function(known, tmp_path):
     assert best["accuracy"] == study.best_value and best["values"] == study.best_params
 
 
-def test_a_stopped_study_goes_on_and_ends_the_same(known, tmp_path, monkeypatch):
+def test_a_stopped_study_resumes_and_ends_the_same(known, tmp_path, monkeypatch):
     tune.run(plain("trials=8"), tmp_path / "whole")
     whole, calls = list(known), []
     known.clear()

@@ -62,7 +62,7 @@ def test_a_limit_of_size_is_named_and_the_previous_checkpoint_stays(tmp_path, in
 @pytest.mark.parametrize(
     "shares", [(0.3,), pytest.param([n / 12 + 0.01 for n in range(12)], marks=pytest.mark.slow(60))]
 )
-def test_a_search_whose_disk_fills_ends_with_a_line_and_goes_on_once_there_is_room(shares, tmp_path, injected):
+def test_a_search_whose_disk_fills_ends_with_a_line_and_resumes_once_there_is_room(shares, tmp_path, injected):
     """Wherever it fills: at the lock, a line of a record, TensorBoard's file, a checkpoint, a picture, the result."""
     needs_small_disks()
     deaths = undisturbed(1)[:1] + [

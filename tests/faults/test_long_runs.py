@@ -55,7 +55,7 @@ def test_two_thousand_steps_take_no_more_than_two_hundred(tmp_path, injected):
     injected("soak of two thousand steps", 0, 1)
 
 
-def test_a_run_is_repeated_from_its_folder_alone(tmp_path, injected):
+def test_a_run_is_repeated_from_its_folder_only(tmp_path, injected):
     given = [*TINY_SEARCH, "seed=3", "method=gdas", "weight_optimiser.learning_rate=0.02"]
     first = run_command([str(ROOT / "train_search.py"), *given, "hydra.run.dir=first"], tmp_path)
     assert first.returncode == 0, first.stderr
@@ -82,7 +82,7 @@ def test_a_run_is_repeated_from_its_folder_alone(tmp_path, injected):
         ("precision=bf16", "precision"),
     ],
 )
-def test_a_run_does_not_go_on_under_other_settings(override, named, tmp_path, injected):
+def test_a_run_does_not_resume_under_other_settings(override, named, tmp_path, injected):
     state = search.start_or_resume(composed("search", *TINY_SEARCH), tmp_path)
     state.save()
     state.tracker.close()

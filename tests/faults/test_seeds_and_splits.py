@@ -77,7 +77,7 @@ def hashes(images: datasets.ImageSet, indices: torch.Tensor) -> list[bytes]:
     return [image.numpy().tobytes() for pixels in images.batches([indices]) for image in pixels.images]
 
 
-def test_halves_are_disjoint_stratified_whole_and_seeded():
+def test_splits_are_disjoint_stratified_whole_and_seeded():
     settings = composed("search", "dataset.fraction=0.1").dataset
     found, again, other = (data.search_data(settings, 0.5, 8, seed, CPU) for seed in (0, 0, 1))
     weights, architecture = set(found.split.train.tolist()), set(found.split.valid.tolist())

@@ -66,7 +66,7 @@ def undisturbed(tmp_path_factory):
         (SCORES, signal.SIGTERM, "genotype.json", 1),
     ],
 )
-def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_end(
+def test_a_signal_saves_at_the_next_step_and_the_run_resumes_to_the_same_end(
     undisturbed, command, number, result, epochs, tmp_path, injected
 ):
     process = started([*command, "hydra.run.dir=stopped"], tmp_path)
@@ -99,7 +99,7 @@ def test_within_a_loop_signals_wait_and_outside_they_do_what_they_did():
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_launchers_own_handler_is_called_after_the_run_has_saved_and_may_let_it_go_on(number):
+def test_a_launchers_own_handler_is_called_after_the_run_has_saved_and_may_let_it_continue(number):
     called = []
     before = signal.signal(number, lambda given, frame: called.append(given))
     try:

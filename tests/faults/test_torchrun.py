@@ -78,7 +78,7 @@ def whole(tmp_path_factory):
         (signal.SIGKILL, None, ""),
     ],
 )
-def test_the_job_ends_with_an_error_and_goes_on_to_the_same_end(whole, fault, rank, says, tmp_path, injected):
+def test_the_job_ends_with_an_error_and_resumes_to_the_same_end(whole, fault, rank, says, tmp_path, injected):
     job = started(tmp_path)
     processes = children(job)
     if rank is not None:
@@ -109,7 +109,7 @@ def test_the_job_ends_with_an_error_and_goes_on_to_the_same_end(whole, fault, ra
     injected("a process of a torchrun job killed, hung or stopped", 1, 1)
 
 
-def test_a_run_of_two_processes_goes_on_with_one(tmp_path, injected):
+def test_a_run_of_two_processes_resumes_with_one(tmp_path, injected):
     job = started(tmp_path)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=60) != 0
