@@ -129,9 +129,7 @@ def test_killed_within_the_writing_of_a_checkpoint_a_search_resumes_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_rank_0_killed_within_the_writing_of_a_checkpoint_two_processes_resume_bit_for_bit(
-    tmp_path, injected
-):
+def test_rank_0_killed_within_the_writing_of_a_checkpoint_two_processes_resume_bit_for_bit(tmp_path, injected):
     deaths = undisturbed(2)[:1] + deaths_of_the_leader_by_write()
     assert_resumed_equal(tmp_path, deaths, carried_out(deaths, tmp_path))
     injected("kill -9 of the writing one of two processes", len(deaths) - 1, len(deaths) - 1)
