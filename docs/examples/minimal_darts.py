@@ -21,14 +21,14 @@ class FactorisedReduction(nn.Module):
 
     def __init__(self, c_in, c):
         super().__init__()
-        self.even = nn.Conv2d(c_in, c // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(c_in, c - c // 2, 1, stride=2, bias=False)
+        self.even = nn.Conv2d(c_in, c // 2, 1, bias=False)
+        self.odd = nn.Conv2d(c_in, c - c // 2, 1, bias=False)
         self.norm = norm(c)
 
     def forward(self, x):
         x = F.relu(x)
         shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        return self.norm(torch.cat([self.even(x[:, :, ::2, ::2]), self.odd(shifted[:, :, ::2, ::2])], dim=1))
 
 
 def norm(c):
