@@ -17,7 +17,7 @@ from darts.blackbox.journal import Journal, Line
 from darts.blackbox.pareto import draw_front, front
 from darts.blackbox.settings import BlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
-from darts.config.identity import digest, identity, refuse_other_settings, refuse_other_version
+from darts.config.identity import digest, identity, refuse_other_experiment
 from darts.loop import plotting
 from darts.loop.record import announce_cells, refuse_other_run, run_record, write_run_record
 from darts.models.cost import CostModel
@@ -184,8 +184,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
 def finished(settings: BlackBoxSettings, folder: Path) -> Genotype:
     """The genotype of a folder whose search has ended, unless it was one of other settings."""
     record = run_record(folder)
-    refuse_other_version(record, folder)
-    refuse_other_settings(record["settings"], identity(settings), folder)
+    refuse_other_experiment(record, identity(settings), folder)
     log.info("this search has ended before; nothing is changed")
     return from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from darts import __version__
-from darts.config.identity import refuse_other_settings, refuse_other_version
+from darts.config.identity import refuse_other_experiment
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_json
@@ -56,8 +56,7 @@ def refuse_other_run(folder: Path, present: dict[str, Any]) -> None:
     """`UserError` where a run in the folder is of another version, or naming the settings in which it differs."""
     if (folder / "run.json").exists():
         record = run_record(folder)
-        refuse_other_version(record, folder)
-        refuse_other_settings(record["settings"], present, folder)
+        refuse_other_experiment(record, present, folder)
 
 
 def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> None:

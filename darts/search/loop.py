@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from darts.config.identity import digest, identity, refuse_other_settings, refuse_other_version
+from darts.config.identity import digest, identity, refuse_other_experiment
 from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
 from darts.loop.record import announce_cells, write_run_record
@@ -118,8 +118,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     """Build everything a search needs, and take up the folder's checkpoint if it has one."""
     saved = Checkpoints(folder).load()
     if saved is not None:
-        refuse_other_version(saved, folder)
-        refuse_other_settings(saved["settings"], identity(settings), folder)
+        refuse_other_experiment(saved, identity(settings), folder)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     lengths = settings.search
     data = search_data(settings.dataset, lengths.train_fraction, lengths.batch_size, settings.seed, device)
@@ -191,8 +190,7 @@ def finished(settings: SearchSettings, folder: Path) -> Genotype:
     saved = Checkpoints(folder).load()
     if saved is None:
         raise UserError(f"{folder} holds a genotype.json but no checkpoint of its search; give another hydra.run.dir")
-    refuse_other_version(saved, folder)
-    refuse_other_settings(saved["settings"], identity(settings), folder)
+    refuse_other_experiment(saved, identity(settings), folder)
     log.info("this search has ended before; nothing is changed")
     return genotype
 

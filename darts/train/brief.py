@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from darts.config.identity import refuse_other_settings, refuse_other_version
+from darts.config.identity import refuse_other_experiment
 from darts.loop.optimisation import evaluate
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData
@@ -21,8 +21,7 @@ def validation_accuracy(
     state.tracker.quiet = quiet
     saved = state.checkpoints.load()
     if saved is not None:
-        refuse_other_version(saved, folder)
-        refuse_other_settings(saved["settings"], retrain.protocol(settings, genotype), folder)
+        refuse_other_experiment(saved, retrain.protocol(settings, genotype), folder)
         state.restore(saved)
     retrain.run_epochs(state)
     state.tracker.close()

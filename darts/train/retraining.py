@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from darts import __version__
-from darts.config.identity import digest, identity, refuse_other_settings, refuse_other_version
+from darts.config.identity import digest, identity, refuse_other_experiment
 from darts.loop import plotting
 from darts.loop.optimisation import (
     Mean,
@@ -164,8 +164,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     """Build everything retraining needs, in the open, and take up the folder's checkpoint if it has one."""
     saved = Checkpoints(folder).load()
     if saved is not None:
-        refuse_other_version(saved, folder)
-        refuse_other_settings(saved["settings"], protocol(settings, genotype), folder)
+        refuse_other_experiment(saved, protocol(settings, genotype), folder)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
@@ -239,8 +238,7 @@ def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: b
         stored = result["config"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / 'result.json'} is damaged; remove it to train again") from None
-    refuse_other_version(result, folder)
-    refuse_other_settings(stored, protocol(settings, genotype), folder)
+    refuse_other_experiment({**result, "settings": stored}, protocol(settings, genotype), folder)
     if not quiet:
         log.info("this network has been trained before; nothing is changed")
     return result
