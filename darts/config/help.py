@@ -78,8 +78,8 @@ def _shown(node: Any) -> str:
         return "???"
     value = OmegaConf.to_container(node) if OmegaConf.is_list(node) else node._value()
     if isinstance(value, Enum):
-        choices = ", ".join(member.name for member in type(value))
-        return f"{value.name}    (one of {choices})"
+        members = ", ".join(member.name for member in type(value))
+        return f"{value.name}    (one of {members})"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
@@ -118,13 +118,14 @@ def print_help(name: str, about: str, overrides: Sequence[str], folders: Sequenc
         "SETTING=VALUE changes one setting, GROUP=NAME chooses a part; -m a=1,2 runs several.",
         "",
     ]
-    used = {key for key, _, _ in settings_of(config)}
+    settings = list(settings_of(config))
+    used = {key for key, _, _ in settings}
     for group, names in groups().items():
         if group.replace("/", ".") in used or group in ("experiment", "cluster"):
             shown = f"+{group}" if group == "cluster" else group
             lines += textwrap.wrap(f"{shown}={' | '.join(names)}", width, subsequent_indent="    ")
     lines.append("")
-    for setting, value, meaning in settings_of(config):
+    for setting, value, meaning in settings:
         lines += _lines(setting, value, meaning, width)
     sys.stdout.write("\n".join(lines) + "\n")
 
