@@ -50,8 +50,8 @@ def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
     `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator" or
     "operation". A part is a dataclass whose fields are its settings; with `values` for all of them it can be chosen
     at once (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values; a field `name` is
-    the name. An operation is a
-    function (channels, stride, affine) -> nn.Module; its `values` are fields of `Candidate`.
+    the name. An operation is a function (channels, stride, affine) -> nn.Module; its `values` are fields of
+    `Candidate`.
     Raises `UserError` for an unknown kind and for a name that is taken.
     """
     if kind not in KINDS:
@@ -120,9 +120,14 @@ def _claim(kind: str, name: str, module: str) -> None:
     if taken is not None and taken != module and "__main__" not in (taken, module):
         raise UserError(f"{kind} {name!r} is registered by {taken} already; {module} must choose another name")
     _modules[(kind, name)] = module
-    if not module.startswith("darts."):
+    if not _is_own(module):
         own = Path(sys.argv[0]).stem if module == "__main__" else module
         _plugins[(kind, name)] = _loading[-1] if _loading else own
+
+
+def _is_own(module: str) -> bool:
+    """Whether a module is one of this package's, rather than a plug-in's."""
+    return module.startswith("darts.")
 
 
 def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
@@ -130,12 +135,13 @@ def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
     store = ConfigStore.instance()
     store.store(group=f"schema/{kind}", name=name, node=part)
     fields = [field.name for field in dataclasses.fields(part)]
-    if "name" in fields and not part.__module__.startswith("darts."):
+    own = _is_own(part.__module__)
+    if "name" in fields and not own:
         values = {"name": name, **values}
     if values or not fields:
         missing = [field for field in fields if field not in values]
         if missing:
             raise UserError(f"register: {kind} {name!r} lacks a value for {', '.join(missing)}")
-        if not part.__module__.startswith("darts."):
+        if not own:
             store.store(group=GROUPS[kind], name=name, node=part(**values))
             choices.setdefault(GROUPS[kind], []).append(name)
