@@ -13,10 +13,7 @@ from omegaconf import DictConfig
 from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.config.registry import command_settings
-from darts.loop.settings import (
-    CommonSettings,
-    check_size,
-)
+from darts.loop.settings import CommonSettings, check_size
 from darts.models.settings import NetworkSettings
 from darts.runtime.errors import require
 from darts.spaces.sources import find_genotype

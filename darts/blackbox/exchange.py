@@ -17,6 +17,9 @@ from darts.runtime.signals import pending_signal, raise_if_interrupted
 from darts.spaces.genotype import Genotype
 from darts.spaces.variation import canonical, ordered
 
+log = logging.getLogger(__name__)
+REMEMBERED = 10_000  # requests in a row that were answered from memory: then nothing new is left to ask
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -54,10 +57,6 @@ class Ledger:
                 self.reached = name
                 return False
         return True
-
-
-log = logging.getLogger(__name__)
-REMEMBERED = 10_000  # requests in a row that were answered from memory: then nothing new is left to ask
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from darts.config.identity import refuse_other_experiment
 from darts.loop.optimisation import evaluate
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData
-from darts.train import retraining as retrain
+from darts.train import retraining
 from darts.train.settings import BriefSettings
 
 
@@ -17,12 +17,12 @@ def validation_accuracy(
 ) -> float:
     """Train a cell on the one part of the training images; its accuracy on the other. The same folder resumes."""
     train = TrainData(data.shape, data.train, data.train.preparation)
-    state = retrain.new_state(settings, genotype, train, folder)
+    state = retraining.new_state(settings, genotype, train, folder)
     state.tracker.quiet = quiet
     saved = state.checkpoints.load()
     if saved is not None:
-        refuse_other_experiment(saved, retrain.protocol(settings, genotype), folder)
+        refuse_other_experiment(saved, retraining.protocol(settings, genotype), folder)
         state.restore(saved)
-    retrain.run_epochs(state)
+    retraining.run_epochs(state)
     state.tracker.close()
     return evaluate(state.network, state.network, data.valid.mixed())["accuracy"]
