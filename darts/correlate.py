@@ -22,7 +22,9 @@ from darts.config.compose import typed_settings
 from darts.config.identity import identity
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, require
+from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import python_generator
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.variation import canonical, ordered
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from darts.spaces.nasbench201 import Table
 
 log = logging.getLogger("darts")
+KIND = "rank correlation"  # what run.json calls it
 Points = list[dict[str, Any]]
 
 
@@ -81,7 +84,7 @@ def drawn_cells(settings: CorrelateSettings, table: Table) -> list[tuple[Genotyp
 def measure(settings: CorrelateSettings, folder: Path) -> Points:
     """Score every cell; what folder/points.jsonl holds of the same settings is not scored again."""
     from darts.blackbox.evaluators import EvaluationContext
-    from darts.loop.record import refuse_other_run, write_run_record
+    from darts.loop.record import claim_folder, refuse_other_run
     from darts.runtime.device import ready_device
     from darts.runtime.files import append_line, read_lines, write_lines
     from darts.spaces.nasbench201 import load_table
@@ -91,23 +94,24 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     given = bool(settings.results) or bool(settings.benchmark.table)
     require(given, "benchmark.table", settings.benchmark.table, allowed)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    refuse_other_run(folder, KIND, identity(settings))
     loop, table = settings.search, load_table(settings.benchmark, settings.space)
     data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
     cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
-    refuse_other_run(folder, identity(settings))
-    write_run_record(folder, identity(settings), device)
+    claim_folder(folder, KIND, identity(settings), device)
     file = folder / "points.jsonl"
     known = {line["cell"]: line for line in read_lines(file)}
     write_lines(file, known.values())
     points: Points = []
     for number, (genotype, final) in enumerate(cells, start=1):
+        raise_if_interrupted(pending_signal())
         name = ordered(genotype).digest()
         if name not in known:
             score = scorer.score(genotype, 1.0)[0]
             known[name] = {"cell": name, "score": score, "final": final}
             append_line(file, known[name])
-        points.append(known[name])
+        points.append({**known[name], "final": final})
         if number % max(1, len(cells) // 10) == 0:
             log.info("%d/%d cells scored", number, len(cells))
     return points
@@ -151,13 +155,14 @@ def main(settings: DictConfig) -> float:
     """Measure and report; returns Kendall's tau."""
     typed = typed_settings(settings, CorrelateSettings)
     from darts.loop.plotting import save_figure
-    from darts.runtime.files import write_json
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    points = measure(typed, folder)
-    found = correlations(points)
-    write_json(folder / "correlation.json", found)
-    save_figure(draw(points, f"{len(points)} cells, tau = {found['kendall_tau']['value']:.2f}"), folder / "correlation")
+    with lock_folder(folder), deferred_signals():
+        points = measure(typed, folder)
+        found = correlations(points)
+        title = f"{len(points)} cells, tau = {found['kendall_tau']['value']:.2f}"
+        save_figure(draw(points, title), folder / "correlation")
+        write_json(folder / "correlation.json", found)
     for name, label in (("kendall_tau", "Kendall's tau"), ("spearman_rho", "Spearman's rho")):
         low, high = found[name]["interval"]
         log.info("%-14s %.3f  [%.3f, %.3f]", label, found[name]["value"], low, high)

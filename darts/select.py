@@ -9,20 +9,28 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from darts.config.command import cli_command
 from darts.config.compose import typed_settings
+from darts.config.identity import identity
 from darts.config.registry import command_settings
-from darts.runtime.errors import UserError
+from darts.runtime.errors import NotFiniteError, UserError
+from darts.runtime.files import lock_folder, write_bytes, write_json
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
+from darts.spaces.fixed import FixedCell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
-from darts.spaces.sources import find_genotype
+from darts.spaces.sources import find_genotype, origin_of
 from darts.train.settings import BriefSettings
 
+if TYPE_CHECKING:
+    from darts.tasks.batches import SearchData
+
 log = logging.getLogger("darts")
+KIND = "selection"  # what run.json calls it
 
 
 @command_settings("select")
@@ -33,39 +41,75 @@ class SelectSettings(BriefSettings):
     searched: list[str]  # folders of searches or of sweeps, published names, files
 
 
-def candidates(settings: SelectSettings) -> dict[str, Genotype]:
-    """The found cells by where they lie: those of all finished searches in the folders, or those that are named."""
-    found: dict[str, Genotype] = {}
+def candidates(settings: SelectSettings, folder: Path) -> dict[str, Genotype]:
+    """The found cells by where they lie: those of all finished searches in the folders, or those that are named.
+
+    What was there when the selection began counts, also when it resumes.
+    """
+    file = folder / "cells.json"
+    names = list(read_fixed(file)) or named_cells(settings)
+    if len(names) < 2:
+        raise UserError(
+            f"searched is {settings.searched}; a choice needs at least 2 finished searches, not {len(names)}"
+        )
+    found = fixed_cells(file, names, lambda name: _found(name, settings))
+    return {cell.origin: cell.genotype for cell in found.values()}
+
+
+def named_cells(settings: SelectSettings) -> list[str]:
+    """The folders of all finished searches below the given ones, and what else is given."""
+    names: list[str] = []
     for reference in settings.searched:
         inside = sorted(Path(reference).rglob("genotype.json")) if Path(reference).is_dir() else []
-        for name in [str(file.parent) for file in inside] or [reference]:
-            found[name] = find_genotype(name, settings.space, settings.runs, settings.seed)
-    if len(found) < 2:
-        raise UserError(
-            f"searched is {settings.searched}; a choice needs at least 2 finished searches, not {len(found)}"
-        )
-    return found
+        names += [str(file.parent) for file in inside] or [reference]
+    return list(dict.fromkeys(names))
+
+
+def _found(reference: str, settings: SelectSettings) -> FixedCell:
+    genotype = find_genotype(reference, settings.space, settings.runs, settings.seed)
+    return FixedCell(origin_of(reference, settings.runs), genotype)
 
 
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
+    from darts.loop.record import claim_folder, refuse_other_run
     from darts.runtime.device import ready_device
-    from darts.runtime.files import write_bytes, write_json
     from darts.tasks.batches import search_data
+
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    with lock_folder(folder), deferred_signals():
+        refuse_other_run(folder, KIND, identity(settings))
+        data = search_data(settings.dataset, settings.train_fraction, settings.train.batch_size, settings.seed, device)
+        found = candidates(settings, folder)
+        claim_folder(folder, KIND, identity(settings), device)
+        known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
+        accuracies: dict[str, float] = {}
+        for number, (name, genotype) in enumerate(found.items(), start=1):
+            log.info("%d/%d: %s", number, len(found), name)
+            digest = genotype.digest()
+            if digest not in known:
+                known[digest] = accuracy_of(settings, genotype, data, folder / "trials" / digest)
+            accuracies[name] = known[digest]
+            raise_if_interrupted(pending_signal())
+        return keep_best(found, accuracies, folder)
+
+
+def accuracy_of(settings: SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:
+    """Validation accuracy after a brief training; 0 where it diverges."""
     from darts.train.brief import validation_accuracy
 
-    found = candidates(settings)
-    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    data = search_data(settings.dataset, settings.train_fraction, settings.train.batch_size, settings.seed, device)
-    known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
-    accuracies: dict[str, float] = {}
-    for number, (name, genotype) in enumerate(found.items(), start=1):
-        log.info("%d/%d: %s", number, len(found), name)
-        digest = genotype.digest()
-        if digest not in known:
-            known[digest] = validation_accuracy(settings, genotype, data, folder / "trials" / digest)
-        accuracies[name] = known[digest]
+    try:
+        return validation_accuracy(settings, genotype, data, folder)
+    except NotFiniteError as error:
+        log.warning("a training diverged, and its accuracy counts as 0: %s", error)
+        return 0.0
+
+
+def keep_best(found: dict[str, Genotype], accuracies: dict[str, float], folder: Path) -> tuple[str, dict[str, float]]:
+    """Write the accuracies and, last, the best cell; `UserError` where every training diverged."""
     best = max(accuracies, key=lambda name: accuracies[name])
+    if accuracies[best] == 0:
+        raise UserError("every training diverged or learned nothing; lower weight_optimiser.learning_rate")
     provenance: dict[str, Any] = {**found[best].provenance, "selected": {"from": len(found), "accuracies": accuracies}}
     chosen = Genotype(found[best].space, found[best].cells, provenance)
     write_json(folder / "selection.json", {"chosen": best, "validation_accuracy": accuracies})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +22,24 @@ from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.config.identity import identity
 from darts.config.registry import command_settings
-from darts.runtime.errors import UserError, require
+from darts.runtime.errors import NotFiniteError, UserError, require
+from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import derive
-from darts.spaces.sources import find_genotype
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
+from darts.spaces.fixed import FixedCell, fixed_cells
+from darts.spaces.sources import find_genotype, origin_of
 from darts.train.settings import BriefSettings
 
 if TYPE_CHECKING:
     import optuna
 
+    from darts.spaces.genotype import Genotype
     from darts.tasks.batches import SearchData
 
 log = logging.getLogger("darts")
+KIND = "study of hyperparameters"  # what run.json calls it
+DIVERGED = "diverged"  # a trial's attribute
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,14 +119,13 @@ def with_values(settings: DictConfig, values: dict[str, Any]) -> TuneSettings:
     return typed_settings(changed, TuneSettings)
 
 
-def score(settings: TuneSettings, folder: Path, opened: dict[str, SearchData]) -> float:
+def score(settings: TuneSettings, genotype: Genotype, folder: Path, opened: dict[str, SearchData]) -> float:
     """Validation accuracy of a brief training; images that a trial has opened serve the next ones."""
     from darts.runtime.device import ready_device
     from darts.tasks.batches import search_data
     from darts.train.brief import validation_accuracy
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    genotype = find_genotype(settings.genotype, settings.space, settings.runs, settings.seed)
     key, size = repr((settings.dataset, settings.train_fraction)), settings.train.batch_size
     if key not in opened:
         opened.clear()  # one set of images at a time
@@ -127,38 +134,102 @@ def score(settings: TuneSettings, folder: Path, opened: dict[str, SearchData]) -
     return validation_accuracy(settings, genotype, data, folder, quiet=True)
 
 
-def run(settings: DictConfig, folder: Path) -> optuna.study.Study:
-    """Ask for trials until there are as many as wanted."""
-    import optuna
+def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]:
+    """By reference the cells that trials may train, as they were when the study began."""
+    ranges = [settings.range_of(text) for text in settings.parameters]
+    choices = [choice for given in ranges if given.name == "genotype" for choice in given.choices]
 
-    from darts.loop.record import refuse_other_run, write_run_record
-    from darts.runtime.files import write_json
+    def find(reference: str) -> FixedCell:
+        genotype = find_genotype(reference, settings.space, settings.runs, settings.seed)
+        return FixedCell(origin_of(reference, settings.runs), genotype)
+
+    return fixed_cells(folder / "cells.json", choices or [settings.genotype], find)
+
+
+def run(settings: DictConfig, folder: Path) -> Result:
+    """Ask for trials until there are as many as wanted; the same folder again resumes."""
+    from darts.loop.record import claim_folder, refuse_other_run
+    from darts.runtime.device import ready_device
 
     typed = typed_settings(settings, TuneSettings)
-    find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
-    present = {key: value for key, value in identity(typed).items() if key != "trials"}
-    refuse_other_run(folder, present)
-    write_run_record(folder, present)
+    device = ready_device(typed.device, typed.precision, typed.graphs, typed.deterministic)
+    with lock_folder(folder), deferred_signals():
+        present = {key: value for key, value in identity(typed).items() if key != "trials"}
+        refuse_other_run(folder, KIND, present)
+        cells = cells_of_study(typed, folder)
+        claim_folder(folder, KIND, present, device)
+        study = open_study(folder)
+        opened: dict[str, SearchData] = {}
+        while (done := len(ended_trials(study))) < typed.trials:
+            run_trial(study, settings, cells, folder / "trials" / f"{done}", opened)
+            raise_if_interrupted(pending_signal())
+        return finish(study, typed, cells, folder)
+
+
+def open_study(folder: Path) -> optuna.study.Study:
+    """The folder's study; a trial that a killed process left behind has failed, and is asked for again."""
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = f"sqlite:///{(folder / 'study.db').resolve()}"
+    file = (folder / "study.db").resolve()
+    opener = {"creator": lambda: sqlite3.connect(file)}  # a name in an address could be taken for something else
+    storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=opener)
     study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
-    opened: dict[str, SearchData] = {}
-    finished = optuna.trial.TrialState.COMPLETE
     for stopped in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)  # a killed run's; it is asked again
-    while (done := len(study.get_trials(deepcopy=False, states=(finished,)))) < typed.trials:
-        study.sampler = optuna.samplers.TPESampler(seed=derive(typed.seed, "tune", done) % 2**32)
-        trial = study.ask()
-        values = proposed(trial, typed.parameters)
-        accuracy = score(with_values(settings, values), folder / "trials" / f"{done}", opened)
-        study.tell(trial, accuracy)
-        shown = ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
-        best = max(accuracy, study.best_value)
-        log.info("trial %d/%d  validation accuracy %.2f%%, best %.2f%%  %s", done + 1, typed.trials, 100 * accuracy,
-                 100 * best, shown)  # fmt: skip
-    best_of = {"accuracy": study.best_value, "values": study.best_params, "trials": typed.trials}
-    write_json(folder / "best.json", best_of)
+        study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
     return study
+
+
+def ended_trials(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that have an accuracy; one whose training diverged has 0."""
+    import optuna
+
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+
+
+def run_trial(
+    study: optuna.study.Study,
+    settings: DictConfig,
+    cells: dict[str, FixedCell],
+    folder: Path,
+    opened: dict[str, SearchData],
+) -> None:
+    """Ask the study for one trial's values, train by them, and tell it the accuracy."""
+    import optuna
+
+    typed = typed_settings(settings, TuneSettings)
+    number = int(folder.name)
+    study.sampler = optuna.samplers.TPESampler(seed=derive(typed.seed, "tune", number) % 2**32)
+    trial = study.ask()
+    values = proposed(trial, typed.parameters)
+    chosen = with_values(settings, values)
+    try:
+        accuracy = score(chosen, cells[chosen.genotype].genotype, folder, opened)
+    except NotFiniteError as error:
+        log.warning("a training diverged, and its accuracy counts as 0: %s", error)
+        trial.set_user_attr(DIVERGED, True)
+        accuracy = 0.0
+    study.tell(trial, accuracy)
+    shown = ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
+    log.info("trial %d/%d  validation accuracy %.2f%%, best %.2f%%  %s", number + 1, typed.trials, 100 * accuracy,
+             100 * study.best_value, shown)  # fmt: skip
+
+
+def finish(study: optuna.study.Study, settings: TuneSettings, cells: dict[str, FixedCell], folder: Path) -> Result:
+    """Write best.json, where it exists the study has ended; `UserError` where every training diverged."""
+    trials = ended_trials(study)
+    if all(trial.user_attrs.get(DIVERGED) for trial in trials):
+        raise UserError(f"parameters: all {len(trials)} trainings diverged; give ranges with lower rates")
+    cell = cells[str(study.best_params.get("genotype", settings.genotype))]
+    best = {
+        "accuracy": study.best_value,
+        "values": study.best_params,
+        "trials": settings.trials,
+        "cell": cell.genotype.digest(),
+        "genotype": cell.origin,
+    }
+    write_json(folder / "best.json", best)
+    return best
 
 
 def _shown(value: Any) -> str:
@@ -169,12 +240,13 @@ def _shown(value: Any) -> str:
 def main(settings: DictConfig) -> float:
     """Run the study; returns the best validation error."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    study = run(settings, folder)
-    given = " ".join(f"{name}={_shown(value)}" for name, value in study.best_params.items())
-    log.info("\nbest validation accuracy %.2f%%", 100 * study.best_value)
+    best = run(settings, folder)
+    values = {"genotype": best["genotype"], **{k: v for k, v in best["values"].items() if k != "genotype"}}
+    given = " ".join(f"{name}={_shown(value)}" for name, value in values.items())
+    log.info("\nbest validation accuracy %.2f%%", 100 * best["accuracy"])
     log.info("result: %s, the study in %s", folder / "best.json", folder / "study.db")
     log.info("next:   python train_final.py %s", given)
-    return 1 - study.best_value
+    return float(1 - best["accuracy"])
 
 
 if __name__ == "__main__":

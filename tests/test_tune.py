@@ -8,7 +8,10 @@ import json
 import pytest
 
 from darts import tune
-from darts.runtime.errors import UserError
+from darts.runtime.errors import NotFiniteError, UserError
+from darts.runtime.files import lock_folder
+from darts.spaces.genotype import to_json
+from darts.spaces.published import published
 from darts.train import brief
 from tests.conftest import TINY, configuration, run_command
 
@@ -36,10 +39,11 @@ def known(monkeypatch):
 
 
 def test_a_study_finds_the_optimum_of_a_known_function(known, tmp_path):
-    study = tune.run(plain("trials=30"), tmp_path)
-    assert len(known) == 30 and abs(study.best_params["weight_optimiser.learning_rate"] - 0.05) < 0.02
-    best = json.loads((tmp_path / "best.json").read_text())
+    best = tune.run(plain("trials=30"), tmp_path)
+    assert len(known) == 30 and abs(best["values"]["weight_optimiser.learning_rate"] - 0.05) < 0.02
+    study = tune.open_study(tmp_path)
     assert best["accuracy"] == study.best_value and best["values"] == study.best_params
+    assert json.loads((tmp_path / "best.json").read_text()) == best
 
 
 def test_a_stopped_study_resumes_and_ends_the_same(known, tmp_path, monkeypatch):
@@ -47,7 +51,7 @@ def test_a_stopped_study_resumes_and_ends_the_same(known, tmp_path, monkeypatch)
     whole, calls = list(known), []
     known.clear()
 
-    def killed(settings, folder, opened):
+    def killed(settings, genotype, folder, opened):
         calls.append(settings)
         if len(calls) == 4:
             raise KeyboardInterrupt  # a trial under way is left behind
@@ -68,10 +72,62 @@ def test_a_stopped_study_resumes_and_ends_the_same(known, tmp_path, monkeypatch)
 
 
 def test_architectures_and_numbers_are_tuned_together(known, tmp_path):
-    study = tune.run(plain("parameters=[genotype darts_v1|darts_v2,train.batch_size 8 32]", "trials=6"), tmp_path)
-    for trial in study.trials:
+    tune.run(plain("parameters=[genotype darts_v1|darts_v2,train.batch_size 8 32]", "trials=6"), tmp_path)
+    for trial in tune.open_study(tmp_path).trials:
         assert trial.params["genotype"] in ("darts_v1", "darts_v2")
         assert trial.params["train.batch_size"] in range(8, 33)
+
+
+def test_every_trial_trains_the_cell_that_latest_named_when_the_study_began(monkeypatch, tmp_path):
+    """A search that ends in mid-study is newer; the study keeps its cell, also when it resumes."""
+    trained = []
+
+    def finished_search(name: str, cell: str) -> None:
+        folder = tmp_path / "runs" / "search" / name
+        folder.mkdir(parents=True)
+        (folder / "genotype.json").write_text(to_json(published(cell)))
+
+    def accuracy(settings, genotype, data, folder, quiet=False):
+        trained.append(genotype)
+        if len(trained) == 2:
+            finished_search("newer", "darts_v1")
+        return 0.5
+
+    monkeypatch.setattr(brief, "validation_accuracy", accuracy)
+    finished_search("older", "darts_v2")
+    latest = ["genotype=latest", f"runs={tmp_path / 'runs'}"]
+    tune.run(plain(*latest, "trials=3"), tmp_path / "study")
+    best = tune.run(plain(*latest, "trials=5"), tmp_path / "study")
+    assert trained == [published("darts_v2")] * 5
+    assert best["cell"] == published("darts_v2").digest() and best["genotype"].endswith("older")
+
+
+def test_a_training_that_diverges_counts_as_zero_and_is_not_asked_for_again(monkeypatch, tmp_path):
+    asked = []
+
+    def accuracy(settings, genotype, data, folder, quiet=False):
+        asked.append(settings.weight_optimiser.learning_rate)
+        if len(asked) != 3:
+            raise NotFiniteError("the loss is not finite")
+        return 0.4
+
+    monkeypatch.setattr(brief, "validation_accuracy", accuracy)
+    best = tune.run(plain("trials=4"), tmp_path / "one")
+    assert len(set(asked)) == 4 and best["accuracy"] == 0.4
+    with pytest.raises(UserError, match="all 2 trainings diverged; give ranges with lower rates"):
+        tune.run(plain("trials=2"), tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["what?", "a#b", "50%", "file:x&mode=ro", "spaces and 'quotes'"])
+def test_a_folder_of_any_name_holds_its_own_study(known, tmp_path, name):
+    tune.run(plain("trials=1"), tmp_path / name)
+    assert (tmp_path / name / "study.db").is_file() and [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_second_process_on_the_same_study_is_refused(known, tmp_path):
+    with lock_folder(tmp_path), pytest.raises(UserError, match="is in use by process"):
+        tune.run(plain("trials=1"), tmp_path)
+    assert not known
 
 
 @pytest.mark.parametrize(
@@ -94,7 +150,7 @@ def test_wrong_studies_are_refused(known, tmp_path, overrides, named):
 def test_the_command_runs_for_real_and_other_settings_are_refused(tmp_path):
     command = ["-m", "darts.tune", *TINY_TUNE, "trials=2", "hydra.run.dir=out"]
     done = run_command(command, tmp_path)
-    assert done.returncode == 0 and "next:   python train_final.py weight_optimiser.learning_rate=" in done.stdout, (
+    assert done.returncode == 0 and "next:   python train_final.py genotype=darts_v2 weight_optimiser.learning_rate=" in done.stdout, (
         done.stdout + done.stderr
     )
     assert (tmp_path / "out" / "study.db").exists()

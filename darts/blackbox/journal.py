@@ -32,9 +32,8 @@ class Journal:
         self.history: list[Line] = []
         self.timing: list[Line] = []
         for name, lines in (("history.jsonl", before[:complete]), ("timing.jsonl", seconds[:complete])):
-            if lines:
-                write_lines(folder / name, lines)
-        self.writer: Any = SummaryWriter(str(folder))
+            write_lines(folder / name, lines)  # without what a kill between the two appends, or within one, has left
+        self.writer: Any = SummaryWriter(str(folder), purge_step=complete + 1)
 
     def recall(self, key: str) -> tuple[Line, float] | None:
         """The next line that a stopped search left, and its seconds; it must answer this key. None: it is new."""

@@ -17,9 +17,9 @@ from darts.blackbox.journal import Journal, Line
 from darts.blackbox.pareto import draw_front, front
 from darts.blackbox.settings import BlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
-from darts.config.identity import digest, identity, refuse_other_experiment
+from darts.config.identity import digest, identity
 from darts.loop import plotting
-from darts.loop.record import announce_cells, refuse_other_run, run_record, write_run_record
+from darts.loop.record import announce_cells, claim_folder, record_cost, refuse_other_run
 from darts.models.cost import CostModel
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
@@ -31,6 +31,7 @@ from darts.spaces.nasbench201 import Table, load_table
 from darts.tasks.batches import SearchData, search_data
 
 log = logging.getLogger(__name__)
+KIND = "search by scores"  # what run.json calls it
 
 
 @dataclass
@@ -115,8 +116,8 @@ def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
 
 def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     """Build everything a search needs."""
-    refuse_other_run(folder, identity(settings))
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    refuse_other_run(folder, KIND, identity(settings))
     loop = settings.search
     data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
@@ -129,7 +130,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
         generator.draw if generator.bounded else settings.space.sample,
         generator.valid if generator.bounded else lambda genotype: True,
     )
-    write_run_record(folder, identity(settings), device)
+    claim_folder(folder, KIND, identity(settings), device)
     write_bytes(folder / "split.json", data.split.to_json().encode())
     journal = Journal(folder, device)
     if journal.before:
@@ -175,7 +176,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
         write_json(folder / "pareto.json", kept)
         plotting.save_figure(draw_front(journal.history, kept, costs), folder / "cells" / "pareto")
     cost = {**spent, "seconds": round(ledger.seconds, 3)}
-    write_run_record(folder, identity(settings), search.device, cost)
+    record_cost(folder, cost)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
     journal.close()
     return genotype
@@ -183,8 +184,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
 
 def finished(settings: BlackBoxSettings, folder: Path) -> Genotype:
     """The genotype of a folder whose search has ended, unless it was one of other settings."""
-    record = run_record(folder)
-    refuse_other_experiment(record, identity(settings), folder)
+    refuse_other_run(folder, KIND, identity(settings))
     log.info("this search has ended before; nothing is changed")
     return from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
 

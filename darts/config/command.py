@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from omegaconf import DictConfig
 
 from darts.config.compose import CONF
 from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
+from darts.config.run_folder import command_configuration
 from darts.runtime.errors import UserError, reported
 
 
@@ -25,7 +27,12 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
     """
 
     def decorate(main: Callable[[Any], Any]) -> Callable[[], Any]:
-        composed = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(reported(main))
+        @functools.wraps(main)
+        def run(settings: DictConfig) -> Any:
+            command_configuration.set(settings)
+            return reported(main)(settings)
+
+        composed = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(run)
 
         @functools.wraps(main)
         def command() -> Any:

@@ -58,16 +58,16 @@ def digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def refuse_other_experiment(stored: Mapping[str, Any], present: dict[str, Any], folder: Path) -> None:
+def refuse_other_experiment(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Path) -> None:
     """Raise `UserError` where a run is of another version, or naming the settings in which it differs.
 
     `stored` is what the run wrote: its "version" and its flat "settings"; `present` are those of the command.
     """
-    _refuse_other_version(stored, folder)
+    refuse_other_version(stored, folder)
     _refuse_other_settings(stored["settings"], present, folder)
 
 
-def _refuse_other_settings(stored: dict[str, Any], present: dict[str, Any], folder: Path) -> None:
+def _refuse_other_settings(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Path) -> None:
     """Raise `UserError` naming the settings that differ between a run's folder and the present command."""
     differing = sorted(key for key in stored.keys() | present.keys() if stored.get(key) != present.get(key))
     if differing:
@@ -76,7 +76,7 @@ def _refuse_other_settings(stored: dict[str, Any], present: dict[str, Any], fold
         raise UserError(f"{folder} holds a run of other settings: {named}{more}; give another hydra.run.dir")
 
 
-def _refuse_other_version(stored: Mapping[str, Any], folder: Path) -> None:
+def refuse_other_version(stored: Mapping[str, Any], folder: Path) -> None:
     """Raise `UserError` naming the version that wrote a run which this one cannot resume.
 
     Runs of version 0.1.0, whose settings had other names, do not name their version.

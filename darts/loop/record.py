@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from darts import __version__
-from darts.config.identity import refuse_other_experiment
+from darts.config.identity import refuse_other_experiment, refuse_other_version
+from darts.config.run_folder import save_configuration
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_json
@@ -24,6 +25,11 @@ from darts.spaces.genotype import Genotype
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
+DECIDE_BITS = ("threads", "cpu_capability", "device", "torch")  # of an environment: sums are rounded in another order
+LEFT_BY_RUNS = (
+    *("genotype.json", "result.json", "history.jsonl", "timing.jsonl", "split.json", "weights.pt", "checkpoints"),
+    *("selection.json", "study.db", "best.json", "points.jsonl", "correlation.json", "report.json", "trials"),
+)
 
 
 def run_record(folder: Path) -> dict[str, Any]:
@@ -37,26 +43,60 @@ def run_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def write_run_record(
-    folder: Path,
-    settings: Mapping[str, Any],
-    device: torch.device | None = None,
-    cost: Mapping[str, Any] | None = None,
+def claim_folder(
+    folder: Path, kind: str, settings: Mapping[str, Any], device: torch.device, data: Mapping[str, Any] | None = None
 ) -> None:
-    """Write run.json: the version, the settings that decide the result, the environment and, at the end, the cost."""
-    record: dict[str, Any] = {"version": __version__, "settings": settings}
-    if device is not None:
-        record["environment"] = environment(device)
-    if cost is not None:
-        record["cost"] = cost
-    write_json(folder / "run.json", record)
+    """Make a folder that of this run, or find that it is: within `lock_folder`, before anything is written.
 
+    Call it once everything that the settings name has been found to be there, so that a mistake claims no folder;
+    `refuse_other_run` can be asked before.
 
-def refuse_other_run(folder: Path, present: dict[str, Any]) -> None:
-    """`UserError` where a run in the folder is of another version, or naming the settings in which it differs."""
+    A folder belongs to its first run from here on, whatever becomes of it: run.json says the kind of run, the version,
+    the settings that decide the result, the data and the environment. A process that resumes the run is noted, and a
+    warning says what makes its bits differ. `UserError` where the folder holds anything of another run.
+    """
+    refuse_other_run(folder, kind, settings)
+    here = environment(device)
     if (folder / "run.json").exists():
         record = run_record(folder)
-        refuse_other_experiment(record, present, folder)
+        _warn_of_other_bits(record, here)
+        record.setdefault("resumed", []).append(here)
+        write_json(folder / "run.json", record)
+        return
+    record = {"version": __version__, "kind": kind, "settings": dict(settings)}
+    if data is not None:
+        record["data"] = dict(data)
+    save_configuration(folder)
+    write_json(folder / "run.json", {**record, "environment": here})
+
+
+def record_cost(folder: Path, cost: Mapping[str, Any]) -> None:
+    """Add to run.json, at the end of a run, what it took."""
+    write_json(folder / "run.json", {**run_record(folder), "cost": dict(cost)})
+
+
+def refuse_other_run(folder: Path, kind: str, settings: Mapping[str, Any]) -> None:
+    """`UserError` where a folder holds anything of another run: another kind, version or setting, or no run.json."""
+    if (folder / "run.json").exists():
+        record = run_record(folder)
+        refuse_other_version(record, folder)
+        if record.get("kind") != kind:
+            raise UserError(f"{folder} holds a {record.get('kind')}, and this is a {kind}; give another hydra.run.dir")
+        refuse_other_experiment(record, settings, folder)
+        return
+    stray = [name for name in LEFT_BY_RUNS if (folder / name).exists()]
+    if stray:
+        raise UserError(f"{folder} holds {stray[0]} of a run without its run.json; give another hydra.run.dir")
+
+
+def _warn_of_other_bits(record: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Name what differs between this process and those before it in what decides how sums are rounded."""
+    environments = [record.get("environment", {}), *record.get("resumed", [])]
+    for name in DECIDE_BITS:
+        before = environments[-1].get(name)
+        if before is not None and before != here[name]:
+            log.warning("%s was %r and is now %r: what follows will not be equal bit for bit to a run that was not"
+                        " interrupted", name, before, here[name])  # fmt: skip
 
 
 def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> None:
@@ -82,6 +122,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
         "processes": distributed.world_size(),
         "source": _source(),
     }

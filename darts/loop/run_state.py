@@ -74,6 +74,10 @@ class RunState:
             place = f"epoch {self.epoch + 1}, step {self.step + 1}, learning rate {learning_rate:.4g}"
             raise NotFiniteError(f"{place}: {error}; {REMEDY}") from None
 
+    def stop_if_asked(self) -> None:
+        """Raise `Interrupted` on all processes where a signal has come to one, as at the end of every epoch."""
+        raise_if_interrupted(int(distributed.all_reduce_max([pending_signal()])[0]))
+
     def epochs(self, last: int) -> Iterator[int]:
         """Yield the epochs that remain; a checkpoint follows each."""
         with deferred_signals():
@@ -81,7 +85,7 @@ class RunState:
                 yield self.epoch
                 self.epoch, self.step, self.means = self.epoch + 1, 0, RunningMeans()
                 self.save()
-                raise_if_interrupted(int(distributed.all_reduce_max([pending_signal()])[0]))
+                self.stop_if_asked()
 
     def steps(self, items: Iterable[T], steps: int) -> Iterator[T]:
         """Yield the remaining ones of an epoch's `steps` items, count them, and save when it is time."""

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,34 +42,40 @@ class Tracker:
         self.device = device
         self.history: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
-        self.writer = _summary_writer(folder) if distributed.is_main_process() else None  # None: nothing is written
-        if (
-            self.writer
-        ):  # what a checkpoint knows comes back by `restore`; other lines are those of a run killed before one
-            for name in ("history.jsonl", "timing.jsonl"):
-                (folder / name).unlink(missing_ok=True)
+        self.writes = distributed.is_main_process()
+        self.events: Any = None  # TensorBoard's writer, from the first value on
+        if self.writes:  # a checkpoint's lines come back by `restore`; others are of a run killed before its first one
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in ("history.jsonl", "timing.jsonl"):
+                    (folder / name).unlink(missing_ok=True)
         self.epoch_start = time.perf_counter()
         self.seconds_before = 0.0  # spent on this epoch before an interruption
 
     def restore(self, history: list[dict[str, Any]], timing: list[dict[str, Any]], seconds: float) -> None:
         """Go on after the given epochs: whatever a killed run wrote beyond them is dropped from the files."""
         self.history, self.timing, self.seconds_before = list(history), list(timing), seconds
-        if self.writer:
+        if self.writes:
             write_lines(self.folder / "history.jsonl", self.history)
             write_lines(self.folder / "timing.jsonl", self.timing)
 
-    def redirected(self) -> AbstractContextManager[None]:
-        """Within the block log lines are printed above the progress bar instead of through it."""
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Close the records after the block, however it ends; log lines within it go above the progress bar."""
         from tqdm.contrib.logging import logging_redirect_tqdm
 
-        return logging_redirect_tqdm()
+        try:
+            with logging_redirect_tqdm():
+                yield
+        finally:
+            self.close()
 
     def steps(self, items: Iterable[T], epoch: int, start: int, steps: int) -> Iterator[T]:
         """Pass the items of an epoch on and show how far it is, where the output is a terminal."""
         from tqdm import tqdm
 
         self.epoch_start = time.perf_counter()
-        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not self.writer or not sys.stderr.isatty()
+        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not self.writes or not sys.stderr.isatty()
         bar = tqdm(items, title, steps, leave=False, initial=start, disable=hidden, dynamic_ncols=True)
         if self.history:
             bar.set_postfix_str(f"{_summary(self.history[-1])}, {self._left(epoch)} left", refresh=False)
@@ -91,7 +97,7 @@ class Tracker:
         self.seconds_before, self.epoch_start = 0.0, time.perf_counter()
         self.history.append({"epoch": epoch + 1, **metrics, **(extra or {})})
         self.timing.append(timing)
-        if not self.writer:
+        if not self.writes:
             return
         append_line(self.folder / "history.jsonl", self.history[-1])
         append_line(self.folder / "timing.jsonl", timing)
@@ -102,18 +108,28 @@ class Tracker:
         log.log(level, "epoch %*d/%d  %s  %.1f s, %s left", len(str(self.epochs)), epoch + 1, self.epochs,
                  _summary(self.history[-1]), seconds, left)  # fmt: skip
 
+    def writer(self, epoch: int) -> Any:
+        """TensorBoard's writer; where a killed run has left events of this epoch or later they are withdrawn."""
+        if self.events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            threading.excepthook = _left_to_the_next_call
+            with writing(self.folder / EVENTS):
+                self.events = SummaryWriter(str(self.folder), purge_step=epoch + 1)
+        return self.events
+
     def scalars(self, epoch: int, metrics: Metrics) -> None:
         """Values for TensorBoard only."""
-        if self.writer:
+        if self.writes:
             with writing(self.folder / EVENTS):
                 for name, value in metrics.items():
-                    self.writer.add_scalar(name, value, epoch + 1)
+                    self.writer(epoch).add_scalar(name, value, epoch + 1)
 
     def picture(self, epoch: int, name: str, draw: Callable[[], Figure]) -> None:
         """A picture for TensorBoard, drawn where it is kept."""
-        if self.writer:
+        if self.writes:
             with writing(self.folder / EVENTS):
-                self.writer.add_figure(name, draw(), epoch + 1)
+                self.writer(epoch).add_figure(name, draw(), epoch + 1)
 
     def total_seconds(self) -> float:
         """Seconds of all epochs, those before an interruption included."""
@@ -121,23 +137,16 @@ class Tracker:
 
     def close(self) -> None:
         """Write out what TensorBoard has not written yet."""
-        if self.writer:
+        if self.events is not None:
             with writing(self.folder / EVENTS):
-                self.writer.close()
+                self.events.close()
+            self.events = None
 
     def _left(self, done: int) -> str:
         if not self.timing:
             return "?"
         seconds = (self.epochs - done) * self.total_seconds() / len(self.timing)
         return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _summary_writer(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    threading.excepthook = _left_to_the_next_call
-    with writing(folder / EVENTS):
-        return SummaryWriter(str(folder))
 
 
 def _left_to_the_next_call(error: threading.ExceptHookArgs, default_hook: Any = threading.excepthook) -> None:

@@ -5,6 +5,7 @@ A disk that refuses a file is told in a line.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -81,7 +82,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines: list[dict[str, Any]] = []
-    texts = path.read_text().splitlines()
+    try:
+        texts = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove the folder to start again") from None
     for number, text in enumerate(texts, start=1):
         try:
             lines.append(dict(json.loads(text)))
@@ -101,20 +105,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     if not distributed.is_main_process():
         yield
         return
-    try:
-        import fcntl
-    except ImportError:  # a system without such locks
+    if importlib.util.find_spec("fcntl") is None:  # a system without such locks
         yield
         return
     path = folder / "lock"
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with os.fdopen(handle, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is in use by {_holder(file.read())}; give another hydra.run.dir") from None
+    with os.fdopen(_locked_file(path), "r+") as file:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         shown = {"process": os.getpid(), "host": platform.node(), "since": since, "command": " ".join(sys.argv)[:200]}
         with writing(path):
@@ -125,6 +120,37 @@ def lock_folder(folder: Path) -> Iterator[None]:
         finally:
             with suppress(OSError):  # gone with its folder
                 path.unlink()
+
+
+def _locked_file(path: Path) -> int:
+    """Open a file and lock it; `UserError` naming the holder where another process has locked it.
+
+    Whoever releases the lock removes the file. A process that had opened it before would lock a file that nobody
+    finds any more, beside the next one that is created; so the lock counts only if the path still leads to the file.
+    """
+    import fcntl
+
+    while True:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with os.fdopen(handle) as file:
+                holder = _holder(file.read())
+            raise UserError(f"{path.parent} is in use by {holder}; give another hydra.run.dir") from None
+        if _leads_to(path, handle):
+            return handle
+        os.close(handle)
+
+
+def _leads_to(path: Path, handle: int) -> bool:
+    """Whether a path still names the file that was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(text: str) -> str:

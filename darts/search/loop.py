@@ -11,13 +11,13 @@ from torch import Tensor
 from darts.config.identity import digest, identity, refuse_other_experiment
 from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
-from darts.loop.record import announce_cells, write_run_record
+from darts.loop.record import announce_cells, claim_folder, record_cost, refuse_other_run
 from darts.models.cost import CostModel
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import Graphed, memory_advice, ready_device
-from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes
+from darts.runtime.signals import deferred_signals
 from darts.search.diagnostics import collapsed
 from darts.search.epoch_end import observation, record_epoch, recorded_genotype
 from darts.search.settings import SearchSettings
@@ -29,6 +29,7 @@ from darts.spaces.search_space import InputShape
 from darts.tasks.batches import RawBatch, search_data
 
 log = logging.getLogger(__name__)
+KIND = "search by gradients"  # what run.json calls it
 
 
 def run(settings: SearchSettings, folder: Path) -> Genotype:
@@ -37,16 +38,18 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
         return finished(settings, folder)
     sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16, memory.activation_checkpointing=true or engine=fused"
-    with lock_folder(folder), memory_advice(advice):
+    with lock_folder(folder), deferred_signals(), memory_advice(advice):
         state = start_or_resume(settings, folder)
-        with state.tracker.redirected():
+        with state.tracker.open():
             for _ in state.epochs(state.tracker.epochs):
                 search_epoch(state)
                 record_epoch(state)
                 decide(state)
                 distributed.require_equal("alpha", list(state.alpha.values()))
                 distributed.require_equal("a weight", list(state.supernet.parameters()))
-        return finish(state, folder)
+            genotype = finish(state, folder)
+        state.stop_if_asked()
+        return genotype
 
 
 def search_epoch(state: SearchState) -> None:
@@ -116,17 +119,20 @@ def budget_is_spent(state: SearchState) -> bool:
 
 def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     """Build everything a search needs, and take up the folder's checkpoint if it has one."""
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    refuse_other_run(folder, KIND, identity(settings))
     saved = Checkpoints(folder).load()
     if saved is not None:
         refuse_other_experiment(saved, identity(settings), folder)
-    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     lengths = settings.search
     data = search_data(settings.dataset, lengths.train_fraction, lengths.batch_size, settings.seed, device)
-    state = new_state(settings, data, device, folder, saved)
-    state.costs = cost_model(settings, data.shape, device)
-    state.table = load_table(settings.benchmark, settings.space)
+    table = load_table(settings.benchmark, settings.space)
+    costs = cost_model(settings, data.shape, device)
     if distributed.is_main_process():
-        write_run_record(folder, identity(settings), device)
+        claim_folder(folder, KIND, identity(settings), device)
+    state = new_state(settings, data, device, folder, saved)
+    state.costs, state.table = costs, table
+    if distributed.is_main_process():
         write_bytes(folder / "split.json", data.split.to_json().encode())
     if saved is None:
         train, valid = len(data.split.train), len(data.split.valid)
@@ -163,7 +169,6 @@ def finish(state: SearchState, folder: Path) -> Genotype:
     genotype = Genotype(found.space, found.cells, provenance)
     if distributed.is_main_process():
         write_results(state, genotype, folder)
-    tracker.close()
     if state.costs is not None:
         state.costs.check(costs, str(folder / "genotype.json"))
     return genotype
@@ -180,17 +185,14 @@ def write_results(state: SearchState, genotype: Genotype, folder: Path) -> None:
         plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
     epochs = round(len(tracker.history) * settings.epoch_cost(), 6)  # passes over all training images
     cost = {"evaluations": 0, "epochs": epochs, "seconds": round(tracker.total_seconds(), 3)}
-    write_run_record(folder, identity(settings), state.device, cost)
+    record_cost(folder, cost)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
 
 
 def finished(settings: SearchSettings, folder: Path) -> Genotype:
     """The genotype of a folder whose search has ended, unless it was one of other settings."""
     genotype = from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
-    saved = Checkpoints(folder).load()
-    if saved is None:
-        raise UserError(f"{folder} holds a genotype.json but no checkpoint of its search; give another hydra.run.dir")
-    refuse_other_experiment(saved, identity(settings), folder)
+    refuse_other_run(folder, KIND, identity(settings))
     log.info("this search has ended before; nothing is changed")
     return genotype
 

@@ -23,6 +23,6 @@ def validation_accuracy(
     if saved is not None:
         refuse_other_experiment(saved, retraining.protocol(settings, genotype), folder)
         state.restore(saved)
-    retraining.run_epochs(state)
-    state.tracker.close()
+    with state.tracker.open():
+        retraining.run_epochs(state)
     return evaluate(state.network, state.network, data.valid.mixed())["accuracy"]

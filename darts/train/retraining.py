@@ -26,7 +26,7 @@ from darts.loop.optimisation import (
     stop_unless_finite,
     weight_optimiser,
 )
-from darts.loop.record import environment, write_run_record
+from darts.loop.record import claim_folder, environment, refuse_other_run
 from darts.loop.run_state import RunState
 from darts.loop.tracking import Tracker
 from darts.models.batch_norm import average_statistics, synchronise
@@ -39,6 +39,7 @@ from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_json
 from darts.runtime.reduction import whole_loss
 from darts.runtime.seeding import ambient, generator
+from darts.runtime.signals import deferred_signals
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Preparation, RawBatch, TrainData, test_batches, train_data
@@ -46,6 +47,7 @@ from darts.tasks.settings import Augmentation, Dataset
 from darts.train.settings import BriefSettings, FinalSettings
 
 log = logging.getLogger(__name__)
+KIND = "retraining"  # what run.json calls it
 
 Result = dict[str, Any]
 EVALUATION_BATCH = 500
@@ -90,19 +92,21 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
         return finished(settings, genotype, folder)
     sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set precision=bf16 or memory.activation_checkpointing=true"
-    with lock_folder(folder), memory_advice(advice):
+    with lock_folder(folder), deferred_signals(), memory_advice(advice):
         state = start_or_resume(settings, genotype, folder)
-        run_epochs(state)
-        return finish(state, folder)
+        with state.tracker.open():
+            run_epochs(state)
+            result = finish(state, folder)
+        state.stop_if_asked()
+        return result
 
 
 def run_epochs(state: TrainState) -> None:
     """The epochs that remain."""
-    with state.tracker.redirected():
-        for _ in state.epochs(state.settings.train.epochs):
-            train_epoch(state)
-            record_epoch(state)
-            distributed.require_equal("a weight", list(state.network.parameters()))
+    for _ in state.epochs(state.settings.train.epochs):
+        train_epoch(state)
+        record_epoch(state)
+        distributed.require_equal("a weight", list(state.network.parameters()))
 
 
 def train_epoch(state: TrainState) -> None:
@@ -162,15 +166,16 @@ def record_epoch(state: TrainState) -> None:
 
 def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -> TrainState:
     """Build everything retraining needs, in the open, and take up the folder's checkpoint if it has one."""
+    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    refuse_other_run(folder, KIND, protocol(settings, genotype))
     saved = Checkpoints(folder).load()
     if saved is not None:
         refuse_other_experiment(saved, protocol(settings, genotype), folder)
-    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
-    state = new_state(settings, genotype, data, folder)
     if distributed.is_main_process():
-        write_run_record(folder, protocol(settings, genotype), device)
+        claim_folder(folder, KIND, protocol(settings, genotype), device)
+    state = new_state(settings, genotype, data, folder)
     if saved is None:
         size = count_parameters_without_auxiliary(state.network)
         log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
@@ -227,7 +232,6 @@ def finish(state: TrainState, folder: Path) -> Result:
         plotting.save_figure(plotting.draw_curves(state.tracker.history), folder / "curves")
         plotting.save_cells(state.genotype, folder / "cells")
         write_json(folder / "result.json", result)
-    state.tracker.close()
     return result
 
 

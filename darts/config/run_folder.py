@@ -1,0 +1,57 @@
+"""A run's folder as Hydra sees it: whether it can be made, and the composed configuration that is kept in it.
+
+Hydra itself would write `.hydra/` before a command could say that the folder belongs to another run, and answers a
+full disk with a traceback. So conf/*.yaml switch that off, and a run saves its configuration when it claims a folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from darts.runtime.files import write_bytes
+
+command_configuration: ContextVar[DictConfig | None] = ContextVar("command_configuration", default=None)
+
+
+class OutputFolder(Callback):
+    """Make a command's folder before Hydra does; where that fails say why in one line, and exit with code 2."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder of a single run."""
+        _make(Path(config.hydra.run.dir), "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder of a sweep."""
+        _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+
+
+def _make(folder: Path, setting: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"error: {setting} is {str(folder)!r}, where nothing can be written: {reason}", file=sys.stderr)
+        sys.exit(2)
+
+
+def save_configuration(folder: Path) -> None:
+    """Write the composed configuration and the overrides to `folder`/.hydra, where Hydra composed them for it.
+
+    Nothing is written for a run that Python started, or that lies in a folder within the command's.
+    """
+    if not HydraConfig.initialized() or Path(HydraConfig.get().runtime.output_dir) != folder.absolute():
+        return
+    hydra = HydraConfig.instance().cfg
+    parts = {"config": command_configuration.get(), "hydra": hydra, "overrides": HydraConfig.get().overrides.task}
+    for name, part in parts.items():
+        write_bytes(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part).encode())
