@@ -221,9 +221,22 @@ def test_the_settings_are_those_of_the_methods_kind():
     assert isinstance(composed("search", "method=random"), BlackBoxSettings)
 
 
-def test_a_space_that_is_searched_ends_the_search():
+def test_equal_efforts_are_one_training_and_charged_once(tmp_path):
+    """Fractions 1/9 and 1/3 of three epochs are both one epoch: the second rung asks for trainings that are known."""
+    rungs = ["method=hyperband", "method.rungs=3", "method.eta=3", "evaluator.train.epochs=3", "budget.evaluations=12"]
+    blackbox.run(composed("search", *[*TINY_SEARCH, *rungs]), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [line["cost/epochs"] for line in lines] == [0.5] * 9 + [1.5] + [0.5] * 2
+    trained = Counter((json.dumps(line["cells"]), line["cost/epochs"]) for line in lines)
+    assert set(trained.values()) == {1}
+    longest = lines[9]
+    assert [line["best"] for line in lines[9:]] == [longest["score"]] * 3
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_space_that_is_searched_ends_the_search(name):
     space = space_of("small", 1, 2, ["skip_connect", "max_pool_3x3"])
-    method = composed("search", "method=random").method
+    method = composed("search", f"method={name}").method
     scorer = Scorer(lambda genotype, share: (0.0, {}), exact=True)
     asking = method.ask(Pool(space, space.sample, lambda genotype: True), python_generator(0, "strategy"))
     given = exchange(asking, scorer, lambda key, request: Answer(0.0, {}, Cost()), Ledger(Budget(None, 1e9, None)))
@@ -235,7 +248,7 @@ def test_a_score_that_is_no_number_is_refused_and_a_training_that_diverges_score
     space = composed("search").space
     asking = method.ask(Pool(space, space.sample, lambda genotype: True), python_generator(0, "strategy"))
     scorer = Scorer(lambda genotype, share: (math.nan, {}))
-    with pytest.raises(UserError, match="is not a number"):
+    with pytest.raises(UserError, match="is nan, no finite number"):
         next(exchange(asking, scorer, lambda key, request: Answer(math.nan, {}, Cost()), Ledger(Budget(3, None, None))))
     wild = ["evaluator.weight_optimiser.learning_rate=1e30", "evaluator.weight_optimiser.clip=inf"]
     blackbox.run(composed("search", *TINY_SEARCH, "method=random", "budget.evaluations=2", *wild), tmp_path)

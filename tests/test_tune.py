@@ -150,9 +150,8 @@ def test_wrong_studies_are_refused(known, tmp_path, overrides, named):
 def test_the_command_runs_for_real_and_other_settings_are_refused(tmp_path):
     command = ["-m", "darts.tune", *TINY_TUNE, "trials=2", "hydra.run.dir=out"]
     done = run_command(command, tmp_path)
-    assert done.returncode == 0 and "next:   python train_final.py genotype=darts_v2 weight_optimiser.learning_rate=" in done.stdout, (
-        done.stdout + done.stderr
-    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "next:   python train_final.py genotype=darts_v2 weight_optimiser.learning_rate=" in done.stdout
     assert (tmp_path / "out" / "study.db").exists()
     done = run_command([*command, "train.epochs=2"], tmp_path)
     assert done.returncode == 2 and "train.epochs was 1 and is now 2" in done.stderr

@@ -74,7 +74,7 @@ def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
         shutil.rmtree(folder, ignore_errors=True)  # the score is written down by the search
         return found
 
-    return Scorer(score, lambda fraction: part * lasts(fraction), partial_effort=True)
+    return Scorer(score, lambda fraction: part * lasts(fraction), partial_effort=True, effort=lasts)
 
 
 def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: int) -> BriefSettings:

@@ -75,12 +75,13 @@ class Scorer:
     score: Callable[[Genotype, float], tuple[float, dict[str, float]]]  # genotype and fraction of the effort
     epochs: Callable[[float], float] = lambda fraction: 0.0  # passes over all training images that a fraction takes
     partial_effort: bool = False  # whether a fraction of the effort means anything
+    effort: Callable[[float], float] = lambda fraction: fraction  # what a fraction comes to: equal efforts are one
     exact: bool = False  # equal architectures have scores of their own, as in a table
 
     def key(self, request: Request) -> str:
         """One name for all requests that are answered alike."""
         name = ordered(request.genotype).digest() if self.exact else canonical(request.genotype)
-        return f"{name}@{request.fraction:g}" if self.partial_effort else name
+        return f"{name}@{self.effort(request.fraction):g}" if self.partial_effort else name
 
 
 def exchange(
@@ -104,8 +105,8 @@ def exchange(
                 log.info("budget.%s is reached", ledger.reached)
                 return
             answer = evaluate(key, request)
-            if math.isnan(answer.score):
-                raise UserError(f"the score of {key} is not a number; choose another evaluator or lower its rates")
+            if not math.isfinite(answer.score):
+                raise UserError(f"the score of {key} is {answer.score}, which is not finite; choose another evaluator")
             ledger.charge(answer.cost)
             known[key] = answer.score
             yield request, answer

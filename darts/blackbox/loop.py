@@ -25,7 +25,7 @@ from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
 from darts.runtime.seeding import python_generator
-from darts.runtime.signals import deferred_signals
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.tasks.batches import SearchData, search_data
@@ -47,15 +47,15 @@ class BlackBoxSearch:
     pool: Pool
     ledger: Ledger
     journal: Journal
-    best: tuple[float, float, Genotype] | None = None  # fraction of the effort, score, genotype
+    best: tuple[float, float, Genotype] | None = None  # effort, score, genotype
 
     def lines(self) -> Iterator[Line]:
         """Ask the strategy until it or the budget ends; gives the line of every evaluation."""
         asking = self.settings.method.ask(self.pool, python_generator(self.settings.seed, "strategy"))
         for request, answer in exchange(asking, self.scorer, self._evaluated, self.ledger):
-            fraction = request.fraction if self.scorer.partial_effort else 1.0
-            if self.best is None or (fraction, answer.score) > self.best[:2]:
-                self.best = fraction, answer.score, request.genotype
+            effort = self.scorer.effort(request.fraction) if self.scorer.partial_effort else 1.0
+            if self.best is None or (effort, answer.score) > self.best[:2]:
+                self.best = effort, answer.score, request.genotype
             if self.journal.pending_key is not None:
                 self._record(request, answer)
             yield self.journal.history[-1]
@@ -111,7 +111,9 @@ def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
             seconds = search.journal.timing[-1]["seconds"]
             log.info("evaluation %*d%s  score %.4f, best %.4f  %.1f s", digits, line["evaluation"], of,
                      line["score"], line["best"], seconds)  # fmt: skip
-    return finish(search)
+    genotype = finish(search)
+    raise_if_interrupted(pending_signal())
+    return genotype
 
 
 def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:

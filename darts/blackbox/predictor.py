@@ -52,18 +52,22 @@ class Predictor(Strategy):
         known: dict[str, Scored] = {}
         while True:
             fresh = self._random(pool, generator, known) if len(known) < self.start else None
-            for genotype in [fresh] if fresh else self._best(pool, generator, known):
+            asked = [fresh] if fresh else self._best(pool, generator, known)
+            if not asked:  # the space is searched
+                return
+            for genotype in asked:
                 known[ordered(genotype).digest()] = (yield Request(genotype)), genotype
 
-    def _random(self, pool: Pool, generator: random.Random, known: dict[str, Scored]) -> Genotype:
+    def _random(self, pool: Pool, generator: random.Random, known: dict[str, Scored]) -> Genotype | None:
+        """A draw that is not known yet; None where a thousand were."""
         for _ in range(1000):
             genotype = pool.draw(generator)
             if ordered(genotype).digest() not in known:
-                break
-        return genotype
+                return genotype
+        return None
 
     def _best(self, pool: Pool, generator: random.Random, known: dict[str, Scored]) -> list[Genotype]:
-        """The next batch: unknown candidates in the order of one drawn tree each."""
+        """The next batch: unknown candidates in the order of one drawn tree each; none where all are known."""
         parents = [genotype for _, genotype in sorted(known.values(), key=value, reverse=True)[: self.parents]]
         made: dict[str, Genotype] = {}
         for number in range(4 * self.candidates):
@@ -74,7 +78,8 @@ class Predictor(Strategy):
             if len(made) == self.candidates:
                 break
         if not made:
-            return [pool.draw(generator)]
+            fresh = self._random(pool, generator, known)
+            return [fresh] if fresh else []
         names = list(made)
         predicted = self._predicted(list(known.values()), [made[name] for name in names], generator)
         drawn = [predicted[generator.randrange(self.trees)][place] for place in range(len(names))]

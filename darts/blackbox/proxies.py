@@ -16,6 +16,8 @@ from darts.models.batch_norm import frozen_statistics
 from darts.models.cost import count_macs, count_parameters_without_auxiliary
 from darts.tasks.batches import Batch
 
+LOWEST = -1e30  # a score below all others that JSON can hold
+
 
 def synflow(network: nn.Module, batch: Batch) -> float:
     """log of the sum over weights of |w * dR/dw|, R the network's answer to ones with all weights made positive
@@ -49,7 +51,10 @@ def grad_norm(network: nn.Module, batch: Batch) -> float:
 
 
 def naswot(network: nn.Module, batch: Batch) -> float:
-    """log |det K| of the kernel of equal signs of all rectified units in a batch (Mellor et al. 2021, equation 2)."""
+    """log |det K| of the kernel of equal signs of all rectified units in a batch (Mellor et al. 2021, equation 2).
+
+    A network that cannot tell two images apart has a determinant of 0; its score is `LOWEST` in place of -inf.
+    """
     signs: list[Tensor] = []
 
     def keep(module: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -63,7 +68,7 @@ def naswot(network: nn.Module, batch: Batch) -> float:
         for handle in handles:
             handle.remove()
     kernel = sum(s @ s.T + (1 - s) @ (1 - s).T for s in signs)
-    return float(torch.linalg.slogdet(torch.as_tensor(kernel).double())[1])
+    return max(float(torch.linalg.slogdet(torch.as_tensor(kernel).double())[1]), LOWEST)
 
 
 def jacob_cov(network: nn.Module, batch: Batch) -> float:
@@ -71,7 +76,8 @@ def jacob_cov(network: nn.Module, batch: Batch) -> float:
     their correlation matrix, k = 1e-5 (Mellor et al. 2020, the paper's first version)."""
     images = batch.images.detach().clone().requires_grad_()
     with frozen_statistics(network):
-        (gradients,) = torch.autograd.grad(network(images).sum(), images)
+        total = network(images).sum()
+        (gradients,) = torch.autograd.grad(total, images, materialize_grads=True)  # 0 where no path leads to them
     correlations = torch.corrcoef(gradients.flatten(1).double()).nan_to_num()
     values = torch.linalg.eigvalsh(correlations).clamp_min(0) + 1e-5
     return -float((values.log() + 1 / values).sum())

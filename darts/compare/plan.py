@@ -12,12 +12,13 @@ from pathlib import Path
 
 from darts.compare.searches import finished_searches
 from darts.compare.settings import CompareSettings
-from darts.config.identity import digest
+from darts.config.identity import digest, identity
 from darts.loop.settings import taken_over
 from darts.runtime.errors import UserError
 from darts.runtime.settings import ParallelSettings
+from darts.spaces.fixed import FixedCell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, from_json
-from darts.spaces.sources import find_genotype, newest_search, random_genotype
+from darts.spaces.sources import find_genotype, origin_of, random_genotype
 from darts.train import retraining as retrain
 from darts.train.settings import FinalSettings
 
@@ -36,6 +37,32 @@ class Trial:
     seed: int
 
 
+def given_cells_file(settings: CompareSettings, folder: Path) -> Path:
+    """Where a comparison keeps the cells that `searched` named when it began; one of other settings has another."""
+    own = {key: value for key, value in identity(settings).items() if key != "trial"}
+    return folder / f"cells_{digest(own)}.json"
+
+
+def find_given(settings: CompareSettings, reference: str) -> FixedCell:
+    """The cell that an entry of `searched` names now."""
+    genotype = find_genotype(reference, settings.space, settings.runs, settings.seed)
+    return FixedCell(origin_of(reference, settings.runs), genotype)
+
+
+def fix_given_cells(settings: CompareSettings, folder: Path) -> None:
+    """Look up, once for all trials of a comparison and for its resumption, the cells that `searched` names."""
+    if settings.searched:
+        file = given_cells_file(settings, folder)
+        fixed_cells(file, settings.searched, lambda reference: find_given(settings, reference))
+
+
+def given_cells(settings: CompareSettings, folder: Path) -> list[tuple[str, Genotype]]:
+    """The cells of `searched`, as they were when the comparison began."""
+    known = read_fixed(given_cells_file(settings, folder))
+    cells = [known.get(reference) or find_given(settings, reference) for reference in settings.searched or []]
+    return [(cell.origin, cell.genotype) for cell in cells]
+
+
 def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple[str, Genotype]]]:
     """By group the cells with their names; searches that failed are left out."""
     groups: dict[str, list[tuple[str, Genotype]]] = {}
@@ -48,8 +75,7 @@ def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple
                 for seed, file in files.items()
             ]
     if settings.searched:
-        names = [str(newest_search(settings.runs).parent) if n == "latest" else n for n in settings.searched]
-        groups[SEARCHED] = [(n, find_genotype(n, settings.space, settings.runs, settings.seed)) for n in names]
+        groups[SEARCHED] = given_cells(settings, folder)
     if not groups:
         raise UserError(
             f"methods: no search of {', '.join(settings.methods)} has ended well; see {folder / 'searches'}"

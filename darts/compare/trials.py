@@ -62,11 +62,11 @@ class Outcome:
     seconds: float
 
 
-def check(settings: CompareSettings) -> None:
-    """Refuse what the searches would refuse, before anything runs."""
+def check(settings: CompareSettings, folder: Path) -> None:
+    """Refuse what the searches and trainings would refuse, before anything runs."""
     refuse_useless(settings)
     if not plan_searches(settings):
-        plan_trials(settings, Path())
+        plan_trials(settings, folder)
 
 
 def run_all(settings: CompareSettings, folder: Path) -> list[str]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from darts.config.identity import as_dictionary
 from darts.config.registry import load_plugins, named_plugins
 from darts.runtime import distributed
-from darts.runtime.errors import UserError, unknown
+from darts.runtime.errors import UserError, require, unknown
 
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = (_PACKAGE / "conf", _PACKAGE.parent / "conf")  # where `pip install .` puts it, and in a checkout
 CONF = str(next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[1]))
 T = TypeVar("T")
+LARGEST_FLOAT = 3.4e38  # of float32, in which weights, rates and losses are computed
+LARGEST_INTEGER = 2**53
 
 
 def typed_settings(config: DictConfig, kind: type[T]) -> T:
@@ -34,6 +38,7 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
         raise UserError(f"{error.full_key}: {' '.join(str(error).splitlines()[0].split())}") from None
     if not isinstance(settings, kind):
         raise TypeError(f"the configuration is of {type(settings).__name__}, not {kind.__name__}")
+    _refuse_what_tensors_cannot_hold(as_dictionary(settings), "")
     if not hasattr(settings, "parallel"):
         distributed.require_single_process("this command")
     return settings
@@ -47,6 +52,20 @@ def _load_plugins(names: Sequence[str]) -> None:
         if strange:
             raise UserError(f"plugins: {', '.join(strange)} stands in a configuration file; give it when you type")
     load_plugins(names)
+
+
+def _refuse_what_tensors_cannot_hold(value: Any, name: str) -> None:
+    """`UserError` for a number beyond float32, or a whole number beyond float64, whatever setting it stands in."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_what_tensors_cannot_hold(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_what_tensors_cannot_hold(inner, name)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) <= LARGEST_INTEGER, name, value, f"from -{LARGEST_INTEGER} to {LARGEST_INTEGER}")
+    elif isinstance(value, float) and math.isfinite(value):
+        require(abs(value) <= LARGEST_FLOAT, name, value, f"from -{LARGEST_FLOAT} to {LARGEST_FLOAT} (float32), or inf")
 
 
 def _refuse_strays(config: DictConfig, prefix: str) -> None:

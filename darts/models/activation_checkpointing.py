@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -23,16 +24,47 @@ def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
             buffer.data.copy_(value)  # .data: autograd need not know, the value is the old one
 
 
+Modes = list[tuple[nn.Module, dict[str, bool]]]  # by layer: what decides how it computes, besides its weights
+
+
+def _modes(module: nn.Module) -> Modes:
+    found: Modes = []
+    for layer in module.modules():
+        names = [name for name in ("training", "track_running_stats") if hasattr(layer, name)]
+        found.append((layer, {name: getattr(layer, name) for name in names}))
+    return found
+
+
+def _set_modes(modes: Modes) -> None:
+    for layer, values in modes:
+        vars(layer).update(values)
+
+
+@contextmanager
+def _as_before(module: nn.Module, modes: Modes) -> Iterator[None]:
+    """Compute within the block in given modes; whatever it does to the module's buffers is undone after it."""
+    now = _modes(module)
+    _set_modes(modes)
+    try:
+        with _unchanged_buffers(module):
+            yield
+    finally:
+        _set_modes(now)
+
+
 def checkpointed(cell: nn.Module, *inputs: Tensor | MixtureWeights | None) -> Tensor:
     """The cell's output, without keeping what is within: the backward pass computes it again.
 
-    The weights are those that the cell has now, also where `functional_call` lent them to it. The second computation
-    leaves running statistics as they are.
+    The weights are those that the cell has now, also where `functional_call` lent them to it; the modes of its batch
+    norms and the random numbers are those of now as well, also where the backward pass comes later, outside the block
+    that set them. The second computation leaves running statistics as they are.
     """
     weights = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
 
     def run(*given: Tensor | MixtureWeights | None) -> Tensor:
         return functional_call(cell, weights, given)
 
-    contexts = lambda: (nullcontext(), _unchanged_buffers(cell))  # noqa: E731
-    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    modes = _modes(cell)
+    contexts = lambda: (nullcontext(), _as_before(cell, modes))  # noqa: E731
+    recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=not recording, context_fn=contexts)

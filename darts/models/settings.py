@@ -18,7 +18,7 @@ class NetworkSettings:
     stem_reductions: int  # how often the stem halves the resolution; 0 is the published CIFAR stem
 
     def __post_init__(self) -> None:
-        require(self.channels >= 2, "network.channels", self.channels, "at least 2")
+        require(2 <= self.channels <= 65536, "network.channels", self.channels, "from 2 to 65536")
         require(3 <= self.cells <= 1000, "network.cells", self.cells, "from 3 (both cell types occur) to 1000")
         require(0 <= self.stem_reductions <= 6, "network.stem_reductions", self.stem_reductions, "from 0 to 6")
 

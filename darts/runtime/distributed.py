@@ -65,8 +65,27 @@ def synchronised_batch_norm() -> bool:
 
 
 def launched_world_size() -> int:
-    """Number of processes that torchrun has started, before `process_group` as well."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes that torchrun has started, before `process_group` as well.
+
+    `UserError` where WORLD_SIZE says that there are several and the rest of what torchrun sets is missing or wrong.
+    """
+    size = _environment_number("WORLD_SIZE", 1)
+    if size > 1:
+        missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UserError(
+                f"WORLD_SIZE is {size} in the environment, but {', '.join(missing)} is not set; "
+                "start several processes with torchrun, or unset WORLD_SIZE for one"
+            )
+        rank = _environment_number("RANK", 0)
+        require(rank < size, "RANK in the environment", rank, f"below WORLD_SIZE ({size})")
+    return size
+
+
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    require(text.isdecimal() and (text != "0" or name != "WORLD_SIZE"), f"{name} in the environment", text, "a number")
+    return int(text)
 
 
 def require_single_process(what: str) -> None:
@@ -80,7 +99,12 @@ def run_entry_point(main: Callable[[], Any]) -> None:
 
     The others get a folder that is thrown away. Ends with exit code 2 where torchrun and the command do not fit.
     """
-    if launched_world_size() == 1:
+    try:
+        size = launched_world_size()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if size == 1:
         main()
         return
     if {"-m", "--multirun"} & set(sys.argv):

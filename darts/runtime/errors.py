@@ -68,8 +68,8 @@ def reported(main: Callable[..., Any]) -> Callable[..., Any]:
             logging.getLogger("darts").debug("stopped by a mistake of the user", exc_info=True)
             if _in_a_sweep():
                 raise _failed_job(error) from None
-            rank = int(os.environ.get("RANK", "0"))  # under torchrun
-            place = f"process {rank}: " if rank else ""
+            rank = os.environ.get("RANK", "0")  # under torchrun
+            place = f"process {rank}: " if rank.isdecimal() and rank != "0" else ""
             print(f"{place}error: {error}", file=sys.stderr)
             sys.exit(2)
         except Interrupted as stopped:

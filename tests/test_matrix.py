@@ -1,0 +1,80 @@
+"""Every method in every space by both engines, in both precisions, with activation checkpointing and without."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from darts.search import loop as search
+from darts.search.settings import SearchSettings
+from tests.conftest import ROOT, TINY, composed
+
+SPACES = sorted(file.stem for file in (ROOT / "conf" / "space").glob("*.yaml"))
+NAMES = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+WIDE = ["network.channels=12", "network.cells=4", "search.epochs=3"]  # what suits every method
+METHODS = [name for name in NAMES if isinstance(composed("search", f"method={name}", *WIDE), SearchSettings)]
+WAYS = list(itertools.product(["fused", "reference"], ["fp32", "bf16"], [False, True]))  # engine, precision, checkpoint
+TINY_IMAGES = [*TINY, "dataset.fraction=0.002", "search.batch_size=10"]  # 20 images: one step an epoch
+OWN = {  # what a method needs, or what makes it shorter
+    "pc_darts": ["network.channels=4"],
+    "lambda_darts": ["network.cells=4"],
+    "p_darts": ["search.epochs=3"],
+    "random_weight_sharing": ["search.epochs=2"],
+    "drnas": ["network.channels=4"],
+    "drnas_progressive": ["search.epochs=2", "network.channels=12"],
+    "darts_pt": ["method.schedule.interval=1"],
+    "darts_pt_fixed": ["method.schedule.interval=1"],
+}
+
+
+def pairs() -> list[tuple[str, str, tuple[str, str, bool]]]:
+    """Every method in every space, each pair in one way; each method meets every way, and so does each space."""
+    found = []
+    for row, method in enumerate(METHODS):
+        for column, space in enumerate(SPACES):
+            found.append((method, space, WAYS[(row + column) % len(WAYS)]))
+        found.append((method, "nasbench201", WAYS[(row + len(SPACES)) % len(WAYS)]))
+    return found
+
+
+def settings(method: str, space: str, engine: str, precision: str, checkpointing: bool):
+    return composed(
+        "search",
+        *TINY_IMAGES,
+        "search.epochs=1",
+        f"method={method}",
+        f"space={space}",
+        f"engine={engine}",
+        f"precision={precision}",
+        f"memory.activation_checkpointing={str(checkpointing).lower()}",
+        *OWN.get(method, []),
+    )
+
+
+def test_the_matrix_pairs_every_method_space_and_way():
+    for first, second in itertools.combinations(range(3), 2):
+        there = {(row[first], row[second]) for row in pairs()}
+        axes = (METHODS, SPACES, WAYS)
+        assert there == set(itertools.product(axes[first], axes[second]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "space", "way"), pairs(), ids=lambda value: str(value).replace(" ", ""))
+def test_every_combination_searches(method, space, way, tmp_path, without_pictures):
+    genotype = search.run(settings(method, space, *way), tmp_path)
+    composed("search", f"space={space}").space.check(genotype, "the found cell")
+    last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
+    assert last["valid/loss"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+@pytest.mark.parametrize("method", METHODS)
+def test_activation_checkpointing_changes_no_bit(method, engine, tmp_path, without_pictures):
+    """What is computed twice is computed alike: the same batch norms' modes, the same random numbers."""
+    for folder, checkpointing in (("kept", False), ("again", True)):
+        search.run(settings(method, "nasbench201", engine, "fp32", checkpointing), tmp_path / folder)
+    kept, again = ((tmp_path / folder / "history.jsonl").read_bytes() for folder in ("kept", "again"))
+    assert again == kept
