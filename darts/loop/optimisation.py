@@ -14,6 +14,7 @@ from darts.loop.settings import ArchitectureOptimiser, CosineUnit, WeightOptimis
 from darts.runtime import distributed
 from darts.runtime.errors import NotFiniteError
 from darts.runtime.reduction import whole_loss
+from darts.runtime.schema import Schema, by_example, like_tensor
 from darts.tasks.batches import Batch
 
 
@@ -42,6 +43,21 @@ def architecture_optimiser(
         weight_decay=settings.weight_decay,
         capturable=graphs,
     )
+
+
+def optimiser_schema(optimiser: torch.optim.Optimizer) -> Schema:
+    """What the optimiser's `state_dict` may hold (runtime/schema.py): nothing for a weight before its first step."""
+    groups = optimiser.state_dict()["param_groups"]
+    tensors = [tensor for group in optimiser.param_groups for tensor in group["params"]]
+    adam = isinstance(optimiser, torch.optim.Adam)
+    own: list[Schema] = []
+    for tensor in tensors:
+        same = like_tensor(tensor)
+        if adam:
+            own.append({"step": torch.Tensor, "exp_avg": same, "exp_avg_sq": same})
+        else:
+            own.append({"momentum_buffer": (same, None)})
+    return {"state": {int: own}, "param_groups": [by_example(group) for group in groups]}
 
 
 def cosine_learning_rate(settings: WeightOptimiser, progress: float, epochs: int) -> float:

@@ -6,19 +6,24 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from darts import __version__
+from darts.config.identity import refuse_other_experiment
 from darts.loop.optimisation import RunningMeans
 from darts.loop.tracking import Tracker
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints, State
 from darts.runtime.errors import NotFiniteError, UserError
+from darts.runtime.schema import JSON, At, Length, Schema, SchemaError, require_schema
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
 
 T = TypeVar("T")
+Sums = {str: Length(2, float)}  # by name a total and a count
+MOST = 2**53  # larger than any count
 LOOK_EVERY = 50  # steps between two looks at the sums; the CPU looks at every loss
 REMEDY = "no step was taken by it and the checkpoint before it is kept; lower weight_optimiser.learning_rate"
 
@@ -58,8 +63,25 @@ class RunState:
         if distributed.is_main_process():
             self.checkpoints.save({**state_dict, **position})
 
+    def schema(self) -> Schema:
+        """What `state_dict` returns, as the schema that a checkpoint is checked against before it is loaded."""
+        raise NotImplementedError
+
+    def line_schema(self) -> Schema:
+        """What an epoch's line of history.jsonl must hold."""
+        return {"epoch": int}
+
     def restore(self, saved: dict[str, Any]) -> None:
-        """Resume from what `save` wrote."""
+        """Resume from what `save` wrote; `UserError` where a file with the right checksum holds something else."""
+        try:
+            position = {"epoch": At(0, self.tracker.epochs), "step": At(0, MOST), "ended": bool}
+            require_schema(saved, {"position": position})
+            epochs = saved["position"]["epoch"]
+            timing = {"epoch": int, "seconds": float}
+            records = {"history": Length(epochs, self.line_schema()), "timing": Length(epochs, timing)}
+            require_schema(saved, {**self.schema(), **records, "means": [Sums], "seconds": float})
+        except SchemaError as error:
+            raise _foreign(self.checkpoints.last, error) from None
         self.load_state_dict(saved)
         self.epoch, self.step, self.ended = (saved["position"][name] for name in ("epoch", "step", "ended"))
         self.means = RunningMeans(_own_means(saved["means"]))
@@ -103,6 +125,29 @@ class RunState:
                     self.save()
                     saved = time.monotonic()
                 raise_if_interrupted(int(signal))
+
+
+def load_checkpoint(folder: Path, present: Mapping[str, Any], schema: Schema | None = None) -> State | None:
+    """The newest state of a folder's run, None where there is none.
+
+    `present`: the settings that decide the result; `schema`: what is needed before the rest can be checked. Raises
+    `UserError` for a state of other settings and for one that is none of ours.
+    """
+    checkpoints = Checkpoints(folder)
+    saved = checkpoints.load()
+    if saved is None:
+        return None
+    try:
+        require_schema(saved, {"settings": {str: JSON}})
+        refuse_other_experiment(saved, present, folder)
+        require_schema(saved, schema or {})
+    except SchemaError as error:
+        raise _foreign(checkpoints.last, error) from None
+    return saved
+
+
+def _foreign(file: Path, error: SchemaError) -> UserError:
+    return UserError(f"{file}: its checksum is right, but it is no checkpoint of this run: {error}; remove the folder")
 
 
 def _own_means(saved: list[dict[str, list[float]]]) -> dict[str, list[float]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from darts.config.registry import register
 from darts.runtime.errors import require
+from darts.runtime.schema import Length, Schema, exactly
 from darts.spaces.genotype import Genotype
 from darts.spaces.search_space import SearchSpace
 
@@ -59,6 +60,10 @@ class Schedule:
     def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
         """Return which candidates are active from here on, and what to remember."""
         return seen.active, dict(seen.memory)
+
+    def memory_schema(self, space: SearchSpace) -> Schema:
+        """Return what its memory may hold (runtime/schema.py), for checkpoints to be checked against."""
+        return {str: object}
 
 
 @register("schedule", "constant")
@@ -190,6 +195,10 @@ class Greedy(Schedule):
         if not due:
             return seen.active, memory
         return {kind: self._decided(kind, seen, now, before) for kind in seen.active}, memory
+
+    def memory_schema(self, space: SearchSpace) -> Schema:
+        edges = Length(len(space.edges()), Length(len(space.candidates), float))
+        return ({"distributions": [dict.fromkeys(space.cell_types, edges)]}, exactly({}))
 
     def _decided(self, kind: str, seen: Observation, now: Scores, past: Sequence[Scores]) -> list[list[bool]]:
         rows = [list(row) for row in seen.active[kind]]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from darts.config.registry import register
 from darts.models.mixture import Mixture, Progress
-from darts.runtime.errors import require
+from darts.runtime.errors import UserError, require
+from darts.runtime.schema import Schema, exactly
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,10 @@ class WeightGradient:
     def gradients(self, problem: WeightProblem, memory: Memory) -> tuple[Gradients, Memory]:
         """Return this process's part of the gradients (the loop sums them over processes) and what to remember."""
         raise NotImplementedError
+
+    def memory_schema(self) -> Schema:
+        """Return what its memory may hold (runtime/schema.py), for checkpoints to be checked against."""
+        return {str: object}
 
     def frozen(self, memory: Memory) -> list[str]:
         """Return prefixes, in the reference supernet's names, of weights that must not move."""
@@ -145,6 +150,8 @@ class FrozenOperations(WeightGradient):
             for name, row in train_by_operation.items()
         ])  # fmt: skip
         sums, frozen = memory.get("agreement"), list(memory.get("frozen", []))
+        if sums is not None and sums.shape != cosines.shape:
+            raise UserError(f"the checkpoint's agreement is of {len(sums)} operations; there are {len(cosines)}")
         count = 1 if sums is None else memory["agreements"] + 1
         sums = cosines if sums is None else sums.to(cosines) + cosines
         if count < self.steps:
@@ -153,6 +160,11 @@ class FrozenOperations(WeightGradient):
         names = zip(train_by_operation, low, strict=True)
         frozen += [name for name, under in names if under and name not in frozen]
         return train, {"agreement": None, "agreements": 0, "frozen": frozen}
+
+    def memory_schema(self) -> Schema:
+        from torch import Tensor
+
+        return ({"agreement": (None, Tensor), "agreements": int, "frozen": [str]}, exactly({}))
 
     def _by_operation(self, problem: WeightProblem, own: Gradients) -> dict[str, Tensor]:
         """Return the whole batch's gradients, those of one operation joined."""

@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from darts.config.identity import digest, identity, refuse_other_experiment
+from darts.config.identity import digest, identity
 from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
 from darts.loop.record import announce_cells, claim_folder, record_cost, refuse_other_run
+from darts.loop.run_state import load_checkpoint
 from darts.models.cost import CostModel
 from darts.runtime import distributed
-from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import Graphed, memory_advice, ready_device
 from darts.runtime.files import lock_folder, write_bytes
 from darts.runtime.signals import deferred_signals
 from darts.search.diagnostics import collapsed
 from darts.search.epoch_end import observation, record_epoch, recorded_genotype
 from darts.search.settings import SearchSettings
-from darts.search.state import SearchState, enter_stage, new_state
+from darts.search.state import SearchState, enter_stage, new_state, stage_schema
 from darts.search.step import search_step
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import load_table
@@ -121,9 +121,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     """Build everything a search needs, and take up the folder's checkpoint if it has one."""
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     refuse_other_run(folder, KIND, identity(settings))
-    saved = Checkpoints(folder).load()
-    if saved is not None:
-        refuse_other_experiment(saved, identity(settings), folder)
+    saved = load_checkpoint(folder, identity(settings), stage_schema(settings))
     lengths = settings.search
     data = search_data(settings.dataset, lengths.train_fraction, lengths.batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from darts.config.identity import identity
-from darts.loop.optimisation import architecture_optimiser, weight_optimiser
+from darts.loop.optimisation import architecture_optimiser, optimiser_schema, weight_optimiser
 from darts.loop.run_state import RunState
 from darts.loop.tracking import Tracker
 from darts.methods.method import EDGES
@@ -30,6 +30,7 @@ from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import Graphed, placed
 from darts.runtime.errors import UserError
+from darts.runtime.schema import At, Length, OneOf, Part, Row, Schema, exactly, like, like_tensor
 from darts.runtime.seeding import ambient, generator
 from darts.search.settings import SearchSettings
 from darts.spaces.genotype import Genotype
@@ -79,6 +80,33 @@ class SearchState(RunState):
             "chosen_epoch": self.chosen_epoch,
         }
 
+    def schema(self) -> Schema:
+        """What a checkpoint of this search must hold."""
+        method, weights = self.settings.method, self.supernet.to_reference(self.supernet.state_dict())
+        parameters = self.supernet.to_reference(dict(self.supernet.named_parameters()))
+        memory = {
+            "schedule": method.schedule.memory_schema(self.settings.space),
+            "weight_gradient": method.weight_gradient.memory_schema(),
+        }
+        return {
+            "split": str,
+            "supernet": like(weights),
+            "alpha": like({name: matrix.detach() for name, matrix in self.alpha.items()}),
+            "momentum": Part({name: like_tensor(weight) for name, weight in parameters.items()}),
+            "architecture_optimiser": optimiser_schema(self.architecture_optimiser),
+            "memory": memory,
+            "chosen_epoch": (None, At(1, self.tracker.epochs)),
+        }
+
+    def line_schema(self) -> Schema:
+        """What an epoch's line of history.jsonl must hold."""
+        space = self.settings.space
+        edges, columns, kinds = len(space.edges()), len(space.candidates), space.cell_types
+        edge = Row((At(0, space.nodes - 1), OneOf(tuple(space.candidates)), At(0, space.nodes + space.layout.inputs)))
+        numbers = {f"{split}/{name}": float for split in ("train", "valid") for name in ("loss", "accuracy")}
+        mixture = dict.fromkeys(kinds, Length(edges, Length(columns, float)))
+        return {"epoch": int, **numbers, "mixture": mixture, "cells": {kind: [edge] for kind in kinds}}
+
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Load what `state_dict` returned; `UserError` where the images on disk are no longer the same."""
         if saved["split"] != self.data.split.digest():
@@ -103,7 +131,10 @@ class SearchState(RunState):
 
     def load_momentum(self, reference: Mapping[str, Tensor]) -> None:
         """Take up momentum under the reference supernet's names."""
-        momentum = self.supernet.from_reference(reference)
+        try:
+            momentum = self.supernet.from_reference(reference)
+        except KeyError as error:
+            raise UserError(f"the checkpoint's momentum lacks {error}") from None
         for name, weight in self.supernet.named_parameters():
             if name in momentum:
                 buffer = torch.empty_like(weight).copy_(momentum[name])
@@ -191,6 +222,13 @@ def new_state(
     )
     begin(state)
     return state
+
+
+def stage_schema(settings: SearchSettings) -> Schema:
+    """What a checkpoint must say of its stage, which decides what supernet the rest belongs to."""
+    space, stages = settings.space, settings.method.schedule.stages(settings.search.epochs, settings.space)
+    mask = Length(len(space.edges()), Length(len(space.candidates), bool))
+    return {"stage": At(0, len(stages) - 1), "active": exactly(dict.fromkeys(space.cell_types, mask))}
 
 
 def begin(state: SearchState) -> None:

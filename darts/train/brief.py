@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from darts.config.identity import refuse_other_experiment
 from darts.loop.optimisation import evaluate
+from darts.loop.run_state import load_checkpoint
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData
 from darts.train import retraining
@@ -19,9 +19,8 @@ def validation_accuracy(
     train = TrainData(data.shape, data.train, data.train.preparation)
     state = retraining.new_state(settings, genotype, train, folder)
     state.tracker.quiet = quiet
-    saved = state.checkpoints.load()
+    saved = load_checkpoint(folder, retraining.protocol(settings, genotype))
     if saved is not None:
-        refuse_other_experiment(saved, retraining.protocol(settings, genotype), folder)
         state.restore(saved)
     with state.tracker.open():
         retraining.run_epochs(state)

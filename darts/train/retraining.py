@@ -22,12 +22,13 @@ from darts.loop.optimisation import (
     cross_entropy,
     descend,
     evaluate,
+    optimiser_schema,
     set_learning_rate,
     stop_unless_finite,
     weight_optimiser,
 )
 from darts.loop.record import claim_folder, environment, refuse_other_run
-from darts.loop.run_state import RunState
+from darts.loop.run_state import RunState, load_checkpoint
 from darts.loop.tracking import Tracker
 from darts.models.batch_norm import average_statistics, synchronise
 from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary
@@ -38,6 +39,7 @@ from darts.runtime.device import Graphed, autocast, choose_device, memory_advice
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_json
 from darts.runtime.reduction import whole_loss
+from darts.runtime.schema import Schema, like
 from darts.runtime.seeding import ambient, generator
 from darts.runtime.signals import deferred_signals
 from darts.spaces.genotype import Genotype, from_json, to_json
@@ -74,6 +76,10 @@ class TrainState(RunState):
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+
+    def schema(self) -> Schema:
+        """What a checkpoint of this retraining must hold."""
+        return {"network": like(self.network.state_dict()), "optimiser": optimiser_schema(self.optimiser)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
@@ -168,9 +174,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     """Build everything retraining needs, in the open, and take up the folder's checkpoint if it has one."""
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     refuse_other_run(folder, KIND, protocol(settings, genotype))
-    saved = Checkpoints(folder).load()
-    if saved is not None:
-        refuse_other_experiment(saved, protocol(settings, genotype), folder)
+    saved = load_checkpoint(folder, protocol(settings, genotype))
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     if distributed.is_main_process():
