@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts.config.command import cli_command
-from darts.config.compose import typed_settings
+from darts.config.command import cli_command, next_command
+from darts.config.compose import quoted, typed_settings
 from darts.config.identity import identity
 from darts.config.registry import command_settings
 from darts.runtime.errors import NotFiniteError, UserError
@@ -127,7 +127,7 @@ def main(settings: DictConfig) -> float:
     for name, accuracy in sorted(accuracies.items(), key=lambda pair: -pair[1]):
         log.info("%6.2f%%  %s%s", 100 * accuracy, name, "  <- chosen" if name == best else "")
     log.info("result: %s", folder / "genotype.json")
-    log.info("next:   python train_final.py genotype=%s", folder)
+    log.info("next:   %s", next_command("python train_final.py", f"genotype={quoted(str(folder))}"))
     return 1 - accuracies[best]
 
 

@@ -18,8 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from darts.config.command import cli_command
-from darts.config.compose import typed_settings
+from darts.config.command import CARRIED, SIZES, cli_command, next_command
+from darts.config.compose import quoted, typed_settings
 from darts.config.identity import identity
 from darts.config.registry import command_settings
 from darts.runtime.errors import NotFiniteError, UserError, require
@@ -242,10 +242,11 @@ def main(settings: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     best = run(settings, folder)
     values = {"genotype": best["genotype"], **{k: v for k, v in best["values"].items() if k != "genotype"}}
-    given = " ".join(f"{name}={_shown(value)}" for name, value in values.items())
+    given = [f"{name}={quoted(_shown(value))}" for name, value in values.items()]
+    following = next_command("python train_final.py", *given, carried=(*CARRIED, *SIZES), without=list(values))
     log.info("\nbest validation accuracy %.2f%%", 100 * best["accuracy"])
     log.info("result: %s, the study in %s", folder / "best.json", folder / "study.db")
-    log.info("next:   python train_final.py %s", given)
+    log.info("next:   %s", following)
     return float(1 - best["accuracy"])
 
 

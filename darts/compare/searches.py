@@ -13,12 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 
 from darts.compare.settings import CompareSettings
+from darts.config.compose import dotted_key
 from darts.config.identity import digest, identity
 from darts.runtime.errors import UserError
 from darts.search.settings import (
     BlackBoxSettings,
     SearchSettings,
-    dotted_key,
     refuse_unused,
     search_settings,
     uses,

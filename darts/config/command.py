@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts.config.compose import CONF
+from darts.config.compose import CONF, dotted_key
 from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
+from darts.config.resume import resumed_arguments
 from darts.config.run_folder import command_configuration
 from darts.runtime.errors import UserError, reported
 
@@ -37,6 +40,7 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
         @functools.wraps(main)
         def command() -> Any:
             try:
+                sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
                 given = [argument for argument in sys.argv[1:] if "=" in argument]
                 refuse_old_names(given)
                 load_plugins(named_plugins(given))
@@ -48,12 +52,43 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)
+            except KeyboardInterrupt:
+                print("\nstopped before the command began; nothing was changed", file=sys.stderr)
+                sys.exit(130)
             return composed()
 
         del command.__wrapped__  # Hydra looks for the file of what it wraps
         return command
 
     return decorate
+
+
+def this_command() -> str:
+    """How the present command is typed, without its settings."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None and spec.name.startswith("darts"):
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    program = Path(sys.argv[0]).name
+    return f"python {program}" if program.endswith(".py") else program
+
+
+CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "plugins")
+SIZES = ("network", "train", "weight_optimiser", "memory")
+
+
+def next_command(base: str, *own: str, carried: Sequence[str] = CARRIED, without: Sequence[str] = ()) -> str:
+    """A command that follows on this one, ready to be pasted into a shell.
+
+    `own` are settings (`key=value`) of its own; of the settings that were typed for this command those are carried
+    over that `carried` names, by their first word or whole, unless `without` names them.
+    """
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    kept = [item for item in typed if _is_among(dotted_key(item), carried) and not _is_among(dotted_key(item), without)]
+    return " ".join([base, *(shlex.quote(item) for item in [*own, *kept])])
+
+
+def _is_among(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def config_folders(arguments: Sequence[str]) -> list[str]:

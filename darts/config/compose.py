@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,21 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
     return settings
 
 
+def dotted_key(override: str) -> str:
+    """The setting or group that an override names, with dots: "method/channels=x" gives method.channels."""
+    return override.lstrip("+~").partition("=")[0].split("@")[0].replace("/", ".")
+
+
+PLAIN = re.compile(r"[A-Za-z0-9_./+~-]+")
+
+
+def quoted(text: str) -> str:
+    """A text as a value in Hydra's grammar: in quotes where anything in it could mean something else."""
+    if PLAIN.fullmatch(text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _load_plugins(names: Sequence[str]) -> None:
     """Import the plug-ins, which nobody has done yet in a launcher's process; no file may name them."""
     if HydraConfig.initialized():
@@ -58,7 +74,7 @@ def _refuse_what_tensors_cannot_hold(value: Any, name: str) -> None:
     """`UserError` for a number beyond float32, or a whole number beyond float64, whatever setting it stands in."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _refuse_what_tensors_cannot_hold(inner, f"{name}.{key}" if name else str(key))
+            _refuse_what_tensors_cannot_hold(inner, f"{name}.{key!s}".lstrip("."))
     elif isinstance(value, list):
         for inner in value:
             _refuse_what_tensors_cannot_hold(inner, name)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from darts import __version__
+from darts.config.command import next_command
+from darts.config.compose import quoted
 from darts.config.identity import refuse_other_experiment, refuse_other_version
 from darts.config.run_folder import save_configuration
 from darts.runtime import distributed
@@ -62,11 +64,13 @@ def claim_folder(
         _warn_of_other_bits(record, here)
         record.setdefault("resumed", []).append(here)
         write_json(folder / "run.json", record)
+        log.info("run folder: %s, begun before", folder)
         return
     record = {"version": __version__, "kind": kind, "settings": dict(settings)}
     if data is not None:
         record["data"] = dict(data)
     save_configuration(folder)
+    log.info("run folder: %s", folder)
     write_json(folder / "run.json", {**record, "environment": here})
 
 
@@ -109,7 +113,7 @@ def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> No
     for line in about:
         log.info("%s", line)
     log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
-    log.info("next:   python train_final.py genotype=%s", folder)
+    log.info("next:   %s", next_command("python train_final.py", f"genotype={quoted(str(folder))}"))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def run_entry_point(main: Callable[[], Any]) -> None:
     if {"-m", "--multirun"} & set(sys.argv):
         _refuse("-m starts runs one after the other; under torchrun start each by itself, or give each one process")
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-    if restarts and not any(item.startswith("hydra.run.dir=") for item in sys.argv):
+    if restarts and not any(item.startswith(("hydra.run.dir=", "resume=")) for item in sys.argv):
         _refuse("torchrun --max-restarts needs hydra.run.dir=FOLDER, where the restarted run finds its checkpoint")
     folder = tempfile.mkdtemp(prefix="darts-")
     if int(os.environ["RANK"]) > 0:
@@ -179,7 +179,7 @@ def named_failures() -> Iterator[None]:
         reason = str(error).splitlines()[0].rpartition("] ")[2].split(". ")[0][-160:]  # without place and advice
         raise UserError(
             f"process {rank()} of {world_size()} lost contact with the other processes ({reason}); "
-            "the last checkpoint is kept; the same command with the same hydra.run.dir resumes from it"
+            "the last checkpoint is kept; the same command with resume=FOLDER resumes from it"
         ) from None
 
 

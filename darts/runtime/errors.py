@@ -6,13 +6,12 @@ import difflib
 import functools
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from darts.runtime.signals import Interrupted
-
-RESUME = "the same command with the same hydra.run.dir resumes from here"
+from darts.runtime.signals import AGAIN, Interrupted
 
 
 class UserError(Exception):
@@ -53,6 +52,13 @@ def _failed_job(error: UserError) -> Exception:
     return CompactHydraException(f"error: job {HydraConfig.get().job.num}: {error}")
 
 
+def _how_to_resume() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    folder = HydraConfig.get().runtime.output_dir
+    return f"the same command with resume={shlex.quote(folder)} goes on from what is saved there"
+
+
 def reported(main: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a command: a `UserError` becomes one line on stderr and exit code 2, a signal 128 + its number.
 
@@ -74,10 +80,11 @@ def reported(main: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(2)
         except Interrupted as stopped:
             if os.environ.get("RANK", "0") == "0":
-                print(f"\nstopped by {stopped} and saved; {RESUME}", file=sys.stderr)
+                print(f"\nstopped by {stopped} and saved; {_how_to_resume()}", file=sys.stderr)
             sys.exit(stopped.exit_code)
-        except KeyboardInterrupt:
-            print(f"\nstopped at once; {RESUME}", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            when = "at once, by a second Ctrl-C" if AGAIN in stop.args else "by Ctrl-C before the first step"
+            print(f"\nstopped {when}; {_how_to_resume()}", file=sys.stderr)
             sys.exit(130)
 
     return guarded

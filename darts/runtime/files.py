@@ -145,6 +145,22 @@ def _locked_file(path: Path) -> int:
         os.close(handle)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder at this moment."""
+    if importlib.util.find_spec("fcntl") is None:
+        return False
+    import fcntl
+
+    try:
+        with open(folder / "lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _leads_to(path: Path, handle: int) -> bool:
     """Whether a path still names the file that was opened."""
     try:

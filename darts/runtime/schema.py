@@ -156,7 +156,7 @@ def _require_mapping(value: Any, schema: Mapping[Any, Any], place: str) -> None:
     if str in schema:
         for key, inner in value.items():
             _require(isinstance(key, str), place, key, "with texts as keys")
-            require_schema(inner, schema[str], f"{place}.{key}" if place else key)
+            require_schema(inner, schema[str], f"{place}.{key}".lstrip("."))
     elif int in schema:
         numbers = list(range(len(schema[int])))
         _require(list(value) in ([], numbers), place, list(value)[:3], f"numbered from 0 to {len(numbers) - 1}")
@@ -173,7 +173,7 @@ def _require_keys(value: dict[Any, Any], schema: Mapping[Any, Any], place: str) 
         _require(found == names, place, found[:3], f"with the {len(names)} names {', '.join(names[:3])}, ...")
     for key, inner in schema.items():
         if key:
-            here = f"{place}.{key}" if place else key
+            here = f"{place}.{key}".lstrip(".")
             _require(key in value, here, "missing", "there")
             require_schema(value[key], inner, here)
 

@@ -6,6 +6,7 @@ had a handler of its own for a signal (Slurm's requeue on SIGUSR2, say) that one
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 DEFERRED = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+AGAIN = "again"  # a KeyboardInterrupt's argument where Ctrl-C came twice
 _received: list[int] = []
 _before: dict[int, Any] = {}  # by signal: what it did outside
 
@@ -66,5 +68,7 @@ def raise_if_interrupted(number: int) -> None:
 
 def _remember(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and signal.SIGINT in _received:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(AGAIN)
+    if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
     _received.append(number)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from darts.blackbox import predictor, strategies  # noqa: F401  they register themselves
 from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules
-from darts.config.compose import typed_settings
+from darts.config.compose import dotted_key, typed_settings
 from darts.config.registry import command_settings
 from darts.loop.settings import (
     ArchitectureOptimiser,
@@ -135,11 +135,6 @@ def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> Search
     for override in overrides:
         refuse_unused(dotted_key(override), settings)
     return settings
-
-
-def dotted_key(override: str) -> str:
-    """The setting or group that an override names, with dots: "method/channels=x" gives method.channels."""
-    return override.lstrip("+~").partition("=")[0].split("@")[0].replace("/", ".")
 
 
 def uses(settings: SearchSettings | BlackBoxSettings, key: str) -> bool:

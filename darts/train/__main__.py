@@ -12,7 +12,7 @@ from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.runtime import distributed
 from darts.spaces.genotype import Genotype
-from darts.spaces.sources import find_genotype
+from darts.spaces.sources import find_genotype, origin_of
 from darts.train.settings import FinalSettings
 
 log = logging.getLogger("darts.train")
@@ -25,6 +25,7 @@ def main(settings: DictConfig) -> float:
     if typed.weights is not None:
         return evaluate(typed, Path(typed.weights))
     genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
+    warn_of_other_data(genotype, typed)
     return train(typed, genotype, Path(HydraConfig.get().runtime.output_dir))
 
 
@@ -38,14 +39,22 @@ def evaluate(settings: FinalSettings, weights: Path) -> float:
     return 1 - tested["accuracy"]
 
 
+def warn_of_other_data(genotype: Genotype, settings: FinalSettings) -> None:
+    """Say so where the cell was found on another data set than the one that it is trained on."""
+    found_on = genotype.provenance.get("dataset")
+    if found_on not in (None, settings.dataset.name):
+        log.warning("the cell was found on %s, and is trained on %s", found_on, settings.dataset.name)
+
+
 def train(settings: FinalSettings, genotype: Genotype, folder: Path) -> float:
     """Train and test a genotype's network; returns the test error."""
     from darts.train import retraining
 
+    cell = origin_of(settings.genotype, settings.runs)
     with distributed.process_group(settings.parallel, settings.device, settings.graphs):
         folder = Path(distributed.broadcast(str(folder)))
         result = retraining.run(settings, genotype, folder)
-    retraining.announce(result, folder)
+    retraining.announce(result, folder, cell)
     return 1 - result["test_accuracy"]
 
 

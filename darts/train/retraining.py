@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from darts import __version__
+from darts.config.command import CARRIED, SIZES, next_command
+from darts.config.compose import quoted
 from darts.config.identity import digest, identity, refuse_other_experiment
 from darts.loop import plotting
 from darts.loop.optimisation import (
@@ -306,13 +308,15 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
     return evaluate(network, network, _test(settings.dataset, preparation).in_order())
 
 
-def announce(result: Result, folder: Path) -> None:
-    """Say how good the network is, where it lies and what to type next."""
+def announce(result: Result, folder: Path, cell: str) -> None:
+    """Say how good the network is, where it lies and what to type next; `cell`: what names its cell from now on."""
     log.info("")
     size = f"{result['parameters']:,} parameters, {result['macs'] / 1e6:.1f} M multiply-adds"
     log.info("test accuracy %.2f%%, %s, %.0f s", 100 * result["test_accuracy"], size, result["seconds"])
     log.info("result: %s, weights in %s", folder / "result.json", folder / "weights.pt")
-    log.info("next:   python -m darts.compare    (is it any better than a random cell?)")
+    compare = f"searched=[{quoted(cell)}]"
+    log.info("is it any better than a random cell?")
+    log.info("next:   %s", next_command("python -m darts.compare", compare, carried=(*CARRIED, *SIZES)))
 
 
 def _network(settings: FinalSettings | BriefSettings, genotype: Genotype, shape: InputShape) -> Network:

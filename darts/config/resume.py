@@ -1,0 +1,86 @@
+"""`resume=latest` and `resume=FOLDER`: the command that a run's folder keeps, typed again for the same folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from darts.config.compose import dotted_key, quoted
+from darts.config.registry import named_plugins
+from darts.runtime.errors import UserError, require
+from darts.runtime.files import is_locked
+
+RESUMABLE = {
+    "search": ("genotype.json", ("search by gradients", "search by scores")),
+    "final": ("result.json", ("retraining",)),
+    "compare": ("report.json", ("comparison",)),
+    "tune": ("best.json", ("study of hyperparameters",)),
+    "select": ("genotype.json", ("selection",)),
+    "correlate": ("correlation.json", ("rank correlation",)),
+}  # by command: the file that it writes last, and how run.json calls it
+
+
+def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
+    """A command's arguments with `resume=...` replaced by those that the run began with, and its folder.
+
+    What else is given comes after them and replaces what the run had. `latest` is the newest run under `runs` that
+    has neither ended nor is under way. Plug-ins must be typed again: no file may name a module to import. Raises
+    `UserError` where there is nothing to resume.
+    """
+    named = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    if not named:
+        return list(arguments)
+    others = [argument for argument in arguments if not argument.startswith("resume=")]
+    if name not in RESUMABLE:
+        raise UserError(f"resume is given, but this command resumes nothing; those that do: {', '.join(RESUMABLE)}")
+    require(not {"-m", "--multirun"} & set(arguments), "resume", named[-1], "left out with -m, which starts new runs")
+    folder = newest_unfinished(name, others) if named[-1] == "latest" else Path(named[-1]).expanduser()
+    began = _overrides(folder)
+    given = {dotted_key(argument) for argument in others}
+    kept = [override for override in began if dotted_key(override) not in given]
+    lacking = [plugin for plugin in named_plugins(kept) if plugin not in named_plugins(others)]
+    if lacking:
+        raise UserError(f"resume: the run in {folder} needs plugins=[{','.join(lacking)}]; give that as well")
+    if not any(item.startswith("hydra.run.dir=") for item in others):
+        others.append(f"hydra.run.dir={quoted(str(folder))}")
+    return [*kept, *others]
+
+
+def newest_unfinished(name: str, arguments: Sequence[str]) -> Path:
+    """The run of a command that was begun or resumed last, has not ended, and is not under way."""
+    roots = [argument.partition("=")[2] for argument in arguments if argument.startswith("runs=")]
+    root = Path(roots[-1] if roots else "runs") / name
+    last_file, kinds = RESUMABLE[name]
+    found = []
+    for file in root.rglob("run.json"):
+        if (file.parent / last_file).exists() or is_locked(file.parent):
+            continue
+        if _kind(file) in kinds:
+            found.append(file)
+    if not found:
+        raise UserError(f"resume is 'latest', but no run in {root.resolve()} is unfinished and not under way")
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, str(file))).parent
+
+
+def _kind(file: Path) -> str | None:
+    try:
+        return str(json.loads(file.read_text())["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _overrides(folder: Path) -> list[str]:
+    file = folder / ".hydra" / "overrides.yaml"
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"resume: {folder} is no folder of a run ({type(error).__name__}: {file})") from None
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise UserError(f"resume: {file} is no list of settings")
+    foreign = [item for item in found if dotted_key(item).split(".")[0] == "hydra"]
+    if foreign:
+        raise UserError(f"resume: {file} holds {foreign[0][:80]!r}, which no run keeps there")
+    return found
