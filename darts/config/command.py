@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from omegaconf import OmegaConf
 
 from darts.config.compose import CONF
 from darts.config.registry import load_plugins, named_plugins
@@ -47,6 +49,27 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
         return command
 
     return decorate
+
+
+def own_folder(path: str) -> str:
+    """Make a folder that no other run has, and return it: `path`, or that with the first free number after it.
+
+    Two commands may begin within one second, so that a time alone does not tell them apart. Where no folder can be
+    made, `path` is returned, and who wants to write there tells why.
+    """
+    for number in itertools.count(1):
+        folder = Path(path if number == 1 else f"{path}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            break
+        return str(folder)
+    return path
+
+
+OmegaConf.register_new_resolver("own_folder", own_folder, use_cache=True, replace=True)
 
 
 def config_folders(arguments: Sequence[str]) -> list[str]:
