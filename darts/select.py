@@ -19,7 +19,8 @@ from darts.config.compose import typed_settings
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError
 from darts.spaces.genotype import Genotype, to_json
-from darts.spaces.sources import find_genotype
+from darts.spaces.membership import next_settings
+from darts.spaces.sources import find_genotype, read_genotype
 from darts.train.settings import BriefSettings
 
 log = logging.getLogger("darts")
@@ -83,7 +84,7 @@ def main(settings: DictConfig) -> float:
     for name, accuracy in sorted(accuracies.items(), key=lambda pair: -pair[1]):
         log.info("%6.2f%%  %s%s", 100 * accuracy, name, "  <- chosen" if name == best else "")
     log.info("result: %s", folder / "genotype.json")
-    log.info("next:   python train_final.py genotype=%s", folder)
+    log.info("next:   python train_final.py genotype=%s%s", folder, next_settings(read_genotype(folder, typed.space)))
     return 1 - accuracies[best]
 
 

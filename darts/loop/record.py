@@ -21,6 +21,7 @@ from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_json
 from darts.spaces.genotype import Genotype
+from darts.spaces.membership import next_settings
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
@@ -69,7 +70,7 @@ def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> No
     for line in about:
         log.info("%s", line)
     log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
-    log.info("next:   python train_final.py genotype=%s", folder)
+    log.info("next:   python train_final.py genotype=%s%s", folder, next_settings(genotype))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

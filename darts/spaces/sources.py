@@ -7,6 +7,7 @@ from pathlib import Path
 from darts.runtime.errors import UserError, unknown
 from darts.runtime.seeding import python_generator
 from darts.spaces.genotype import Genotype, from_json
+from darts.spaces.membership import check_membership
 from darts.spaces.notation import from_notation
 from darts.spaces.published import NAMES, published
 from darts.spaces.search_space import SearchSpace
@@ -24,11 +25,12 @@ def find_genotype(reference: str, space: SearchSpace, runs: str, seed: int) -> G
     if reference in NAMES:
         return published(reference)  # named outright, whatever the space
     path = newest_search(runs) if reference == "latest" else Path(reference)
-    if reference.lstrip().startswith("Genotype("):
+    typed = reference.lstrip().startswith("Genotype(")
+    if typed:
         genotype, origin = from_notation(reference, space.name), "genotype"
     else:
         genotype, origin = read_genotype(path, space), str(path)
-    space.check(genotype, origin)
+    check_membership(genotype, space, origin, stamped=not typed)
     return genotype
 
 
