@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from darts.config.compose import CONF
 from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
 from darts.runtime.errors import UserError, reported
+
+CELL = re.compile(r"Genotype\s*\(|\|[^\s|]*~|[\[{(]\s*['\"\[(]")  # how a cell as people print it looks
 
 
 def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]]:
@@ -34,6 +39,7 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
             try:
                 given = [argument for argument in sys.argv[1:] if "=" in argument]
                 refuse_old_names(given)
+                refuse_unquoted_cells(given)
                 load_plugins(named_plugins(given))
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     from darts.config.help import print_help
@@ -49,6 +55,31 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
         return command
 
     return decorate
+
+
+def refuse_unquoted_cells(arguments: Sequence[str]) -> None:
+    """Raise `UserError`, which says how to quote, where the cell that `genotype=` gives as a text is no text to Hydra.
+
+    Hydra has quotes, brackets and calls of its own; a shell has taken its quotes away before.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") in ("genotype", "searched") and CELL.search(value) and not _is_text(argument):
+            raise UserError(
+                f"{key}: {value[:40]!r}... is no text in Hydra's grammar, which has quotes and brackets of its own; in "
+                f'bash type "{key}=\\"CELL\\"" with these backslashes (not for a cell printed with double quotes), or '
+                f"write the cell into a file and give {key}=FILE"
+            )
+
+
+def _is_text(argument: str) -> bool:
+    """Whether Hydra reads an override's value as a text, or as a list of texts where that is wanted."""
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        return False
+    listed = value if isinstance(value, list) and argument.startswith("searched") else [value]
+    return all(isinstance(item, str) for item in listed)
 
 
 def own_folder(path: str) -> str:
