@@ -107,8 +107,8 @@ def from_notation(text: str, space: str = "darts", origin: str = "genotype", whi
     genotypes = [_read(text, place, space, origin) for place in chosen]
     if any(genotype != genotypes[0] for genotype in genotypes):
         raise UserError(
-            f"{origin}: holds {len(places)} cells, which differ; the first is on line {places[0].line}, the last on "
-            f"line {places[-1].line}; {_choices(places)}"
+            f"{origin}: holds {len(chosen)} cells, which differ; the first is on line {chosen[0].line}, the last on "
+            f"line {chosen[-1].line}; {_choices(chosen)}"
         )
     return genotypes[0]
 
