@@ -31,7 +31,7 @@ log = logging.getLogger("darts")
 class SelectSettings(BriefSettings):
     """The settings of `python -m darts.select`."""
 
-    searched: list[str]  # folders of searches or of sweeps, published names, files
+    searched: list[str]  # folders of searches or of sweeps, published names, files, cells as printed
 
 
 def candidates(settings: SelectSettings) -> dict[str, Genotype]:

@@ -89,14 +89,14 @@ def own_folder(path: str) -> str:
     made, `path` is returned, and who wants to write there tells why.
     """
     for number in itertools.count(1):
-        folder = Path(path if number == 1 else f"{path}_{number}")
+        folder = path if number == 1 else f"{path}_{number}"
         try:
-            folder.mkdir(parents=True)
+            Path(folder).mkdir(parents=True)
         except FileExistsError:
             continue
         except OSError:
             break
-        return str(folder)
+        return folder
     return path
 
 

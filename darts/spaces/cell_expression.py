@@ -7,6 +7,7 @@ architecture; a whole number is the node that the edge leads to, after the input
 from __future__ import annotations
 
 import ast
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,7 +186,7 @@ def _dealt(edges: list[Edge], last: int, expression: ast.expr) -> tuple[tuple[Ed
     for sizes in deals(number):
         if number > 0 and sum(sizes) == len(edges):
             rest = iter(edges)
-            nodes = tuple(tuple(next(rest) for _ in range(size)) for size in sizes)
+            nodes = tuple(tuple(itertools.islice(rest, size)) for size in sizes)
             if any(map(repeats_an_input, nodes)):
                 reason = f"{len(edges)} edges for {number} nodes are all there are, but a node has two from one input"
                 raise MisreadError(expression, reason)

@@ -133,8 +133,9 @@ def _places(text: str, origin: str) -> list[Printed]:
         line, counted = line + text.count("\n", counted, begin), begin
         benchmark = match.lastgroup == "string"
         at = _end_of_string(text, begin) if benchmark else _end(text, begin, origin)
-        name = _NAME.search(text, max(0, begin - 100), begin)
-        found.append(Printed(begin, at, line, name[1] if name else "", benchmark))
+        assigned = _NAME.search(text, max(0, begin - 100), begin)
+        name = assigned[1] if assigned else ""
+        found.append(Printed(begin, at, line, name, benchmark))
         if len(found) > MOST_CELLS:
             raise UserError(f"{origin}: holds more than {MOST_CELLS:,} cells")
     return found
