@@ -52,10 +52,11 @@ def has_string(genotype: Genotype) -> bool:
     if set(genotype.cells) != {"normal"}:
         return False
     cell = genotype.cells["normal"]
-    sources = [sorted(edge.source for edge in edges) for edges in cell.nodes]
-    complete = sources == [list(range(node + 1)) for node in range(NODES)]
+    for node, edges in enumerate(cell.nodes):
+        if sorted(edge.source for edge in edges) != list(range(node + 1)):
+            return False
     named = genotype.space == SPACE and set(cell.operations()) <= set(CANDIDATES)
-    return complete and named and cell.inputs == 1 and cell.concat == (NODES,)
+    return named and cell.inputs == 1 and len(cell.nodes) == NODES and cell.concat == (NODES,)
 
 
 def from_string(text: str) -> Genotype:
