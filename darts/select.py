@@ -20,7 +20,7 @@ from darts.config.registry import command_settings
 from darts.runtime.errors import UserError
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import next_settings
-from darts.spaces.sources import find_genotype, read_genotype
+from darts.spaces.sources import find_genotype, folders_of_searches, read_genotype
 from darts.train.settings import BriefSettings
 
 log = logging.getLogger("darts")
@@ -38,8 +38,7 @@ def candidates(settings: SelectSettings) -> dict[str, Genotype]:
     """The found cells by where they lie: those of all finished searches in the folders, or those that are named."""
     found: dict[str, Genotype] = {}
     for reference in settings.searched:
-        inside = sorted(Path(reference).rglob("genotype.json")) if Path(reference).is_dir() else []
-        for name in [str(file.parent) for file in inside] or [reference]:
+        for name in folders_of_searches(reference) or [reference]:
             found[name] = find_genotype(name, settings.space, settings.runs, settings.seed)
     if len(found) < 2:
         raise UserError(

@@ -158,6 +158,12 @@ def test_every_command_that_meets_a_space_refuses_what_is_not_of_it(tmp_path, da
             act()
 
 
+def test_a_choice_may_be_among_cells_that_are_typed():
+    texts = [to_notation(published(name)) for name in ("snas", "pdarts")]
+    settings = composed("select", *TINY, "searched=[" + ",".join(f'"{text}"' for text in texts) + "]")
+    assert list(select.candidates(settings).values()) == [published("snas"), published("pdarts")]
+
+
 def test_a_threshold_needs_none_where_every_edge_stays():
     space = ["space.edges_kept=null", "space.candidates=[skip_connect,sep_conv_3x3]"]
     with pytest.raises(UserError, match=r"space\.candidates is .*with none, which removes an edge"):

@@ -330,6 +330,7 @@ def test_a_cell_that_is_no_text_to_hydra_is_refused_with_the_quotes_that_it_need
     with pytest.raises(UserError, match=re.escape(r'in bash type "genotype=\"CELL\"" with these backslashes')):
         refuse_unquoted_cells([f"genotype={value}"])
     refuse_unquoted_cells([f'genotype="{value}"', "genotype=darts_v2", "genotype=log.txt:12", "genotype=a,b"])
+    refuse_unquoted_cells([f'genotype="{value}",darts_v2', f'searched=["{value}",latest]'])
 
 
 def test_an_unknown_operation_is_told_before_the_space(darts_space):

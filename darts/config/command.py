@@ -73,11 +73,14 @@ def refuse_unquoted_cells(arguments: Sequence[str]) -> None:
 
 
 def _is_text(argument: str) -> bool:
-    """Whether Hydra reads an override's value as a text, or as a list of texts where that is wanted."""
+    """Whether Hydra reads an override's value as a text, as a sweep, or as a list of texts where that is wanted."""
     try:
-        value = OverridesParser.create().parse_override(argument).value()
+        override = OverridesParser.create().parse_override(argument)
     except HydraException:
         return False
+    value = override.value()
+    if override.is_sweep_override():
+        return True
     listed = value if isinstance(value, list) and argument.startswith("searched") else [value]
     return all(isinstance(item, str) for item in listed)
 

@@ -121,7 +121,7 @@ def holds_cells(text: str) -> bool:
 def _choices(places: list[Printed]) -> str:
     named = list(dict.fromkeys(place.name for place in places if place.name))
     names = f" or by its name (FILE:{named[0]} to FILE:{named[-1]})" if len(named) > 1 else ""
-    return f"choose one of a file by its line (genotype=FILE:{places[-1].line}){names}, or leave one"
+    return f"choose one of a file by its line (genotype=FILE:{places[-1].line}){names}, or leave only one in it"
 
 
 def _places(text: str, origin: str) -> list[Printed]:

@@ -115,6 +115,15 @@ def _decoded(file: Path) -> str:
         raise UserError(f"genotype {file}: cannot be read as text ({error})") from None
 
 
+def folders_of_searches(reference: str) -> list[str]:
+    """The folders of all finished searches in a folder, sorted; none where the reference names no folder."""
+    try:
+        inside = sorted(Path(reference).rglob("genotype.json")) if Path(reference).is_dir() else []
+    except OSError:  # a cell's text, which is too long for a name
+        return []
+    return [str(file.parent) for file in inside]
+
+
 def newest_search(runs: str) -> Path:
     """The genotype.json that was written last under `runs`/search; a search writes it when it ends."""
     found = list((Path(runs) / "search").rglob("genotype.json"))
