@@ -26,6 +26,7 @@ from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import python_generator
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
 from darts.spaces.genotype import Genotype, from_json
+from darts.spaces.membership import check_membership
 from darts.spaces.variation import canonical, ordered
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
         for file in sorted(Path(folder).rglob("result.json")):
             result = json.loads(file.read_text())
             genotype = from_json(json.dumps(result["genotype"]), origin=str(file))
-            settings.space.check(genotype, str(file))
+            check_membership(genotype, settings.space, str(file))
             protocols.add(result["protocol"])
             found.setdefault(canonical(genotype), (genotype, []))[1].append(result["test_accuracy"])
     if len(found) < 3:

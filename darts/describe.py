@@ -1,4 +1,4 @@
-"""What a genotype costs, and its picture: python -m darts.describe genotype=darts_v2 network.channels=36 ..."""
+"""What a genotype costs, its printed forms and its picture: python -m darts.describe genotype=darts_v2 ..."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from darts.config.registry import command_settings
 from darts.loop.settings import CommonSettings, check_size
 from darts.models.settings import NetworkSettings
 from darts.runtime.errors import require
+from darts.spaces.nasbench201 import has_string, to_string
+from darts.spaces.notation import has_notation, to_notation
 from darts.spaces.sources import find_genotype
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class DescribeSettings(CommonSettings):
     """The settings of `python -m darts.describe`."""
 
     network: NetworkSettings
-    genotype: str  # latest, random, a published name, or a path
+    genotype: str  # latest, random, a published name, a path, or a cell as printed
     input: InputSettings
     json: bool  # print one JSON object and nothing else
 
@@ -51,7 +53,7 @@ class DescribeSettings(CommonSettings):
 
 
 def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
-    """Parameters, multiply-adds and the median latency in ms of one image on the device."""
+    """Printed forms, parameters, multiply-adds and the median latency in ms of one image on the device."""
     import torch
 
     from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary, latency_ms
@@ -69,6 +71,7 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
     return {
         "genotype": genotype.digest(),
         "space": genotype.space,
+        **printed_forms(genotype),
         "channels": size.channels,
         "cells": size.cells,
         "parameters": count_parameters_without_auxiliary(network),
@@ -79,11 +82,26 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
     }
 
 
+def printed_forms(genotype: Genotype) -> dict[str, str]:
+    """A genotype in the forms that others print and read: `notation` the papers', `string` NAS-Bench-201's.
+
+    A form that cannot express the genotype is left out.
+    """
+    found = {}
+    if has_notation(genotype):
+        found["notation"] = to_notation(genotype)
+    if has_string(genotype):
+        found["string"] = to_string(genotype)
+    return found
+
+
 @cli_command("describe")
 def main(settings: DictConfig) -> None:
     """Print a genotype's cost and draw its cells into Hydra's folder."""
     typed = typed_settings(settings, DescribeSettings)
-    genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
+    from darts.models.operations import OPERATIONS
+
+    genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed, OPERATIONS)
     metrics = describe(typed, genotype)
     from darts.loop.plotting import save_cells
 
@@ -91,9 +109,13 @@ def main(settings: DictConfig) -> None:
     if typed.json:
         print(json.dumps(metrics))
         return
-    print(f"{typed.genotype}: {metrics['channels']} channels, {metrics['cells']} cells")
+    called = typed.genotype if len(typed.genotype) <= 80 else "genotype"  # a name or a path, not a whole cell
+    print(f"{called}: {metrics['channels']} channels, {metrics['cells']} cells")
     for kind, cell in genotype.cells.items():
         print(f"{kind:9} cell: {cell}")
+    for form in ("notation", "string"):
+        if form in metrics:
+            print(f"{form:13} {metrics[form]}")
     print(f"parameters    {metrics['parameters']:,} ({metrics['parameters_with_auxiliary']:,} with the auxiliary head)")
     print(f"multiply-adds {metrics['macs'] / 1e6:.1f} M of one {typed.input.size} x {typed.input.size} image")
     print(f"latency       {metrics['latency_ms']:.1f} ms of one image on {metrics['device']}")

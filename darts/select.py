@@ -23,7 +23,8 @@ from darts.runtime.files import lock_folder, write_bytes, write_json
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
 from darts.spaces.fixed import FixedCell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
-from darts.spaces.sources import find_genotype, origin_of
+from darts.spaces.membership import next_settings
+from darts.spaces.sources import find_genotype, folders_of_searches, origin_of, read_genotype
 from darts.train.settings import BriefSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ KIND = "selection"  # what run.json calls it
 class SelectSettings(BriefSettings):
     """The settings of `python -m darts.select`."""
 
-    searched: list[str]  # folders of searches or of sweeps, published names, files
+    searched: list[str]  # folders of searches or of sweeps, published names, files, cells as printed
 
 
 def candidates(settings: SelectSettings, folder: Path) -> dict[str, Genotype]:
@@ -60,8 +61,7 @@ def named_cells(settings: SelectSettings) -> list[str]:
     """The folders of all finished searches below the given ones, and what else is given."""
     names: list[str] = []
     for reference in settings.searched:
-        inside = sorted(Path(reference).rglob("genotype.json")) if Path(reference).is_dir() else []
-        names += [str(file.parent) for file in inside] or [reference]
+        names += folders_of_searches(reference) or [reference]
     return list(dict.fromkeys(names))
 
 
@@ -127,7 +127,8 @@ def main(settings: DictConfig) -> float:
     for name, accuracy in sorted(accuracies.items(), key=lambda pair: -pair[1]):
         log.info("%6.2f%%  %s%s", 100 * accuracy, name, "  <- chosen" if name == best else "")
     log.info("result: %s", folder / "genotype.json")
-    log.info("next:   %s", next_command("python train_final.py", f"genotype={quoted(str(folder))}"))
+    own = [f"genotype={quoted(str(folder))}", *next_settings(read_genotype(folder, typed.space))]
+    log.info("next:   %s", next_command("python train_final.py", *own, without=["space"]))
     return 1 - accuracies[best]
 
 

@@ -62,7 +62,7 @@ def _number(text: str) -> float:
 class TuneSettings(BriefSettings):
     """The settings of `python -m darts.tune`."""
 
-    genotype: str  # latest, random, a published name, or a path
+    genotype: str  # latest, random, a published name, a path, or a cell as printed
     parameters: list[str]  # "SETTING LOW HIGH", "SETTING LOW HIGH log", or "SETTING A|B|C"
     trials: int  # brief trainings of the study
 

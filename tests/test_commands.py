@@ -27,9 +27,11 @@ def test_search_retrain_evaluate_compare_describe(tmp_path):
     assert re.search(r"epoch 1/2  train loss \d\.\d+ accuracy \d+\.\d%, valid loss", out)
     assert "\r" not in out  # plain lines where the output is no terminal
     (folder,) = (tmp_path / "runs" / "search").iterdir()
-    next_command = re.search(r"next: +python train_final.py (genotype=\S+)", out).group(1)
+    next_command = re.search(r"next: +python train_final.py (.*)", out).group(1).split()
+    space = next_command[1:]  # the search's space is not the default one as it is
+    assert next_command[0].startswith("genotype=") and space == ["space.nodes=2"]
 
-    out = succeeded([FINAL, next_command, *TINY_TRAIN], tmp_path)
+    out = succeeded([FINAL, *next_command, *TINY_TRAIN], tmp_path)
     (final,) = (tmp_path / "runs" / "final").iterdir()
     result = json.loads((final / "result.json").read_text())
     assert 0 <= result["test_accuracy"] <= 1
@@ -39,7 +41,7 @@ def test_search_retrain_evaluate_compare_describe(tmp_path):
     out = succeeded([FINAL, f"weights={final / 'weights.pt'}", "device=cpu"], tmp_path)
     assert f"test accuracy {result['test_accuracy']:.4f}, test loss {result['test_loss']:.4f}" in out
 
-    comparison = ["-m", "darts.compare", *TINY_TRAIN, "train.epochs=1", "random.samples=2"]
+    comparison = ["-m", "darts.compare", *TINY_TRAIN, *space, "train.epochs=1", "random.samples=2"]
     out = succeeded(comparison, tmp_path)
     report = json.loads((tmp_path / "runs" / "compare" / "fashion_mini" / "report.json").read_text())
     assert len(report["outcomes"]) == 4
@@ -48,7 +50,9 @@ def test_search_retrain_evaluate_compare_describe(tmp_path):
     again = succeeded(comparison, tmp_path)
     assert sentence in again and "epoch 1/1" in out and "epoch 1/1" not in again
 
-    out = succeeded(["-m", "darts.describe", "genotype=latest", "network.cells=3", "network.channels=4"], tmp_path)
+    out = succeeded(
+        ["-m", "darts.describe", "genotype=latest", *space, "network.cells=3", "network.channels=4"], tmp_path
+    )
     assert re.search(r"parameters +[\d,]+ \([\d,]+ with the auxiliary head\)", out)
 
 

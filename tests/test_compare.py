@@ -272,6 +272,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_and_stops_no_other(compa
         (["methods=[darts,darts]"], "different searches"),
         (["methods=[darts]", "seeds=[]"], "different numbers from 0"),
         (["searched=[]"], r"searched is \[\]"),
+        (["methods=['darts space.nodes=2']", "seeds=[0]"], r"nodes: 2, the space has 4; add space\.nodes=2"),
     ],
 )
 def test_wrong_comparisons_are_refused_before_anything_runs(tmp_path, overrides, named):

@@ -120,6 +120,6 @@ def test_pip_install_installs_a_package_that_works(tmp_path):
     done = run_command([str(place / "bin" / "darts-search"), *small], tmp_path, **where)
     assert done.returncode == 0, done.stderr
     done = run_command([str(place / "bin" / "darts-describe"), "genotype=found", "network.cells=3", "device=cpu",
-                        "network.channels=4", "json=true"], tmp_path, **where)  # fmt: skip
+                        "network.channels=4", "json=true", "space.nodes=2"], tmp_path, **where)  # fmt: skip
     assert done.returncode == 0 and json.loads(done.stdout)["cells"] == 3, done.stderr
     assert sys.version_info >= (3, 11)

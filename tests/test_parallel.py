@@ -148,7 +148,7 @@ def test_the_commands_run_on_two_processes_and_leave_what_one_leaves(tmp_path):
     assert two == pytest.approx(one, rel=1e-3)  # the first four steps, in float32
     again = run_command([*TORCHRUN, *search, "hydra.run.dir=two"], tmp_path)
     assert again.returncode == 0 and "has ended before; nothing is changed" in again.stdout
-    final = [str(ROOT / "train_final.py"), *TINY_TRAIN, "genotype=two", "hydra.run.dir=final"]
+    final = [str(ROOT / "train_final.py"), *TINY_TRAIN, "genotype=two", "space.nodes=2", "hydra.run.dir=final"]
     done = run_command([*TORCHRUN, *final], tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "final" / "result.json").read_text())["test_accuracy"] > 0

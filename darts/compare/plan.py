@@ -18,6 +18,7 @@ from darts.runtime.errors import UserError
 from darts.runtime.settings import ParallelSettings
 from darts.spaces.fixed import FixedCell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, from_json
+from darts.spaces.membership import check_membership
 from darts.spaces.sources import find_genotype, origin_of, random_genotype
 from darts.train import retraining as retrain
 from darts.train.settings import FinalSettings
@@ -81,8 +82,8 @@ def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple
             f"methods: no search of {', '.join(settings.methods)} has ended well; see {folder / 'searches'}"
         )
     for cells in groups.values():
-        for name, genotype in cells:
-            settings.space.check(genotype, f"searched {name}")  # else its random cells would be of another space
+        for name, genotype in cells:  # else its random cells would be of another space
+            check_membership(genotype, settings.space, f"searched {name}")
     return groups
 
 

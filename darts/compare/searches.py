@@ -23,6 +23,8 @@ from darts.search.settings import (
     search_settings,
     uses,
 )
+from darts.spaces.membership import check_membership
+from darts.spaces.sources import random_genotype
 
 PASSED = (
     "dataset",
@@ -36,6 +38,7 @@ PASSED = (
     "experiment",
     "plugins",
 )
+DRAWN = 20
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,19 @@ def refuse_useless(settings: CompareSettings) -> None:
         key = dotted_key(override)
         if found and not any(uses(one, key) for one in found):
             raise UserError(f"searches.{key} is given, but none of the methods uses it")
+
+
+def refuse_other_spaces(settings: CompareSettings) -> None:
+    """Raise `UserError` where a method searches a space whose cells are not of the comparison's, before it runs.
+
+    `DRAWN` random cells of each search's space stand for what it may find.
+    """
+    for method in settings.methods:
+        space = settings_of_search(settings, method, settings.seeds[0]).space
+        drawn = DRAWN if space != settings.space else 0
+        for number in range(drawn):
+            found = random_genotype(space, settings.seed, number)
+            check_membership(found, settings.space, f"methods: {method!r}")
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from darts.compare.searches import (
     finished_searches,
     plan_searches,
     planned_search,
+    refuse_other_spaces,
     refuse_useless,
     search_folder,
     settings_of_search,
@@ -65,6 +66,7 @@ class Outcome:
 def check(settings: CompareSettings, folder: Path) -> None:
     """Refuse what the searches and trainings would refuse, before anything runs."""
     refuse_useless(settings)
+    refuse_other_spaces(settings)
     if not plan_searches(settings):
         plan_trials(settings, folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from darts.config.compose import CONF, dotted_key
@@ -19,6 +22,8 @@ from darts.config.renamed import refuse_old_names
 from darts.config.resume import resumed_arguments
 from darts.config.run_folder import command_configuration
 from darts.runtime.errors import UserError, reported
+
+CELL = re.compile(r"Genotype\s*\(|\|[^\s|]*~|[\[{(]\s*['\"\[(]")  # how a cell as people print it looks
 
 
 def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]]:
@@ -43,6 +48,7 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
                 sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
                 given = [argument for argument in sys.argv[1:] if "=" in argument]
                 refuse_old_names(given)
+                refuse_unquoted_cells(given)
                 load_plugins(named_plugins(given))
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     from darts.config.help import print_help
@@ -89,6 +95,34 @@ def next_command(base: str, *own: str, carried: Sequence[str] = CARRIED, without
 
 def _is_among(key: str, names: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def refuse_unquoted_cells(arguments: Sequence[str]) -> None:
+    """Raise `UserError`, which says how to quote, where the cell that `genotype=` gives as a text is no text to Hydra.
+
+    Hydra has quotes, brackets and calls of its own; a shell has taken its quotes away before.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") in ("genotype", "searched") and CELL.search(value) and not _is_text(argument):
+            raise UserError(
+                f"{key}: {value[:40]!r}... is no text in Hydra's grammar, which has quotes and brackets of its own; in "
+                f'bash type "{key}=\\"CELL\\"" with these backslashes (not for a cell printed with double quotes), or '
+                f"write the cell into a file and give {key}=FILE"
+            )
+
+
+def _is_text(argument: str) -> bool:
+    """Whether Hydra reads an override's value as a text, as a sweep, or as a list of texts where that is wanted."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    value = override.value()
+    if override.is_sweep_override():
+        return True
+    listed = value if isinstance(value, list) and argument.startswith("searched") else [value]
+    return all(isinstance(item, str) for item in listed)
 
 
 def config_folders(arguments: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ full disk with a traceback. So conf/*.yaml switch that off, and a run saves its 
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 from contextvars import ContextVar
@@ -55,3 +56,24 @@ def save_configuration(folder: Path) -> None:
     parts = {"config": command_configuration.get(), "hydra": hydra, "overrides": HydraConfig.get().overrides.task}
     for name, part in parts.items():
         write_bytes(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part).encode())
+
+
+def own_folder(path: str) -> str:
+    """Make a folder that no other run has, and return it: `path`, or that with the first free number after it.
+
+    Two commands may begin within one second, so that a time alone does not tell them apart. Where no folder can be
+    made, `path` is returned, and who wants to write there tells why.
+    """
+    for number in itertools.count(1):
+        folder = path if number == 1 else f"{path}_{number}"
+        try:
+            Path(folder).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            break
+        return folder
+    return path
+
+
+OmegaConf.register_new_resolver("own_folder", own_folder, use_cache=True, replace=True)

@@ -24,6 +24,7 @@ from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_json
 from darts.spaces.genotype import Genotype
+from darts.spaces.membership import next_settings
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
@@ -113,7 +114,8 @@ def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> No
     for line in about:
         log.info("%s", line)
     log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
-    log.info("next:   %s", next_command("python train_final.py", f"genotype={quoted(str(folder))}"))
+    own = [f"genotype={quoted(str(folder))}", *next_settings(genotype)]
+    log.info("next:   %s", next_command("python train_final.py", *own, without=["space"]))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

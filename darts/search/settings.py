@@ -22,6 +22,7 @@ from darts.loop.settings import (
     WeightOptimiser,
     taken_over,
 )
+from darts.methods.discretisation import Threshold
 from darts.methods.hypergradient import FiniteDifference
 from darts.methods.method import Method, SearchMethod
 from darts.methods.weight_gradient import LayerAlignment
@@ -87,6 +88,10 @@ class SearchSettings(RunSettings):
         candidates = self.space.candidates
         allowed = f"with {', '.join(names)}, which method.edge_extras is about"
         require(set(names) <= set(candidates), "space.candidates", candidates, allowed)
+        threshold = isinstance(method.discretisation, Threshold)
+        holds = not threshold or self.space.edges_kept is not None or "none" in candidates
+        allowed = "with none, which removes an edge where space.edges_kept=null and method/discretisation=threshold"
+        require(holds, "space.candidates", candidates, allowed)
         aligned = isinstance(method.weight_gradient, LayerAlignment)
         allowed = "at least 4 with method/weight_gradient=layer_alignment, which compares normal cells"
         require(self.network.cells >= 4 or not aligned, "network.cells", self.network.cells, allowed)

@@ -1,5 +1,6 @@
 """What may be built: genotypes, their printed forms, search spaces, what can be made of a genotype.
 
 Imports from: config, runtime.
-Public: Genotype, Cell, Edge, SearchSpace, plan_cells, find_genotype, published, canonical.
+Public: Genotype, Cell, Edge, SearchSpace, plan_cells, find_genotype, from_notation, to_notation,
+check_membership, published, canonical.
 """

@@ -29,13 +29,34 @@ _NODE = re.compile(r"\|(?:[a-z0-9_]+~[0-9]\|)+")
 
 
 def to_string(genotype: Genotype) -> str:
-    """The benchmark's own form: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
+    """The benchmark's own form: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|; raises `UserError` for other cells."""
+    if not has_string(genotype):
+        raise UserError(
+            f"the benchmark's string holds a cell of NAS-Bench-201: {NODES} nodes, all edges, {', '.join(CANDIDATES)}; "
+            f"this one is of space {genotype.space!r}; the JSON form (to_json) holds every genotype"
+        )
+    return _joined(genotype)
+
+
+def _joined(genotype: Genotype) -> str:
     nodes = []
     for edges in genotype.cells["normal"].nodes:
         by_source = sorted(edges, key=lambda edge: edge.source)
         node = "|".join(f"{operation}~{source}" for operation, source in by_source)
         nodes.append(f"|{node}|")
     return "+".join(nodes)
+
+
+def has_string(genotype: Genotype) -> bool:
+    """Whether a genotype is one of the cells of the benchmark."""
+    if set(genotype.cells) != {"normal"}:
+        return False
+    cell = genotype.cells["normal"]
+    for node, edges in enumerate(cell.nodes):
+        if sorted(edge.source for edge in edges) != list(range(node + 1)):
+            return False
+    named = genotype.space == SPACE and set(cell.operations()) <= set(CANDIDATES)
+    return named and cell.inputs == 1 and len(cell.nodes) == NODES and cell.concat == (NODES,)
 
 
 def from_string(text: str) -> Genotype:
@@ -99,7 +120,7 @@ class Table:
         return {"table/accuracy": self.accuracy(genotype, column), "table/rank": self.rank(genotype, column)}
 
     def _row(self, genotype: Genotype) -> int:
-        text = to_string(genotype)
+        text = _joined(genotype)  # of another cell, it is none of the index
         if text not in self.index:
             raise UserError(f"benchmark.table has no entry for {text}")
         return self.index[text]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+from darts.runtime.errors import unknown
 from darts.spaces.genotype import Genotype
 from darts.spaces.notation import from_notation
 
@@ -157,7 +160,19 @@ NAMES = tuple(_PRINTED)
 
 
 def published(name: str) -> Genotype:
-    """A published cell by its name in `NAMES` (KeyError for another)."""
+    """A published cell by its name in `NAMES`, in capitals or not; raises `UserError` for another name."""
+    if name.lower() not in _PRINTED:
+        raise unknown("published cell", name, NAMES)
+    return _read(name.lower())
+
+
+def is_published(name: str) -> bool:
+    """Whether a text is the name of a published cell, in capitals or not."""
+    return name.lower() in _PRINTED
+
+
+@functools.cache
+def _read(name: str) -> Genotype:
     source, space, notation = _PRINTED[name]
     genotype = from_notation(notation, space, origin=name)
     return Genotype(space, genotype.cells, {"name": name, "source": source})

@@ -173,17 +173,6 @@ class SearchSpace:
             nodes.append(tuple(Edge(self.candidates[c], source) for c, source in zip(columns, sources, strict=True)))
         return Cell(tuple(nodes), self.joined(), self.layout.inputs)
 
-    def check(self, genotype: Genotype, origin: str) -> None:
-        """Raise `UserError` unless the genotype is of this space."""
-        if genotype.space != self.name:
-            raise UserError(
-                f"{origin}: the genotype is of space {genotype.space!r}, but space is {self.name!r}; "
-                f"add space={genotype.space}"
-            )
-        if set(genotype.cells) != set(self.cell_types):
-            allowed = " and ".join(self.cell_types)
-            raise UserError(f"{origin}: its cells are {', '.join(genotype.cells)}; space {self.name!r} has {allowed}")
-
 
 def layout_of(genotype: Genotype) -> Layout:
     """The layout of the skeleton that a genotype's cells are made for: the one with as many inputs."""

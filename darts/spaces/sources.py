@@ -1,34 +1,44 @@
-"""Where a genotype comes from: a published name, a file, the newest finished search, or a random draw."""
+"""Where a genotype comes from: a published name, a file, the newest finished search, a text, or a random draw."""
 
 from __future__ import annotations
 
+import codecs
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from darts.runtime.errors import UserError, unknown
 from darts.runtime.seeding import python_generator
 from darts.spaces.genotype import Genotype, from_json
-from darts.spaces.notation import from_notation
-from darts.spaces.published import NAMES, published
+from darts.spaces.membership import check_membership
+from darts.spaces.notation import from_notation, holds_cells
+from darts.spaces.published import NAMES, is_published, published
 from darts.spaces.search_space import SearchSpace
 
+_DICTIONARY = re.compile(r"""\{\s*[ubr]?['"](?:normal|reduce)(?:_concat)?['"]\s*:""")
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
-def find_genotype(reference: str, space: SearchSpace, runs: str, seed: int) -> Genotype:
+
+def find_genotype(
+    reference: str, space: SearchSpace, runs: str, seed: int, operations: Collection[str] | None = None
+) -> Genotype:
     """The genotype that a setting names.
 
     `latest` is that of the newest finished search under `runs`; `random` is drawn uniformly from `space` with `seed`;
-    else a published name, the printed notation itself, a JSON file, a text file with the printed notation, or a run
-    folder. Raises `UserError` for a name that is none of these and for a genotype of another space.
+    else a published name, a run folder, a file (FILE:LINE and FILE:NAME choose one of its cells), or the text of a
+    cell itself. A published name stands for its cell whatever the space. Raises `UserError` for what is none of these,
+    for a genotype that is not of `space`, and first, where `operations` are given, for an operation of another name.
     """
     if reference == "random":
         return random_genotype(space, seed, 0)
-    if reference in NAMES:
-        return published(reference)  # named outright, whatever the space
+    if is_published(reference):
+        return published(reference)
     path = newest_search(runs) if reference == "latest" else Path(reference)
-    if reference.lstrip().startswith("Genotype("):
-        genotype, origin = from_notation(reference, space.name), "genotype"
-    else:
-        genotype, origin = read_genotype(path, space), str(path)
-    space.check(genotype, origin)
+    text, origin, which = _text_of(path, reference)
+    genotype = read_text(text, space.name, origin, which)
+    if operations is not None:
+        _refuse_unknown_operations(genotype, operations, origin)
+    check_membership(genotype, space, origin, stamped=_is_json(text))
     return genotype
 
 
@@ -44,23 +54,79 @@ def random_genotype(space: SearchSpace, seed: int, number: int) -> Genotype:
 
 
 def read_genotype(path: Path, space: SearchSpace) -> Genotype:
-    """Read a run folder's genotype.json, a JSON file, or a text file with the printed notation (of `space`)."""
+    """Read a run folder's genotype.json or a file that holds a cell; `space` is that of a cell that names none."""
+    text, origin, which = _text_of(path, str(path))
+    return read_text(text, space.name, origin, which)
+
+
+def read_text(text: str, space: str, origin: str, which: str = "") -> Genotype:
+    """Read a genotype from a text: the JSON form, or a cell as people print it (`from_notation`).
+
+    `space` is the stamp of a cell whose text names none, `which` one of several cells. Raises `UserError`, which
+    begins with `origin`.
+    """
+    if not _is_json(text):
+        return from_notation(text, space, origin, which)
+    if which:
+        raise UserError(f"{origin}: is one genotype in the JSON form; leave out ':{which}'")
+    return from_json(text.lstrip("\ufeff"), origin)
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is meant to be the JSON form: it begins with a brace, and is no dictionary of printed cells."""
+    begin = text.lstrip("\ufeff \t\r\n")
+    return begin.startswith("{") and _DICTIONARY.match(begin) is None
+
+
+def _refuse_unknown_operations(genotype: Genotype, operations: Collection[str], origin: str) -> None:
+    for name in genotype.operations():
+        if name not in operations:
+            raise unknown(f"{origin}: operation", name, operations)
+
+
+def _text_of(path: Path, reference: str) -> tuple[str, str, str]:
+    """The text that a reference stands for, how to call it in a message, and which of its cells is meant."""
+    file, which = _file_of(path)
+    if file is not None:
+        return _decoded(file), str(file), which
+    if holds_cells(reference) or _is_json(reference):
+        return reference, "genotype", ""
+    raise unknown("genotype", reference, ("latest", "random", *NAMES, "or a file"))
+
+
+def _file_of(path: Path) -> tuple[Path | None, str]:
+    """The file that a path names, or None; and what stands after a colon behind the file's name."""
     try:
-        file = path / "genotype.json" if path.is_dir() else path
-        there = file.is_file()
-    except (OSError, ValueError):  # too long for a name, or holding what no name may
-        raise unknown("genotype", path, ("latest", "random", *NAMES, "or a file")) from None
-    if not there:
         if path.is_dir():
-            raise UserError(f"genotype {path}: no genotype.json in this folder; the search has not ended")
-        raise unknown("genotype", path, ("latest", "random", *NAMES, "or a file"))
+            if not (path / "genotype.json").is_file():
+                raise UserError(f"genotype {path}: no genotype.json in this folder; the search has not ended")
+            return path / "genotype.json", ""
+        if path.is_file():
+            return path, ""
+        name, colon, which = path.name.rpartition(":")
+        file = path.with_name(name) if colon and name and re.fullmatch(r"\w+", which) else path
+        return (file, which) if file.is_file() else (None, "")
+    except (OSError, ValueError):  # too long for a name, or holding what no name may
+        return None, ""
+
+
+def _decoded(file: Path) -> str:
+    """The text of a file in UTF-8, or in what its byte-order mark says."""
     try:
-        text = file.read_text()
+        data = file.read_bytes()
+        encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+        return data.decode(encoding)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"genotype {file}: cannot be read as text ({error})") from None
-    if text.lstrip().startswith("Genotype("):
-        return from_notation(text, space.name, origin=str(file))
-    return from_json(text, origin=str(file))
+
+
+def folders_of_searches(reference: str) -> list[str]:
+    """The folders of all finished searches in a folder, sorted; none where the reference names no folder."""
+    try:
+        inside = sorted(Path(reference).rglob("genotype.json")) if Path(reference).is_dir() else []
+    except OSError:  # a cell's text, which is too long for a name
+        return []
+    return [str(file.parent) for file in inside]
 
 
 def newest_search(runs: str) -> Path:

@@ -45,6 +45,7 @@ from darts.runtime.schema import Schema, like
 from darts.runtime.seeding import ambient, generator
 from darts.runtime.signals import deferred_signals
 from darts.spaces.genotype import Genotype, from_json, to_json
+from darts.spaces.membership import next_settings
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Preparation, RawBatch, TrainData, test_batches, train_data
 from darts.tasks.settings import Augmentation, Dataset
@@ -314,9 +315,10 @@ def announce(result: Result, folder: Path, cell: str) -> None:
     size = f"{result['parameters']:,} parameters, {result['macs'] / 1e6:.1f} M multiply-adds"
     log.info("test accuracy %.2f%%, %s, %.0f s", 100 * result["test_accuracy"], size, result["seconds"])
     log.info("result: %s, weights in %s", folder / "result.json", folder / "weights.pt")
-    compare = f"searched=[{quoted(cell)}]"
+    genotype = from_json(json.dumps(result["genotype"]), origin=str(folder / "result.json"))
+    own = [f"searched=[{quoted(cell)}]", *next_settings(genotype)]
     log.info("is it any better than a random cell?")
-    log.info("next:   %s", next_command("python -m darts.compare", compare, carried=(*CARRIED, *SIZES)))
+    log.info("next:   %s", next_command("python -m darts.compare", *own, carried=(*CARRIED, *SIZES), without=["space"]))
 
 
 def _network(settings: FinalSettings | BriefSettings, genotype: Genotype, shape: InputShape) -> Network:
