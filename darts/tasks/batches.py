@@ -17,7 +17,7 @@ from darts.runtime.errors import require
 from darts.runtime.seeding import derive, generator
 from darts.spaces.search_space import InputShape
 from darts.tasks.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
-from darts.tasks.datasets import ImageSet, channel_statistics, open_test, open_training
+from darts.tasks.datasets import ImageSet, channel_statistics, open_training
 from darts.tasks.settings import Augmentation, Dataset
 
 
@@ -221,10 +221,10 @@ def train_data(settings: Dataset, cutout: int, batch_size: int, seed: int, devic
     return TrainData(shape, train, preparation)
 
 
-def test_batches(settings: Dataset, batch_size: int, preparation: Preparation) -> Batches:
-    """Open the test images, for the final evaluation only."""
-    images = open_test(settings).to(preparation.device)
-    return Batches(images, torch.arange(len(images.labels)), batch_size, preparation, seed=0)
+def test_batches(images: ImageSet, batch_size: int, preparation: Preparation) -> Batches:
+    """Batches of the opened test images, for the final evaluation only."""
+    held = images.to(preparation.device)
+    return Batches(held, torch.arange(len(held.labels)), batch_size, preparation, seed=0)
 
 
 def _fitting(batch_size: int, indices: Tensor, loop: str) -> int:
