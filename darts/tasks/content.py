@@ -49,7 +49,8 @@ def read_content(settings: Dataset, train: bool = True, images: ImageSet | None 
     """The digest of a part, as `content_digest` describes it, and the hash of each picture by the same reading."""
     if isinstance(settings, ImageFolderDataset):
         return _of_files(list_folder(settings), train)
-    return _of_images(settings.images(train) if images is None else images)
+    opened = settings.images(train) if images is None else images
+    return _of_images(opened)
 
 
 def shared_pictures(training: Content, test: Content) -> list[tuple[str, str]]:

@@ -181,16 +181,16 @@ def list_folder(settings: ImageFolderDataset) -> FolderListing:
         _refuse_few_classes(root, classes, files)
         training, test = _set_aside(settings, files, len(classes))
         return FolderListing(root, classes, training, test, True, dict(skipped), [])
-    beside = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
+    unused = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
     if not (root / "test").is_dir():
-        raise UserError(_without_test(root, beside))
+        raise UserError(_without_test(root, unused))
     classes, training = _scan(settings, root / "train", skipped)
     _refuse_few_classes(root / "train", classes, training)
     test_classes, test = _scan(settings, root / "test", skipped)
     if classes != test_classes:
         difference = named_difference(classes, test_classes, "train", "test")
         raise UserError(f"dataset.root {one_line(root)}: the class folders of train and test differ: {difference}")
-    return FolderListing(root, classes, training, test, False, dict(skipped), beside)
+    return FolderListing(root, classes, training, test, False, dict(skipped), unused)
 
 
 def named_difference(first: Iterable[str], second: Iterable[str], in_first: str, in_second: str) -> str:
@@ -247,12 +247,12 @@ def _refuse_few_classes(part: Path, classes: list[str], files: list[PictureFile]
         raise UserError(f"{place}: class {shortened(empty, 5)} holds no picture; pictures end in {endings}")
 
 
-def _without_test(root: Path, beside: list[str]) -> str:
+def _without_test(root: Path, unused: list[str]) -> str:
     """The message for a folder train alone; with pictures for validation, as ImageNet is laid out, what to do."""
     told = f"dataset.root {one_line(root)}: there is a folder train but no folder test beside it"
-    if not beside:
+    if not unused:
         return told
-    return f"{told}; to use the pictures of {beside[0]} as the test set, rename that folder to test or link it as test"
+    return f"{told}; to use the pictures of {unused[0]} as the test set, rename that folder to test or link it as test"
 
 
 def _refuse_test_without_train(root: Path) -> None:
