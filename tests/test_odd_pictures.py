@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 
@@ -188,6 +189,14 @@ def test_a_file_that_gives_no_pixels_is_refused_in_a_line_that_names_it(name, tm
     with pytest.raises(UserError, match=message) as refused:
         Decoder(4, 3)(str(tmp_path / name))
     assert str(refused.value).startswith(str(tmp_path / name)) and str(refused.value).isprintable()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_named(tmp_path):
+    saved("L", 77)(tmp_path / "closed.png")
+    (tmp_path / "closed.png").chmod(0)
+    with pytest.raises(UserError, match=r"closed\.png: not a readable image .*Permission denied"):
+        Decoder(4, 1)(str(tmp_path / "closed.png"))
 
 
 def test_a_large_picture_below_the_limit_is_read_without_a_warning(tmp_path, monkeypatch, recwarn):

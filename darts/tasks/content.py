@@ -93,7 +93,8 @@ def _of_files(listing: FolderListing, train: bool) -> Content:
 def _name_in_class(listing: FolderListing, file: PictureFile) -> str:
     """A picture's name below its class folder, with slashes on every system."""
     relative = Path(listing.relative(file)).parts
-    return "/".join(relative[1:] if listing.set_aside else relative[2:])
+    above = 1 if listing.set_aside else 2  # the class, and the part before it
+    return "/".join(relative[above:])
 
 
 def _hash_of(file: PictureFile, whole: bool) -> str:

@@ -155,7 +155,8 @@ class _Walk:
             self._skip(NOT_REGULAR)
             return False
         if ending not in ENDINGS:
-            self._skip(f"ending {one_line(ending)}") if ending else self._skip("no ending")
+            reason = f"ending {one_line(ending)}" if ending else "no ending"
+            self._skip(reason)
             return False
         return True
 

@@ -134,7 +134,7 @@ def _refuse_wide_pixels(image: Image.Image, path: str) -> None:
 def _raw_mode(image: Image.Image) -> str:
     """How the file stores a pixel: "RGB;16B" for colours of 16 bits, which Pillow itself reduces to 8."""
     tiles = getattr(image, "tile", [])
-    return str(tiles[0].args) if tiles else ""
+    return str(tiles[0][3]) if tiles else ""
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from darts.tasks.datasets import ImageSet
+from darts.tasks.datasets import FolderOrigin, ImageSet
 from darts.tasks.folders import shortened
 from darts.tasks.pictures import one_line
 from darts.tasks.settings import Dataset
@@ -66,21 +66,35 @@ class DataSummary:
 def summarise(settings: Dataset, images: ImageSet) -> DataSummary:
     """The summary of a data set whose training images are open; no test image is read for it."""
     counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
-    origin = images.origin
-    listing = None if origin is None else origin.listing
-    return DataSummary(
+    facts = DataSummary(
         name=settings.name,
-        folder=None if listing is None else str(listing.root),
+        folder=None,
         channels=images.channels,
         image_size=settings.image_size,
         classes=dict(zip(images.classes, counts, strict=True)),
         training=len(images.labels),
-        test=None if listing is None else len(listing.test),
-        set_aside=listing is not None and listing.set_aside,
-        converted={} if origin is None else dict(origin.converted),
-        skipped={} if listing is None else dict(listing.skipped),
-        untested=[] if listing is None else listing.without_test_pictures(),
-        unused=[] if listing is None else list(listing.unused),
+        test=None,
+        set_aside=False,
+        converted={},
+        skipped={},
+        untested=[],
+        unused=[],
+    )
+    return facts if images.origin is None else _of_folder(facts, images.origin)
+
+
+def _of_folder(facts: DataSummary, origin: FolderOrigin) -> DataSummary:
+    """The facts with those of the folder that the images come from."""
+    listing = origin.listing
+    return dataclasses.replace(
+        facts,
+        folder=str(listing.root),
+        test=len(listing.test),
+        set_aside=listing.set_aside,
+        converted=dict(origin.converted),
+        skipped=dict(listing.skipped),
+        untested=listing.without_test_pictures(),
+        unused=list(listing.unused),
     )
 
 
