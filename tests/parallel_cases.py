@@ -31,6 +31,7 @@ VARIANTS = {
     "lambda_darts": ["method=lambda_darts", "network.cells=5"],
     "checkpointed cells": ["method=darts_second_order", "memory.activation_checkpointing=true"],
     "limited": ["constraints.parameters=2e4"],
+    "a last batch of one image for each process": ["search.batch_size=16"],
     "another space": ["space=nasbench201", "space.nodes=3", "space.candidates=[none,skip_connect,nor_conv_3x3]"],
 }
 SEARCHES = ENGINES | METHODS | VARIANTS

@@ -130,7 +130,7 @@ def test_a_cell_of_a_changed_space_is_used_by_naming_the_change(tmp_path, darts_
     (tmp_path / "genotype.json").write_text(to_json(genotype))
     with pytest.raises(UserError, match=r"of space 's2', but space is 'darts'; add space=s2 space\.nodes=3$"):
         find_genotype(str(tmp_path), darts_space, "", 0)
-    assert next_settings(genotype) == " space=s2 space.nodes=3"
+    assert next_settings(genotype) == ["space=s2", "space.nodes=3"]
     assert find_genotype(str(tmp_path), settings_for("s2", ["space.nodes=3"]), "", 0) == genotype
 
 
@@ -181,4 +181,4 @@ def test_a_published_name_needs_no_space_and_no_capitals(darts_space):
 
 
 def test_draws_of_the_default_space_need_no_settings():
-    assert next_settings(random_genotype(known_spaces()["darts"], 0, 0)) == ""
+    assert next_settings(random_genotype(known_spaces()["darts"], 0, 0)) == []

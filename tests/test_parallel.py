@@ -69,8 +69,38 @@ def among(monkeypatch):
     return become
 
 
+def steps_of_one_process(images: int, batch_size: int) -> list[list[int]]:
+    """The rule, by counting: an image joins the last batch until that is full; a last single image goes one back."""
+    steps: list[list[int]] = []
+    for image in range(images):
+        if not steps or len(steps[-1]) == batch_size:
+            steps.append([])
+        steps[-1].append(image)
+    if len(steps) > 1 and len(steps[-1]) == 1:
+        single = steps.pop()
+        steps[-1] += single
+    return steps
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 8])
+def test_any_number_of_processes_takes_the_same_steps_and_shows_every_image_once(among, processes):
+    preparation = Preparation(Augmentation(0, False, 0), [0.0], [1.0], torch.device("cpu"))
+    for images in range(2, 42, 3):
+        held = ArrayImages(torch.zeros(images, 1, 1, 1, dtype=torch.uint8), torch.arange(images), ["a"])
+        for size in range(1, images + 1):
+            expected = steps_of_one_process(images, size)
+            found = [[] for _ in expected]
+            for number in range(processes):
+                among(number, processes)
+                batches = Batches(held, torch.arange(images), size, preparation, 0)
+                assert len(batches) == len(expected)
+                for step, chunk in enumerate(batches._chunks(batches.indices)):
+                    found[step] += distributed.shard(chunk).tolist()
+            assert found == expected
+
+
 @pytest.mark.parametrize("processes", [2, 3, 5])
-@pytest.mark.parametrize("images", [40, 41, 46])
+@pytest.mark.parametrize("images", [41, 46])
 def test_shards_are_disjoint_and_make_up_every_batch(among, processes, images):
     held = ArrayImages(torch.arange(images).view(-1, 1, 1, 1).to(torch.uint8), torch.arange(images), ["a"])
     preparation = Preparation(Augmentation(0, False, 0), [0.0], [1.0], torch.device("cpu"))
@@ -81,11 +111,34 @@ def test_shards_are_disjoint_and_make_up_every_batch(among, processes, images):
         k.append([raw.labels.tolist() for raw in batches.shuffled_raw(3)])
     batches_of_all = [list(chain(*parts)) for parts in zip(*k, strict=True)]
     assert sorted(chain(*batches_of_all)) == list(range(images))
-    assert all(len(part) >= 2 for parts in k for part in parts)
+    assert all(len(part) >= 1 for parts in k for part in parts)
     assert all(max(sizes) - min(sizes) <= 1 for sizes in (list(map(len, parts)) for parts in zip(*k, strict=True)))
     among(0, 1)
     alone = [raw.labels.tolist() for raw in Batches(held, torch.arange(images), 12, preparation, 0).shuffled_raw(3)]
     assert list(chain(*alone)) == list(chain(*batches_of_all))
+    assert list(map(len, alone)) == list(map(len, batches_of_all))
+
+
+def test_processes_without_an_image_of_a_tests_last_batch_show_nothing_twice(among):
+    held = ArrayImages(torch.zeros(11, 1, 2, 2, dtype=torch.uint8), torch.arange(11), ["a"])
+    preparation = Preparation(Augmentation(0, False, 0), [0.0], [1.0], torch.device("cpu"))
+    shown = []
+    for number in range(3):
+        among(number, 3)
+        batches = Batches(held, torch.arange(11), 9, preparation, 0)  # 9 and 2: none for the third process
+        shown.append([batch.labels.tolist() for batch in batches.in_order()])
+    assert shown == [[[0, 1, 2], [9]], [[3, 4, 5], [10]], [[6, 7, 8]]]
+
+
+@pytest.mark.parametrize(("processes", "synchronised", "least"), [(3, True, 3), (2, False, 4)])
+def test_a_last_batch_too_small_for_the_processes_is_refused(among, processes, synchronised, least):
+    settings = composed("search", *TINY_SEARCH)  # each split has 50 images: 16, 16, 16 and 2
+    among(0, processes, synchronised)
+    told = rf"search\.batch_size is 16; it must be such that the last batch of 50 images has at least {least} "
+    with pytest.raises(UserError, match=told + f"for {processes} processes, not 2; or start fewer processes"):
+        search_data(settings.dataset, 0.5, 16, 0, torch.device("cpu"))
+    among(0, 2)
+    assert len(search_data(settings.dataset, 0.5, 16, 0, torch.device("cpu")).train) == 4
 
 
 def test_sums_over_images_continue_with_another_number_of_processes(among):

@@ -29,6 +29,7 @@ from darts.runtime.signals import deferred_signals, pending_signal, raise_if_int
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.tasks.batches import SearchData, search_data
+from darts.tasks.summary import log_summary
 
 log = logging.getLogger(__name__)
 KIND = "search by scores"  # what run.json calls it
@@ -134,6 +135,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     )
     claim_folder(folder, KIND, identity(settings), device)
     write_bytes(folder / "split.json", data.split.to_json().encode())
+    log_summary(settings.dataset, data.train.images)
     journal = Journal(folder, device)
     if journal.before:
         log.info("resuming after %d evaluations", len(journal.before))

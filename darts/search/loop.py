@@ -27,6 +27,7 @@ from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import RawBatch, search_data
+from darts.tasks.summary import log_summary
 
 log = logging.getLogger(__name__)
 KIND = "search by gradients"  # what run.json calls it
@@ -132,6 +133,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     state.costs, state.table = costs, table
     if distributed.is_main_process():
         write_bytes(folder / "split.json", data.split.to_json().encode())
+    log_summary(settings.dataset, data.train.images)
     if saved is None:
         train, valid = len(data.split.train), len(data.split.valid)
         log.info("search on %s: %d images train the weights, %d the architecture", device, train, valid)

@@ -17,7 +17,7 @@ from darts.runtime.errors import require
 from darts.runtime.seeding import derive, generator
 from darts.spaces.search_space import InputShape
 from darts.tasks.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
-from darts.tasks.datasets import ImageSet, channel_statistics, open_test, open_training
+from darts.tasks.datasets import ImageSet, channel_statistics, open_training
 from darts.tasks.settings import Augmentation, Dataset
 
 
@@ -103,7 +103,9 @@ class Batches:
         return self.indices[torch.randperm(len(self.indices), generator=generator(self.seed, "evaluation order"))]
 
     def _normalised(self, indices: Tensor) -> Iterator[Batch]:
-        for raw in self.images.batches([distributed.shard(chunk) for chunk in self._chunks(indices)]):
+        shards = [distributed.shard(chunk) for chunk in self._chunks(indices)]
+        shown = [shard for shard in shards if len(shard)]  # a test's last batch may have none for this process
+        for raw in self.images.batches(shown):
             yield self.preparation.normalised(raw.images, raw.labels)
 
     def shuffled(self, epoch: int, start: int = 0, steps: int | None = None) -> Iterator[Batch]:
@@ -127,11 +129,21 @@ class Batches:
             yield RawBatch(raw.images, raw.labels, draws[chunk])
 
     def _chunks(self, indices: Tensor) -> list[Tensor]:
-        """Batches of indices; a last single image joins the batch before it, since batch norm needs two a process."""
-        chunks = list(indices.split(self.batch_size))
-        if len(chunks) > 1 and len(chunks[-1]) < 2 * distributed.world_size():
-            chunks[-2:] = [torch.cat(chunks[-2:])]
-        return chunks
+        """Batches of indices, the same for any number of processes; see `batch_lengths`."""
+        return list(indices.split(batch_lengths(len(indices), self.batch_size)))
+
+
+def batch_lengths(images: int, batch_size: int) -> list[int]:
+    """How many of `images` images each batch of a pass has; their sum is `images`.
+
+    All batches have `batch_size` images and the last one the rest; a last single image joins the batch before it,
+    since batch norm needs two. The number of processes plays no part, so that the steps of an epoch are the same.
+    """
+    whole, rest = divmod(images, batch_size)
+    lengths = [batch_size] * whole + ([rest] if rest else [])
+    if len(lengths) > 1 and lengths[-1] == 1:
+        lengths[-2:] = [lengths[-2] + 1]
+    return lengths
 
 
 @dataclass(frozen=True)
@@ -209,18 +221,29 @@ def train_data(settings: Dataset, cutout: int, batch_size: int, seed: int, devic
     return TrainData(shape, train, preparation)
 
 
-def test_batches(settings: Dataset, batch_size: int, preparation: Preparation) -> Batches:
-    """Open the test images, for the final evaluation only."""
-    images = open_test(settings).to(preparation.device)
-    return Batches(images, torch.arange(len(images.labels)), batch_size, preparation, seed=0)
+def test_batches(images: ImageSet, batch_size: int, preparation: Preparation) -> Batches:
+    """Batches of the opened test images, for the final evaluation only."""
+    held = images.to(preparation.device)
+    return Batches(held, torch.arange(len(held.labels)), batch_size, preparation, seed=0)
 
 
 def _fitting(batch_size: int, indices: Tensor, loop: str) -> int:
-    allowed = f"at most {len(indices)}, the images there are for it"
-    require(batch_size <= len(indices), f"{loop}.batch_size", batch_size, allowed)
-    least = 2 * distributed.world_size()
-    allowed = f"at least {least}, two images for each of {distributed.world_size()} processes"
-    require(distributed.world_size() == 1 or batch_size >= least, f"{loop}.batch_size", batch_size, allowed)
+    """The batch size; `UserError` where it is more than there are images, or too little for the processes.
+
+    Batch norm needs two images: of the whole batch where processes add up their sums, else of each process's shard.
+    """
+    images, processes = len(indices), distributed.world_size()
+    allowed = f"at most {images}, the images there are for it"
+    require(batch_size <= images, f"{loop}.batch_size", batch_size, allowed)
+    if processes == 1:
+        return batch_size
+    least = 2 * processes
+    allowed = f"at least {least}, two images for each of {processes} processes"
+    require(batch_size >= least, f"{loop}.batch_size", batch_size, allowed)
+    least = processes if distributed.synchronised_batch_norm() else least
+    last = batch_lengths(images, batch_size)[-1]
+    allowed = f"such that the last batch of {images} images has at least {least} for {processes} processes, not {last}"
+    require(last >= least, f"{loop}.batch_size", batch_size, f"{allowed}; or start fewer processes")
     return batch_size
 
 

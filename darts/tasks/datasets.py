@@ -6,29 +6,31 @@ the test set.
 
 from __future__ import annotations
 
+import copy
 import functools
-import hashlib
-import json
+import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from darts.runtime.errors import UserError, require
-from darts.runtime.files import write_bytes
 from darts.spaces.search_space import InputShape
+from darts.tasks.cache import file_key, remembered
+from darts.tasks.folders import FolderListing, PictureFile, list_folder, named_difference
+from darts.tasks.pictures import Decoder, read_header
 from darts.tasks.settings import BundledDataset, Dataset, ImageFolderDataset, TorchvisionDataset, TorchvisionName
 
-if TYPE_CHECKING:
-    from PIL import Image
-
+KEPT_HEADERS = 10_000  # training pictures from which on what their headers say is kept; fewer are read in a moment
+COLOUR = "colour"  # how many training pictures have colours, in the file that keeps what the headers say
 BUNDLED = Path(__file__).parent.parent / "assets" / "fashion_mini.npz"
 
 
@@ -39,18 +41,30 @@ class Pixels(NamedTuple):
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class FolderOrigin:
+    """The folder that images come from, and what the headers of its training pictures say."""
+
+    listing: FolderListing
+    channels: int  # 1 grey, 3 colour, for all parts
+    converted: dict[str, int]  # training pictures whose pixels are converted, by conversion
+
+
 class ArrayImages:
     """Labelled images held in the memory of a device."""
 
-    def __init__(self, pixels: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, classes: Sequence[str], origin: FolderOrigin | None = None
+    ) -> None:
         self.pixels = pixels  # (images, C, H, W), uint8
         self.labels = labels  # (images,), int64
         self.classes = list(classes)
         self.channels = pixels.shape[1]
+        self.origin = origin  # None where they come from no folder of pictures
 
     def to(self, device: torch.device) -> ArrayImages:
         """The same images in the memory of another device."""
-        return ArrayImages(self.pixels.to(device), self.labels.to(device), self.classes)
+        return ArrayImages(self.pixels.to(device), self.labels.to(device), self.classes, self.origin)
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Pixels]:
         """For each tensor of indices a batch."""
@@ -62,11 +76,12 @@ class ArrayImages:
 class FileImages:
     """Labelled image files that are decoded when their turn comes, by `workers` processes."""
 
-    def __init__(self, files: Sequence[tuple[str, int]], classes: Sequence[str], decoder: Decoder, workers: int):
-        self.paths = [path for path, _ in files]
-        self.labels = torch.tensor([label for _, label in files])
-        self.classes = list(classes)
+    def __init__(self, files: Sequence[PictureFile], decoder: Decoder, workers: int, origin: FolderOrigin) -> None:
+        self.paths = [file.path for file in files]
+        self.labels = torch.tensor([file.label for file in files])
+        self.classes = origin.listing.classes
         self.channels = decoder.channels
+        self.origin = origin
         self.decoder = decoder
         self.workers = workers
 
@@ -103,50 +118,10 @@ class FileImages:
         """All images decoded at once."""
         with ThreadPoolExecutor() as pool:
             pixels = torch.stack(list(pool.map(self.decoder, self.paths, chunksize=64)))
-        return ArrayImages(pixels, self.labels, self.classes)
+        return ArrayImages(pixels, self.labels, self.classes, self.origin)
 
 
 ImageSet = ArrayImages | FileImages
-
-
-def _eight_bits(image: Image.Image, path: str) -> Image.Image:
-    """The picture with 8 bits a pixel where it has 16; PIL itself would cut off what is over 255.
-
-    `UserError` where pixels are 32-bit integers or floating point, whose range no file says.
-    """
-    from PIL import Image
-
-    if image.mode in ("I", "F"):
-        raise UserError(f"{path}: pixels of 32 bits, whose range is unknown; save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    return image
-
-
-class Decoder:
-    """Image file -> uint8 tensor (C, size, size): shorter side resized, centre cropped, grey or colour."""
-
-    def __init__(self, size: int, channels: int) -> None:
-        self.size = size
-        self.channels = channels
-
-    @functools.cached_property
-    def transform(self) -> Callable[[Image.Image], Tensor]:
-        """The deterministic torchvision transforms; random ones follow on the device."""
-        from torchvision.transforms import v2
-
-        return v2.Compose([v2.PILToTensor(), v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
-
-    def __call__(self, path: str) -> Tensor:
-        """Raises `UserError` naming a file that is no whole image."""
-        from PIL import Image
-
-        try:
-            mode = "RGB" if self.channels == 3 else "L"
-            with Image.open(path) as image:
-                return self.transform(_eight_bits(image, path).convert(mode))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path}: not a readable image ({error})") from None
 
 
 def open_training(settings: Dataset) -> ImageSet:
@@ -177,15 +152,36 @@ def open_test(settings: Dataset) -> ImageSet:
     return settings.images(train=False)
 
 
-def channel_statistics(settings: Dataset, images: ImageSet) -> tuple[list[float], list[float]]:
+Statistics = tuple[list[float], list[float]]  # mean and standard deviation by channel
+
+
+def channel_statistics(settings: Dataset, images: ImageSet) -> Statistics:
     """Mean and standard deviation of each channel (range 0 to 1): the given ones, or measured on training images."""
     if settings.mean is not None and settings.std is not None:
         for setting, values in (("dataset.mean", settings.mean), ("dataset.std", settings.std)):
             require(len(values) == images.channels, setting, values, f"{images.channels} numbers, one a channel")
         return list(settings.mean), list(settings.std)
-    if not isinstance(settings, ImageFolderDataset):
+    if not isinstance(settings, ImageFolderDataset) or images.origin is None:
         return _measure(images)
-    return _cached_statistics(settings, images)
+    listing, channels = images.origin.listing, images.channels
+    key = file_key(listing.root, listing.training, settings.image_size, channels)
+
+    def measure() -> dict[str, list[float]]:
+        return dict(zip(("mean", "std"), _measure(images), strict=True))
+
+    def taken(content: Any) -> dict[str, list[float]]:
+        return {name: _statistics(content[name], channels) for name in ("mean", "std")}
+
+    found = remembered(settings.cache, f"statistics-{key}.json", measure, taken)
+    return found["mean"], found["std"]
+
+
+def _statistics(content: Any, channels: int) -> list[float]:
+    """One list of a cache's statistics; ValueError where it is of other channels or not finite."""
+    values = [float(value) for value in content]
+    if len(values) != channels or not all(map(math.isfinite, values)):
+        raise ValueError("no statistics of these channels")
+    return values
 
 
 def bundled_images(settings: BundledDataset, train: bool) -> ImageSet:
@@ -215,12 +211,69 @@ def torchvision_images(settings: TorchvisionDataset, train: bool) -> ImageSet:
 
 
 def folder_images(settings: ImageFolderDataset, train: bool) -> ImageSet:
-    """Pictures in class folders, decoded at once or, where they are too many, when their turn comes."""
-    files, classes = _folder_files(settings, train)
-    decoder = Decoder(settings.image_size, settings.channels or _channels_of(files[0][0]))
-    images = FileImages(files, classes, decoder, settings.workers)
-    megabytes = len(files) * decoder.channels * settings.image_size**2 / 1e6
+    """Pictures in class folders, decoded at once or, where they are too many, when their turn comes.
+
+    The training pictures decide the channels of all parts: colour if any of them has colours.
+    """
+    listing = list_folder(settings)
+    origin = _origin(settings, listing)
+    decoder = Decoder(settings.image_size, origin.channels)
+    chosen = listing.training if train else listing.tested()
+    images = FileImages(chosen, decoder, settings.workers, origin)
+    megabytes = len(chosen) * decoder.channels * settings.image_size**2 / 1e6
     return images.in_memory() if megabytes <= settings.device_megabytes else images
+
+
+def _origin(settings: ImageFolderDataset, listing: FolderListing) -> FolderOrigin:
+    """Read the headers of the training pictures, or what was kept of them where they are many."""
+
+    def counted() -> dict[str, int]:
+        found = Counter({COLOUR: 0})
+        for file in listing.training:  # several threads were slower: this is Python's own work
+            header = read_header(file.path)
+            found.update(header.conversions)
+            found[COLOUR] += header.colour
+        return dict(found)
+
+    key = file_key(listing.root, listing.training)
+    many = len(listing.training) >= KEPT_HEADERS
+    found = remembered(settings.cache, f"headers-{key}.json", counted, _counts) if many else counted()
+    converted = {name: count for name, count in found.items() if name != COLOUR}
+    coloured, training = found[COLOUR], len(listing.training)
+    channels = settings.channels or (3 if coloured else 1)
+    others = {"grey to colour": training - coloured} if channels == 3 else {"colour to grey": coloured}
+    return FolderOrigin(listing, channels, {name: n for name, n in (others | converted).items() if n})
+
+
+def refuse_other_classes(names: Sequence[str] | None, images: ImageSet) -> None:
+    """`UserError` where a checkpoint's classes, None for one that names none, are not those of the opened images."""
+    if names is None or list(names) == images.classes:
+        return
+    difference = named_difference(names, images.classes, "the checkpoint", "the data") or "their order is another"
+    raise UserError(f"the classes have changed since this run began: {difference}; give another hydra.run.dir")
+
+
+def _counts(content: Any) -> dict[str, int]:
+    """What the file of the headers holds."""
+    counts = {str(name): int(count) for name, count in content.items()}
+    return {COLOUR: counts.pop(COLOUR), **counts}
+
+
+def classes_by_name(images: ImageSet, names: Sequence[str], owner: str) -> ImageSet:
+    """The images with their labels numbered as in `names`; `UserError` naming classes that only one of both has.
+
+    owner: whose names they are, for the message.
+    """
+    if sorted(names) != sorted(images.classes):
+        difference = named_difference(names, images.classes, owner, "the data") or "a name stands twice"
+        raise UserError(f"{owner} and the data have different classes: {difference}; give the data it was trained on")
+    if list(names) == images.classes:
+        return images
+    new = {name: label for label, name in enumerate(names)}
+    numbers = torch.tensor([new[name] for name in images.classes], device=images.labels.device)
+    renumbered = copy.copy(images)
+    renumbered.labels, renumbered.classes = numbers[images.labels], list(names)
+    return renumbered
 
 
 FASHION_CLASSES = (
@@ -268,54 +321,7 @@ def _torchvision_set(settings: TorchvisionDataset, train: bool) -> Any:
         ) from None
 
 
-def _folder_files(settings: ImageFolderDataset, train: bool) -> tuple[list[tuple[str, int]], list[str]]:
-    root = Path(settings.root)
-    if not root.is_dir():
-        raise UserError(f"dataset.root {settings.root!r} is no folder; it must hold train/CLASS/*.png or CLASS/*.png")
-    if not (root / "train").is_dir():
-        return _set_aside(settings, *_scan(root), train)
-    if not (root / "test").is_dir():
-        raise UserError(f"dataset.root {root}: there is a folder train but no folder test beside it")
-    files, classes = _scan(root / ("train" if train else "test"))
-    if not train and classes != sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir()):
-        raise UserError(f"dataset.root {root}: the class folders of train and test differ")
-    return files, classes
-
-
-def _scan(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(folder))
-    except (FileNotFoundError, RuntimeError) as error:  # no class folder, or an empty one
-        raise UserError(f"dataset.root {folder}: {' '.join(str(error).split())}") from None
-    return found.samples, found.classes
-
-
-def _set_aside(
-    settings: ImageFolderDataset, files: list[tuple[str, int]], classes: list[str], train: bool
-) -> tuple[list[tuple[str, int]], list[str]]:
-    """Without a test folder: the last images of each class, in an order that depends on the file names only."""
-    kept = []
-    for label in range(len(classes)):
-        own = [file for file in files if file[1] == label]
-        own.sort(key=lambda file: hashlib.sha256(Path(file[0]).name.encode()).digest())
-        test = max(1, round(settings.test_fraction * len(own)))
-        kept += own[:-test] if train else own[-test:]
-    return sorted(kept), classes
-
-
-def _channels_of(path: str) -> int:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return 1 if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16") else 3
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
-
-
-def _measure(images: ImageSet) -> tuple[list[float], list[float]]:
+def _measure(images: ImageSet) -> Statistics:
     chunks = torch.arange(len(images.labels)).split(1024)
     count, total, squares = 0, torch.zeros(images.channels).double(), torch.zeros(images.channels).double()
     for batch in images.batches(chunks):
@@ -326,17 +332,3 @@ def _measure(images: ImageSet) -> tuple[list[float], list[float]]:
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(1e-8).sqrt()
     return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in std.tolist()]
-
-
-def _cached_statistics(settings: ImageFolderDataset, images: ImageSet) -> tuple[list[float], list[float]]:
-    """Measured once for a list of files, sizes, times and channels; kept in `dataset.cache`."""
-    paths = [Path(path) for path, _ in _folder_files(settings, True)[0]]
-    listing = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    key = hashlib.sha256(json.dumps([settings.image_size, images.channels, listing]).encode()).hexdigest()[:16]
-    file = Path(settings.cache).expanduser() / f"statistics-{key}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # missing, or no such file: it is measured again
-        known = json.loads(file.read_text())
-        return known["mean"], known["std"]
-    mean, std = _measure(images)
-    write_bytes(file, json.dumps({"mean": mean, "std": std}).encode(), shared=True)
-    return mean, std

@@ -90,11 +90,11 @@ class TorchvisionDataset(Dataset):
 class ImageFolderDataset(Dataset):
     """One's own pictures: root/train/CLASS/*.png and root/test/CLASS/*.png, or root/CLASS/*.png only."""
 
-    channels: int | None  # 1 grey, 3 colour; null: as the first training image
+    channels: int | None  # 1 grey, 3 colour; null: colour if any training picture has colours
     test_fraction: float  # where root has no test folder: fraction of each class that is the test set, always the same
     device_megabytes: int  # a set whose pixels take more than this is streamed from disk instead
     workers: int  # processes that read a streamed set
-    cache: str  # folder for measured channel statistics
+    cache: str  # folder for channel statistics and what headers say; a folder that cannot be written does not matter
 
     def __post_init__(self) -> None:
         super().__post_init__()

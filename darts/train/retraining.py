@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,10 @@ from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.membership import next_settings
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Preparation, RawBatch, TrainData, test_batches, train_data
-from darts.tasks.settings import Augmentation, Dataset
+from darts.tasks.content import warn_of_shared_pictures
+from darts.tasks.datasets import ImageSet, classes_by_name, open_test, refuse_other_classes
+from darts.tasks.settings import Augmentation, Dataset, ImageFolderDataset
+from darts.tasks.summary import log_summary
 from darts.train.settings import BriefSettings, FinalSettings
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ class TrainState(RunState):
         """Weights and optimiser, and the settings that must be the same when they are taken up."""
         return {
             "settings": protocol(self.settings, self.genotype),
+            "class_names": self.data.train.images.classes,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
@@ -85,7 +89,8 @@ class TrainState(RunState):
         return {"network": like(self.network.state_dict()), "optimiser": optimiser_schema(self.optimiser)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Take up what `state_dict` gave; `UserError` where the classes on disk are others now."""
+        refuse_other_classes(saved.get("class_names"), self.data.train.images)
         self.network.load_state_dict(saved["network"])
         self.optimiser.load_state_dict(saved["optimiser"])
 
@@ -180,8 +185,10 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     saved = load_checkpoint(folder, protocol(settings, genotype))
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
+    log_summary(settings.dataset, data.train.images)
     if distributed.is_main_process():
         claim_folder(folder, KIND, protocol(settings, genotype), device)
+        warn_of_shared_pictures(settings.dataset)
     state = new_state(settings, genotype, data, folder)
     if saved is None:
         size = count_parameters_without_auxiliary(state.network)
@@ -215,7 +222,9 @@ def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data:
 def finish(state: TrainState, folder: Path) -> Result:
     """Test, and write weights.pt and then result.json: where it exists the run has ended."""
     settings, preparation = state.settings, state.data.preparation
-    tested = evaluate(state.network, state.network, _test(settings.dataset, preparation).in_order())
+    names = state.data.train.images.classes
+    images = classes_by_name(open_test(settings.dataset), names, "the training images")
+    tested = evaluate(state.network, state.network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
     shape = state.data.shape
     image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
     flat = protocol(settings, state.genotype)
@@ -230,6 +239,7 @@ def finish(state: TrainState, folder: Path) -> Result:
         "epochs": settings.train.epochs,
         "seed": settings.seed,
         "genotype": json.loads(to_json(state.genotype)),
+        "class_names": names,
         "config": flat,
         "protocol": digest({key: value for key, value in flat.items() if key not in ("seed", "genotype")}),
         "environment": environment(preparation.device),
@@ -256,7 +266,7 @@ def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: b
 
 
 def self_description(state: TrainState) -> dict[str, Any]:
-    """All that is needed to use the network elsewhere: genotype, sizes, weights, channel statistics."""
+    """All that is needed to use the network elsewhere: genotype, sizes, weights, channel statistics, classes."""
     settings, shape, preparation = state.settings, state.data.shape, state.data.preparation
     return {
         "version": __version__,
@@ -268,6 +278,7 @@ def self_description(state: TrainState) -> dict[str, Any]:
             "auxiliary": settings.train.auxiliary_weight > 0,
         },
         "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
+        "class_names": state.data.train.images.classes,
         "dataset": settings.dataset.name,
         "mean": preparation.mean,
         "std": preparation.std,
@@ -277,7 +288,10 @@ def self_description(state: TrainState) -> dict[str, Any]:
 
 
 def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
-    """The trained network of a weights.pt in evaluation mode, and what else the file says; `UserError` for others."""
+    """The trained network of a weights.pt in evaluation mode, and what else the file says; `UserError` for others.
+
+    "class_names" lists the classes in the order of the network's outputs; None in a file of version 0.1.0.
+    """
     try:
         described = read_state(path)
         size, shape = described["network"], InputShape(**described["input"])
@@ -285,6 +299,7 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
         sizes = size["cells"], size["channels"], size["stem_reductions"]
         network = build_network(genotype, *sizes, shape, size["auxiliary"])
         network.load_state_dict(described["weights"])
+        described.setdefault("class_names", None)
     except DamagedFileError as error:
         raise UserError(f"weights: {error}") from None
     except (KeyError, TypeError, RuntimeError) as error:
@@ -306,7 +321,29 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
     device = choose_device(settings.device)
     placed(network, device)
     preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
-    return evaluate(network, network, _test(settings.dataset, preparation).in_order())
+    images = test_images_for(settings.dataset, described, path)
+    return evaluate(network, network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
+
+
+def test_images_for(dataset: Dataset, described: dict[str, Any], path: Path) -> ImageSet:
+    """Open the test images with the channels of a saved network, and labels in the order of its classes.
+
+    `UserError` naming the classes that only the file or only the data have, and for other channels. A file of version
+    0.1.0 names no classes: their number is compared, and a warning says so.
+    """
+    channels, classes, names = described["input"]["channels"], described["input"]["classes"], described["class_names"]
+    if isinstance(dataset, ImageFolderDataset) and dataset.channels is None:
+        dataset = replace(dataset, channels=channels)
+    images = open_test(dataset)
+    if images.channels != channels:
+        raise UserError(f"weights: {path} takes {channels} channels; the images of dataset have {images.channels}")
+    if names is not None:
+        return classes_by_name(images, names, path.name)
+    if len(images.classes) != classes:
+        found = len(images.classes)
+        raise UserError(f"weights: {path} has {classes} classes, without names, but dataset has {found}; give its data")
+    log.warning("%s holds no class names (version 0.1.0): its classes are taken in the order of the data's", path)
+    return images
 
 
 def announce(result: Result, folder: Path, cell: str) -> None:
@@ -324,7 +361,3 @@ def announce(result: Result, folder: Path, cell: str) -> None:
 def _network(settings: FinalSettings | BriefSettings, genotype: Genotype, shape: InputShape) -> Network:
     size, auxiliary = settings.network, settings.train.auxiliary_weight > 0
     return build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, auxiliary)
-
-
-def _test(dataset: Dataset, preparation: Preparation) -> Any:
-    return test_batches(dataset, EVALUATION_BATCH, preparation)

@@ -1,0 +1,278 @@
+"""Folders of pictures: which files are training pictures and test pictures, of which class, and what is left out.
+
+A folder is listed, not read: a search may list the test part, whose pictures it must not open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from darts.runtime.errors import UserError
+from darts.tasks.pictures import ENDINGS, one_line
+from darts.tasks.settings import ImageFolderDataset
+
+SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # made by file managers; in small letters
+VALIDATION_NAMES = ("val", "valid", "validation")
+
+HIDDEN = "hidden or made by the system"
+OUTSIDE = "outside the class folders"
+BROKEN = "broken link"
+AGAIN = "link to a folder that is read already"
+NOT_REGULAR = "not a regular file"
+FOLDER_LIKE_A_PICTURE = "folder named like a picture"
+
+
+class PictureFile(NamedTuple):
+    """A picture by its path, with its label, its size in bytes and when it was changed, in nanoseconds."""
+
+    path: str
+    label: int
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """Which files of a folder are what."""
+
+    root: Path  # resolved
+    classes: list[str]
+    training: list[PictureFile]
+    test: list[PictureFile]
+    set_aside: bool  # whether the test pictures are a part of the one folder of each class
+    skipped: dict[str, int]  # entries that are no pictures of a class, by reason
+    unused: list[str]  # folders of validation pictures beside train and test
+
+    def tested(self) -> list[PictureFile]:
+        """The test pictures, for those who open them; `UserError` naming classes that have none."""
+        empty = self.without_test_pictures()
+        if empty:
+            raise UserError(f"dataset.root {one_line(self.root / 'test')}: no picture of class {shortened(empty, 5)}")
+        return self.test
+
+    def without_test_pictures(self) -> list[str]:
+        """The classes that have no test picture."""
+        tested = {file.label for file in self.test}
+        return [name for label, name in enumerate(self.classes) if label not in tested]
+
+    def relative(self, file: PictureFile) -> str:
+        """Where a picture lies within the folder."""
+        return os.path.relpath(file.path, self.root)
+
+
+@dataclass
+class _Walk:
+    """One part's walk through its class folders."""
+
+    part: Path
+    cache: Path | None  # a folder that is no class, wherever it lies
+    skipped: Counter[str]
+    seen: set[tuple[int, int]] = field(default_factory=set)  # folders, by device and number
+
+    def classes(self) -> dict[str, os.DirEntry[str]]:
+        """The class folders by name; `UserError` where two are links to one folder."""
+        found: dict[str, os.DirEntry[str]] = {}
+        owners: dict[tuple[int, int], str] = {}
+        for entry in self._visible(str(self.part)):
+            status = self._status(entry)
+            if status is None or Path(entry.path) == self.cache:
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                self.skipped[OUTSIDE] += 1
+                continue
+            name, key = entry.name, (status.st_dev, status.st_ino)
+            if key in owners:
+                pair = f"{owners[key]!r} and {name!r}"
+                raise UserError(
+                    f"dataset.root {one_line(self.part)}: the class folders {pair} are one folder; remove one"
+                )
+            found[name], owners[key] = entry, name
+        resolved = self.part.resolve()
+        above = [folder.stat() for folder in (resolved, *resolved.parents)]
+        self.seen = {*owners, *((status.st_dev, status.st_ino) for status in above)}
+        return found
+
+    def pictures(self, top: str, label: int) -> list[PictureFile]:
+        """The pictures below a class folder, sorted by folder and name."""
+        found: list[tuple[str, str, PictureFile]] = []
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            for entry in self._visible(folder):
+                status = self._status(entry)
+                if status is None:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    folders += self._entered(entry, status)
+                elif self._is_picture(entry, status):
+                    file = PictureFile(entry.path, label, status.st_size, status.st_mtime_ns)
+                    found.append((folder, entry.name, file))
+        return [file for _, _, file in sorted(found)]
+
+    def _visible(self, folder: str) -> list[os.DirEntry[str]]:
+        """A folder's entries by name, without those that are hidden or made by the system."""
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"dataset.root: {one_line(folder)} cannot be read ({error.strerror})") from None
+        visible = [entry for entry in found if not _is_hidden(entry.name)]
+        self._skip(HIDDEN, len(found) - len(visible))
+        return visible
+
+    def _status(self, entry: os.DirEntry[str]) -> os.stat_result | None:
+        """What a name stands for; None, counted, where it is a link that leads nowhere or to itself."""
+        try:
+            return entry.stat()
+        except OSError as error:
+            if not entry.is_symlink():
+                raise UserError(f"dataset.root: {one_line(entry.path)} cannot be read ({error.strerror})") from None
+        self._skip(BROKEN)
+        return None
+
+    def _entered(self, entry: os.DirEntry[str], status: os.stat_result) -> list[str]:
+        """The folder itself, or nothing where it has been entered before or is named like a picture."""
+        key = (status.st_dev, status.st_ino)
+        if key in self.seen:
+            self._skip(AGAIN)
+            return []
+        if _ending(entry.name) in ENDINGS:
+            self._skip(FOLDER_LIKE_A_PICTURE)
+            return []
+        self.seen.add(key)
+        return [entry.path]
+
+    def _is_picture(self, entry: os.DirEntry[str], status: os.stat_result) -> bool:
+        ending = _ending(entry.name)
+        if not stat.S_ISREG(status.st_mode):
+            self._skip(NOT_REGULAR)
+            return False
+        if ending not in ENDINGS:
+            reason = f"ending {one_line(ending)}" if ending else "no ending"
+            self._skip(reason)
+            return False
+        return True
+
+    def _skip(self, reason: str, count: int = 1) -> None:
+        if count:
+            self.skipped[reason] += count
+
+
+def list_folder(settings: ImageFolderDataset) -> FolderListing:
+    """List the training and test pictures of `dataset.root`; `UserError` where it holds no classes to tell apart.
+
+    The folder holds train/CLASS and test/CLASS, or CLASS only: then the last pictures of each class, in an order that
+    depends on the file names only, are the test part.
+    """
+    root = Path(settings.root)
+    if not root.is_dir():
+        raise UserError(f"dataset.root {settings.root!r} is no folder; it must hold train/CLASS/*.png or CLASS/*.png")
+    root = root.resolve()  # so that every picture's path begins with it
+    skipped: Counter[str] = Counter()
+    if not (root / "train").is_dir():
+        _refuse_test_without_train(root)
+        classes, files = _scan(settings, root, skipped)
+        _refuse_few_classes(root, classes, files)
+        training, test = _set_aside(settings, files, len(classes))
+        return FolderListing(root, classes, training, test, True, dict(skipped), [])
+    unused = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
+    if not (root / "test").is_dir():
+        raise UserError(_without_test(root, unused))
+    classes, training = _scan(settings, root / "train", skipped)
+    _refuse_few_classes(root / "train", classes, training)
+    test_classes, test = _scan(settings, root / "test", skipped)
+    if classes != test_classes:
+        difference = named_difference(classes, test_classes, "train", "test")
+        raise UserError(f"dataset.root {one_line(root)}: the class folders of train and test differ: {difference}")
+    return FolderListing(root, classes, training, test, False, dict(skipped), unused)
+
+
+def named_difference(first: Iterable[str], second: Iterable[str], in_first: str, in_second: str) -> str:
+    """Say which names are in one list only: "only in train: ant; only in test: bee"; at most five of each."""
+    parts = []
+    pairs = ((in_first, set(first) - set(second)), (in_second, set(second) - set(first)))
+    for place, names in pairs:
+        if names:
+            parts.append(f"only in {place}: {shortened(sorted(names), 5)}")
+    return "; ".join(parts)
+
+
+def shortened(names: Sequence[str], most: int) -> str:
+    """The names with commas between them, in one line; beyond `most` their number instead."""
+    shown = ", ".join(one_line(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _ending(name: str) -> str:
+    return Path(name).suffix.lower()
+
+
+def _scan(settings: ImageFolderDataset, part: Path, skipped: Counter[str]) -> tuple[list[str], list[PictureFile]]:
+    """The classes of a part and their pictures; what is no picture is added to `skipped`."""
+    walk = _Walk(part, _cache_folder(settings), skipped)
+    classes = walk.classes()
+    files: list[PictureFile] = []
+    for label, entry in enumerate(classes.values()):
+        files += walk.pictures(entry.path, label)
+    return list(classes), files
+
+
+def _cache_folder(settings: ImageFolderDataset) -> Path | None:
+    try:
+        return Path(settings.cache).expanduser().resolve()
+    except RuntimeError:  # there is no home
+        return None
+
+
+def _refuse_few_classes(part: Path, classes: list[str], files: list[PictureFile]) -> None:
+    """`UserError` where there are no two classes to tell apart, or where one holds no picture."""
+    place = f"dataset.root {one_line(part)}"
+    if len(classes) < 2:
+        held = f"there is one class, {classes[0]!r}" if classes else "there is no class folder in it"
+        raise UserError(f"{place}: {held}; at least 2 are needed, a folder each")
+    filled = {file.label for file in files}
+    empty = [name for label, name in enumerate(classes) if label not in filled]
+    if empty:
+        endings = " ".join(sorted(ENDINGS))
+        raise UserError(f"{place}: class {shortened(empty, 5)} holds no picture; pictures end in {endings}")
+
+
+def _without_test(root: Path, unused: list[str]) -> str:
+    """The message for a folder train alone; with pictures for validation, as ImageNet is laid out, what to do."""
+    told = f"dataset.root {one_line(root)}: there is a folder train but no folder test beside it"
+    if not unused:
+        return told
+    return f"{told}; to use the pictures of {unused[0]} as the test set, rename that folder to test or link it as test"
+
+
+def _refuse_test_without_train(root: Path) -> None:
+    """A folder test without a folder train would be taken for a class."""
+    if (root / "test").is_dir():
+        told = f"dataset.root {one_line(root)}: there is a folder test but no folder train beside it"
+        raise UserError(f"{told}; name the training folder train, or move all classes into one folder")
+
+
+def _set_aside(
+    settings: ImageFolderDataset, files: list[PictureFile], classes: int
+) -> tuple[list[PictureFile], list[PictureFile]]:
+    """Training and test pictures where there is no test folder, each sorted by path."""
+    training: list[PictureFile] = []
+    test: list[PictureFile] = []
+    for label in range(classes):
+        own = [file for file in files if file.label == label]
+        own.sort(key=lambda file: hashlib.sha256(os.fsencode(Path(file.path).name)).digest())
+        count = max(1, round(settings.test_fraction * len(own)))
+        training += own[:-count]
+        test += own[-count:]
+    return sorted(training), sorted(test)

@@ -1,0 +1,174 @@
+"""One picture file: what its header says of it, and its pixels as a network takes them."""
+
+from __future__ import annotations
+
+import functools
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from darts.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ENDINGS = frozenset(
+    {
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".dib"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2"),
+    }
+)  # of the files that are pictures, in small letters
+GREY_MODES = ("1", "L", "LA", "I", "F")  # and those of 16 bits, "I;16..."
+TRANSPARENT_MODES = ("RGBA", "LA", "PA")
+BACKGROUND = (255, 255, 255, 255)  # white, under transparent pixels
+LONGEST = 4  # times the shorter side: what is longer is cut to its middle before it is resized
+ORIENTATION = 0x0112  # the number of EXIF's tag
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, OverflowError, TypeError),
+    *(struct.error, zlib.error),
+)  # what Pillow raises for damaged files, by format
+
+PALETTE = "palette to grey or colour"
+SIXTEEN_BITS = "16 bits to 8"
+CMYK = "CMYK to colour"
+TRANSPARENT = "transparency onto white"
+TURNED = "turned as EXIF says"
+FIRST_FRAME = "first frame of several"
+
+
+def one_line(text: str | Path) -> str:
+    """Return a text whose unprintable characters (a newline, undecodable bytes) are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+class Header(NamedTuple):
+    """What a picture's header says: whether it has colours, and which conversions its pixels undergo."""
+
+    colour: bool
+    conversions: list[str]
+
+
+def read_header(path: str) -> Header:
+    """Read a picture's header without decoding its pixels; `UserError` naming a file that is no readable picture."""
+    with _opened(path) as image:
+        _refuse_wide_pixels(image, path)
+        grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
+        found = {
+            PALETTE: image.mode in ("P", "PA"),
+            SIXTEEN_BITS: image.mode.startswith("I;16") or _raw_mode(image).find(";16") > 0,
+            CMYK: image.mode == "CMYK",
+            TRANSPARENT: _is_transparent(image),
+            TURNED: _orientation(image) in range(2, 9),
+            FIRST_FRAME: bool(getattr(image, "is_animated", False)),
+        }
+    return Header(not grey, [name for name, holds in found.items() if holds])
+
+
+class Decoder:
+    """Image file -> uint8 tensor (C, size, size): upright, on white, shorter side resized, centre cropped.
+
+    `channels` is 1 for grey or 3 for colour. EXIF's orientation is applied, transparent pixels are laid on white, 16
+    bits are scaled to 8, and of an animation the first frame is taken. A picture more than four times as long as it is
+    wide is cut to its middle first, so that it takes no more memory than others.
+    """
+
+    def __init__(self, size: int, channels: int) -> None:
+        self.size = size
+        self.channels = channels
+
+    @functools.cached_property
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """The deterministic torchvision transforms; random ones follow on the device."""
+        from torchvision.transforms import v2
+
+        return v2.Compose([v2.PILToTensor(), v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
+
+    def __call__(self, path: str) -> Tensor:
+        """Raises `UserError` naming a file that is no whole image."""
+        from PIL import ImageOps
+
+        mode = "RGB" if self.channels == 3 else "L"
+        with _opened(path) as image:
+            _refuse_wide_pixels(image, path)
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = _on_white(_eight_bits(image)).convert(mode)
+        return self.transform(_middle(picture))
+
+
+@functools.cache
+def _pillow() -> ModuleType:
+    """Pillow, whose warning of large pictures is not printed: above its limit it refuses them."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return Image
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """An open picture file within the block; what Pillow raises there becomes a `UserError` naming the file."""
+    pillow = _pillow()
+    try:
+        with pillow.open(path) as image:
+            yield image
+    except (pillow.DecompressionBombError, *UNREADABLE) as error:
+        reason = one_line(" ".join(str(error).split())) or type(error).__name__
+        raise UserError(f"{one_line(path)}: not a readable image ({reason}); mend it or remove it") from None
+
+
+def _refuse_wide_pixels(image: Image.Image, path: str) -> None:
+    """`UserError` where pixels are 32-bit integers or floating point, whose range no file says."""
+    if image.mode in ("I", "F"):
+        advice = "save it with 8 or 16 bits a channel"
+        raise UserError(f"{one_line(path)}: pixels of 32 bits, whose range is unknown; {advice}")
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file stores a pixel: "RGB;16B" for colours of 16 bits, which Pillow itself reduces to 8."""
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 where there is none; Pillow's own method for PNG would decode the pixels to find it."""
+    return int(_pillow().Image.getexif(image).get(ORIENTATION, 1))
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    with_alpha = str(getattr(image.palette, "mode", "")).endswith("A")
+    return image.mode in TRANSPARENT_MODES or "transparency" in image.info or with_alpha
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The picture with 8 bits a pixel where it has 16; Pillow itself would cut off what is over 255."""
+    if not image.mode.startswith("I;16"):
+        return image
+    values, transparent = np.asarray(image), image.info.get("transparency")
+    if isinstance(transparent, int):  # the one shade that is transparent
+        values = np.where(values == transparent, 65535, values)
+    return _pillow().fromarray((values // 257).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not _is_transparent(image):
+        return image
+    pillow, picture = _pillow(), image.convert("RGBA")
+    return pillow.alpha_composite(pillow.new("RGBA", picture.size, BACKGROUND), picture)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The middle of a very long picture, as long as `LONGEST` of its shorter sides; other pictures as they are."""
+    width, height = image.size
+    most = LONGEST * min(width, height)
+    if max(width, height) <= most:
+        return image
+    left, top = max(width - most, 0) // 2, max(height - most, 0) // 2
+    return image.crop((left, top, left + min(width, most), top + min(height, most)))

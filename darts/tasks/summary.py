@@ -1,0 +1,108 @@
+"""What the data are, as a run says at its start: name, folder, channels, classes with counts, what was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from darts.tasks.datasets import FolderOrigin, ImageSet
+from darts.tasks.folders import shortened
+from darts.tasks.pictures import one_line
+from darts.tasks.settings import Dataset
+
+log = logging.getLogger(__name__)
+SHOWN_CLASSES = 12
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The facts of opened training images, and of the test images what is known without opening them."""
+
+    name: str  # of the data set
+    folder: str | None  # resolved; None where the images come from no folder of pictures
+    channels: int
+    image_size: int
+    classes: dict[str, int]  # training images by class, before `dataset.fraction`
+    training: int  # images, before `dataset.fraction`
+    test: int | None  # images; None where it is not known before they are opened
+    set_aside: bool  # whether the test images are a part of each class's one folder
+    converted: dict[str, int]  # training pictures by conversion of their pixels
+    skipped: dict[str, int]  # entries of the folder that are no pictures of a class, by reason
+    untested: list[str]  # classes without a test picture, which the test will refuse
+    unused: list[str]  # folders beside train and test whose pictures are not used
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    def lines(self) -> list[str]:
+        """The summary for people, in a few lines."""
+        shape = f"{self.channels} x {self.image_size} x {self.image_size}"
+        place = "" if self.folder is None else f" in {one_line(self.folder)}"
+        told = [f"data: {one_line(self.name)}{place}, {shape}, {self.training} training images{self._test()}"]
+        counts = [f"{name} {count}" for name, count in self.classes.items()]
+        told.append(f"{len(counts)} classes: {shortened(counts, SHOWN_CLASSES)}")
+        if self.converted:
+            told.append(f"converted training pictures: {_counted(self.converted)}")
+        if self.skipped:
+            told.append(f"skipped: {_counted(self.skipped)}")
+        if self.untested:
+            told.append(f"no test picture of class {shortened(self.untested, SHOWN_CLASSES)}: a retraining needs some")
+        if self.unused:
+            told.append(f"not used: folder {', '.join(self.unused)} beside train and test")
+        return told
+
+    def _test(self) -> str:
+        if self.test is None:
+            return ""
+        return f", {self.test} test images" + (" set aside" if self.set_aside else "")
+
+
+def summarise(settings: Dataset, images: ImageSet) -> DataSummary:
+    """The summary of a data set whose training images are open; no test image is read for it."""
+    counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
+    facts = DataSummary(
+        name=settings.name,
+        folder=None,
+        channels=images.channels,
+        image_size=settings.image_size,
+        classes=dict(zip(images.classes, counts, strict=True)),
+        training=len(images.labels),
+        test=None,
+        set_aside=False,
+        converted={},
+        skipped={},
+        untested=[],
+        unused=[],
+    )
+    return facts if images.origin is None else _of_folder(facts, images.origin)
+
+
+def _of_folder(facts: DataSummary, origin: FolderOrigin) -> DataSummary:
+    """The facts with those of the folder that the images come from."""
+    listing = origin.listing
+    return dataclasses.replace(
+        facts,
+        folder=str(listing.root),
+        test=len(listing.test),
+        set_aside=listing.set_aside,
+        converted=dict(origin.converted),
+        skipped=dict(listing.skipped),
+        untested=listing.without_test_pictures(),
+        unused=list(listing.unused),
+    )
+
+
+def log_summary(settings: Dataset, images: ImageSet) -> None:
+    """Say at a run's start what its data are."""
+    for line in summarise(settings, images).lines():
+        log.info("%s", line)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
