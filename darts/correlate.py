@@ -19,7 +19,6 @@ from omegaconf import DictConfig
 from darts.blackbox.settings import EvaluationSettings
 from darts.config.command import cli_command
 from darts.config.compose import typed_settings
-from darts.config.identity import identity
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, write_json
@@ -85,7 +84,7 @@ def drawn_cells(settings: CorrelateSettings, table: Table) -> list[tuple[Genotyp
 def measure(settings: CorrelateSettings, folder: Path) -> Points:
     """Score every cell; what folder/points.jsonl holds of the same settings is not scored again."""
     from darts.blackbox.evaluators import EvaluationContext
-    from darts.loop.record import claim_folder, refuse_other_run
+    from darts.loop.record import claim_folder, experiment, refuse_other_run
     from darts.runtime.device import ready_device
     from darts.runtime.files import append_line, read_lines, write_lines
     from darts.spaces.nasbench201 import load_table
@@ -95,12 +94,12 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     given = bool(settings.results) or bool(settings.benchmark.table)
     require(given, "benchmark.table", settings.benchmark.table, allowed)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    refuse_other_run(folder, KIND, identity(settings))
+    refuse_other_run(folder, KIND, experiment(settings))
     loop, table = settings.search, load_table(settings.benchmark, settings.space)
     data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
     cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
-    claim_folder(folder, KIND, identity(settings), device)
+    claim_folder(folder, KIND, experiment(settings), device)
     file = folder / "points.jsonl"
     known = {line["cell"]: line for line in read_lines(file)}
     write_lines(file, known.values())

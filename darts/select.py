@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 
 from darts.config.command import cli_command, next_command
 from darts.config.compose import quoted, typed_settings
-from darts.config.identity import identity
 from darts.config.registry import command_settings
 from darts.runtime.errors import NotFiniteError, UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
@@ -72,16 +71,16 @@ def _found(reference: str, settings: SelectSettings) -> FixedCell:
 
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
-    from darts.loop.record import claim_folder, refuse_other_run
+    from darts.loop.record import claim_folder, experiment, refuse_other_run
     from darts.runtime.device import ready_device
     from darts.tasks.batches import search_data
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     with lock_folder(folder), deferred_signals():
-        refuse_other_run(folder, KIND, identity(settings))
+        refuse_other_run(folder, KIND, experiment(settings))
         data = search_data(settings.dataset, settings.train_fraction, settings.train.batch_size, settings.seed, device)
         found = candidates(settings, folder)
-        claim_folder(folder, KIND, identity(settings), device)
+        claim_folder(folder, KIND, experiment(settings), device)
         known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
         accuracies: dict[str, float] = {}
         for number, (name, genotype) in enumerate(found.items(), start=1):

@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from darts.config.command import CARRIED, SIZES, cli_command, next_command
 from darts.config.compose import quoted, typed_settings
-from darts.config.identity import identity
 from darts.config.registry import command_settings
 from darts.runtime.errors import NotFiniteError, UserError, require
 from darts.runtime.files import lock_folder, write_json
@@ -148,13 +147,13 @@ def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]
 
 def run(settings: DictConfig, folder: Path) -> Result:
     """Ask for trials until there are as many as wanted; the same folder again resumes."""
-    from darts.loop.record import claim_folder, refuse_other_run
+    from darts.loop.record import claim_folder, experiment, refuse_other_run
     from darts.runtime.device import ready_device
 
     typed = typed_settings(settings, TuneSettings)
     device = ready_device(typed.device, typed.precision, typed.graphs, typed.deterministic)
     with lock_folder(folder), deferred_signals():
-        present = {key: value for key, value in identity(typed).items() if key != "trials"}
+        present = {key: value for key, value in experiment(typed).items() if key != "trials"}
         refuse_other_run(folder, KIND, present)
         cells = cells_of_study(typed, folder)
         claim_folder(folder, KIND, present, device)

@@ -61,8 +61,8 @@ def test_a_saved_network_gives_the_same_accuracy_to_the_digit_in_a_new_process(t
     succeeded([FINAL, *run, "train.auxiliary_weight=0.4"], tmp_path)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     code = (
-        "import sys, json, pathlib; from darts.train import retraining as retrain; from tests.conftest import composed;"
-        "print(json.dumps(retrain.evaluate_file(composed('final', 'device=cpu'), pathlib.Path(sys.argv[1]))))"
+        "import sys, json, pathlib; from darts.train import saved; from tests.conftest import composed;"
+        "print(json.dumps(saved.evaluate_file(composed('final', 'device=cpu'), pathlib.Path(sys.argv[1]))))"
     )
     out = succeeded(["-c", code, str(tmp_path / "run" / "weights.pt")], tmp_path)
     assert json.loads(out.splitlines()[-1]) == {"accuracy": result["test_accuracy"], "loss": result["test_loss"]}

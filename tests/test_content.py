@@ -18,6 +18,7 @@ from darts.tasks import content
 from darts.tasks.content import content_digest
 from darts.tasks.datasets import ArrayImages, classes_by_name, open_training
 from darts.train import retraining as retrain
+from darts.train import saved
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed
 
 NAMES = ("ant", "bee", "cat")
@@ -157,22 +158,22 @@ def test_a_saved_network_is_tested_by_the_names_of_its_classes(weights, folder):
     for name in ("classifier.weight", "classifier.bias"):
         turned[name] = turned[name][order]
     write_state(file, {**saved, "class_names": [NAMES[label] for label in order], "weights": turned})
-    found = retrain.evaluate_file(settings, file)
+    found = saved.evaluate_file(settings, file)
     assert found["accuracy"] == result["test_accuracy"]
     assert found["loss"] == pytest.approx(result["test_loss"], rel=1e-5)
     for part in ("train", "test"):
         (folder / part / "bee").rename(folder / part / "wasp")
     with pytest.raises(UserError, match=r"different classes: only in weights\.pt: bee; only in the data: wasp"):
-        retrain.evaluate_file(settings, file)
+        saved.evaluate_file(settings, file)
     for part in ("train", "test"):
         shutil.copytree(folder / part / "wasp", folder / part / "bee")
     with pytest.raises(UserError, match=r"different classes: only in the data: wasp"):
-        retrain.evaluate_file(settings, file)
+        saved.evaluate_file(settings, file)
     for part in ("train", "test"):
         shutil.rmtree(folder / part / "wasp")
         shutil.rmtree(folder / part / "ant")
     with pytest.raises(UserError, match=r"different classes: only in weights\.pt: ant"):
-        retrain.evaluate_file(settings, file)
+        saved.evaluate_file(settings, file)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -181,12 +182,12 @@ def test_without_names_the_number_of_classes_is_compared_and_a_warning_given(wei
     saved = read_state(file)
     del saved["class_names"]
     write_state(file, saved)
-    assert retrain.evaluate_file(final(folder), file)["accuracy"] == result["test_accuracy"]
+    assert saved.evaluate_file(final(folder), file)["accuracy"] == result["test_accuracy"]
     assert "holds no class names (version 0.1.0)" in caplog.text
     for part in ("train", "test"):
         shutil.copytree(folder / part / "bee", folder / part / "wasp")
     with pytest.raises(UserError, match="has 3 classes, without names, but dataset has 4"):
-        retrain.evaluate_file(final(folder), file)
+        saved.evaluate_file(final(folder), file)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -194,9 +195,9 @@ def test_a_saved_network_keeps_its_channels_where_the_pictures_are_grey_now(weig
     file, _ = weights
     for picture in folder.rglob("*.bmp"):
         Image.open(picture).convert("L").save(picture)
-    assert retrain.evaluate_file(final(folder), file)["loss"] > 0
+    assert saved.evaluate_file(final(folder), file)["loss"] > 0
     with pytest.raises(UserError, match="takes 3 channels; the images of dataset have 1"):
-        retrain.evaluate_file(final(folder, "dataset.channels=1"), file)
+        saved.evaluate_file(final(folder, "dataset.channels=1"), file)
 
 
 @pytest.mark.parametrize("command", ["search", "final"])
@@ -224,4 +225,4 @@ def test_a_retraining_refuses_at_its_start_a_class_without_test_pictures(folder,
 
 
 def test_a_network_of_version_0_1_0_has_no_class_names():
-    assert retrain.load_network(ROOT / "tests" / "golden" / "final_0_1_0" / "weights.pt")[1]["class_names"] is None
+    assert saved.load_network(ROOT / "tests" / "golden" / "final_0_1_0" / "weights.pt")[1]["class_names"] is None

@@ -13,6 +13,7 @@ from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.spaces.sources import read_genotype
 from darts.train import retraining as retrain
+from darts.train import saved
 from tests.conftest import ROOT, TINY, TINY_SEARCH, composed
 from tests.test_methods import SHORT
 
@@ -95,7 +96,7 @@ def test_a_black_box_search_of_version_0_1_0_is_not_resumed_either(tmp_path):
 def test_a_network_of_version_0_1_0_is_loaded_and_gives_its_accuracy():
     result = json.loads((GOLDEN / "final_0_1_0" / "result.json").read_text())
     settings = composed("final", *NASBENCH)
-    found = retrain.evaluate_file(settings, GOLDEN / "final_0_1_0" / "weights.pt")
+    found = saved.evaluate_file(settings, GOLDEN / "final_0_1_0" / "weights.pt")
     assert found["loss"] == pytest.approx(result["test_loss"], rel=1e-4)
 
 

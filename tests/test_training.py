@@ -12,6 +12,7 @@ from darts.models.batch_norm import frozen_statistics
 from darts.spaces.genotype import to_json
 from darts.spaces.published import published
 from darts.train import retraining as retrain
+from darts.train import saved
 from tests.conftest import TINY_TRAIN, composed
 
 
@@ -77,7 +78,7 @@ def test_without_an_auxiliary_weight_there_is_no_head(tmp_path):
 def test_a_saved_network_describes_itself(tmp_path):
     settings = composed("final", *TINY_TRAIN, "train.epochs=1")
     retrain.run(settings, published("darts_v2"), tmp_path)
-    network, described = retrain.load_network(tmp_path / "weights.pt")
+    network, described = saved.load_network(tmp_path / "weights.pt")
     assert described["genotype"] == to_json(published("darts_v2"))
     assert described["mean"] == settings.dataset.mean and described["input"]["classes"] == 10
     assert not network.training

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from darts.blackbox.settings import EvaluationSettings
-from darts.config.identity import identity
 from darts.loop.optimisation import correct
+from darts.loop.record import experiment
 from darts.models.batch_norm import frozen_statistics
 from darts.models.mixture import MixtureWeights
 from darts.models.settings import NetworkSettings
@@ -39,7 +39,7 @@ def trained_supernet(
     state = Checkpoints(folder).load() if folder.is_dir() else None
     if state is None or "supernet" not in state:
         raise UserError(f"evaluator.supernet is {str(folder)!r}; it must be the folder of a search by gradients")
-    stored, present = state["settings"], identity(settings)
+    stored, present = state["settings"], experiment(settings)
     differing = [key for key in sorted(stored) if key.startswith(SAME) and stored[key] != present.get(key)]
     if differing:
         key = differing[0]

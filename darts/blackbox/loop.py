@@ -19,7 +19,7 @@ from darts.blackbox.settings import BlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
 from darts.config.identity import digest, identity
 from darts.loop import plotting
-from darts.loop.record import announce_cells, claim_folder, record_cost, refuse_other_run
+from darts.loop.record import announce_cells, claim_folder, experiment, record_cost, refuse_other_run
 from darts.models.cost import CostModel
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
@@ -29,7 +29,8 @@ from darts.runtime.signals import deferred_signals, pending_signal, raise_if_int
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.tasks.batches import SearchData, search_data
-from darts.tasks.summary import log_summary
+from darts.tasks.content import content_identity
+from darts.tasks.summary import log_summary, summarise
 
 log = logging.getLogger(__name__)
 KIND = "search by scores"  # what run.json calls it
@@ -120,7 +121,8 @@ def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
 def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     """Build everything a search needs."""
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    refuse_other_run(folder, KIND, identity(settings))
+    own = experiment(settings)
+    refuse_other_run(folder, KIND, own)
     loop = settings.search
     data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
@@ -133,7 +135,8 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
         generator.draw if generator.bounded else settings.space.sample,
         generator.valid if generator.bounded else lambda genotype: True,
     )
-    claim_folder(folder, KIND, identity(settings), device)
+    summary = summarise(settings.dataset, data.train.images)
+    claim_folder(folder, KIND, own, device, {**summary.to_json(), "digest": own["dataset.content"]})
     write_bytes(folder / "split.json", data.split.to_json().encode())
     log_summary(settings.dataset, data.train.images)
     journal = Journal(folder, device)
@@ -166,6 +169,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
         "dataset": settings.dataset.name,
         "seed": settings.seed,
         "settings": digest(identity(settings)),
+        "data": content_identity(settings.dataset)["dataset.content"],
         "split": search.data.split.digest(),
         "score": score,
         **spent,
@@ -188,7 +192,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
 
 def finished(settings: BlackBoxSettings, folder: Path) -> Genotype:
     """The genotype of a folder whose search has ended, unless it was one of other settings."""
-    refuse_other_run(folder, KIND, identity(settings))
+    refuse_other_run(folder, KIND, experiment(settings))
     log.info("this search has ended before; nothing is changed")
     return from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
 

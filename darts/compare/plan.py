@@ -12,7 +12,8 @@ from pathlib import Path
 
 from darts.compare.searches import finished_searches
 from darts.compare.settings import CompareSettings
-from darts.config.identity import digest, identity
+from darts.config.identity import digest
+from darts.loop.record import experiment
 from darts.loop.settings import taken_over
 from darts.runtime.errors import UserError
 from darts.runtime.settings import ParallelSettings
@@ -40,7 +41,7 @@ class Trial:
 
 def given_cells_file(settings: CompareSettings, folder: Path) -> Path:
     """Where a comparison keeps the cells that `searched` named when it began; one of other settings has another."""
-    own = {key: value for key, value in identity(settings).items() if key != "trial"}
+    own = {key: value for key, value in experiment(settings, tested=True).items() if key != "trial"}
     return folder / f"cells_{digest(own)}.json"
 
 

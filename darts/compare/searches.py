@@ -14,7 +14,8 @@ from hydra.errors import HydraException
 
 from darts.compare.settings import CompareSettings
 from darts.config.compose import dotted_key
-from darts.config.identity import digest, identity
+from darts.config.identity import digest
+from darts.loop.record import experiment
 from darts.runtime.errors import UserError
 from darts.search.settings import (
     BlackBoxSettings,
@@ -62,7 +63,7 @@ def plan_searches(settings: CompareSettings) -> list[Search]:
 
 def planned_search(settings: CompareSettings, method: str, seed: int) -> Search:
     """One of them; `UserError` where its settings make none."""
-    own = identity(settings_of_search(settings, method, seed))
+    own = experiment(settings_of_search(settings, method, seed))
     return Search(method, seed, digest({key: value for key, value in own.items() if key != "seed"}))
 
 

@@ -19,6 +19,8 @@ CIRCUMSTANCES = (
     *("dataset.root", "dataset.download", "dataset.device_megabytes", "dataset.workers", "dataset.cache"),
 )  # full dotted paths; a path stands for all that lies below it
 
+DATA = {"dataset.content": "training images", "dataset.test_content": "test images"}  # digests among the settings
+
 
 def as_dictionary(settings: Any) -> Any:
     """Return settings as dictionaries, lists and values; a part carries the name of its class."""
@@ -70,6 +72,12 @@ def refuse_other_experiment(stored: Mapping[str, Any], present: Mapping[str, Any
 def _refuse_other_settings(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Path) -> None:
     """Raise `UserError` naming the settings that differ between a run's folder and the present command."""
     differing = sorted(key for key in stored.keys() | present.keys() if stored.get(key) != present.get(key))
+    if differing and set(differing) <= DATA.keys():
+        changed = " and ".join(DATA[key] for key in differing)
+        raise UserError(
+            f"{folder} holds a run on other data: the {changed} have changed since, or dataset.root is a folder of "
+            "others; give another hydra.run.dir"
+        )
     if differing:
         named = ", ".join(f"{key} was {stored.get(key)!r} and is now {present.get(key)!r}" for key in differing[:5])
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""

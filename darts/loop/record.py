@@ -18,13 +18,15 @@ import torch
 from darts import __version__
 from darts.config.command import next_command
 from darts.config.compose import quoted
-from darts.config.identity import refuse_other_experiment, refuse_other_version
+from darts.config.identity import identity, refuse_other_experiment, refuse_other_version
 from darts.config.run_folder import save_configuration
+from darts.loop.settings import DataSettings
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_json
 from darts.spaces.genotype import Genotype
 from darts.spaces.membership import next_settings
+from darts.tasks.content import content_identity
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
@@ -44,6 +46,14 @@ def run_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is damaged or missing; remove the folder to start again") from None
     return record
+
+
+def experiment(settings: DataSettings, tested: bool = False) -> dict[str, Any]:
+    """What makes two runs the same: the settings that decide the result, and the content of the data, flat.
+
+    `tested`: the run reads the test images too, so that their content counts.
+    """
+    return {**identity(settings), **content_identity(settings.dataset, tested)}
 
 
 def claim_folder(

@@ -11,7 +11,7 @@ from torch import Tensor
 from darts.config.identity import digest, identity
 from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
-from darts.loop.record import announce_cells, claim_folder, record_cost, refuse_other_run
+from darts.loop.record import announce_cells, claim_folder, experiment, record_cost, refuse_other_run
 from darts.loop.run_state import load_checkpoint
 from darts.models.cost import CostModel
 from darts.runtime import distributed
@@ -27,7 +27,7 @@ from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import RawBatch, search_data
-from darts.tasks.summary import log_summary
+from darts.tasks.summary import log_summary, summarise
 
 log = logging.getLogger(__name__)
 KIND = "search by gradients"  # what run.json calls it
@@ -121,15 +121,18 @@ def budget_is_spent(state: SearchState) -> bool:
 def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     """Build everything a search needs, and take up the folder's checkpoint if it has one."""
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    refuse_other_run(folder, KIND, identity(settings))
-    saved = load_checkpoint(folder, identity(settings), stage_schema(settings))
+    own = experiment(settings)
+    refuse_other_run(folder, KIND, own)
+    saved = load_checkpoint(folder, own, stage_schema(settings))
     lengths = settings.search
     data = search_data(settings.dataset, lengths.train_fraction, lengths.batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
     costs = cost_model(settings, data.shape, device)
     if distributed.is_main_process():
-        claim_folder(folder, KIND, identity(settings), device)
+        summary = summarise(settings.dataset, data.train.images)
+        claim_folder(folder, KIND, own, device, {**summary.to_json(), "digest": own["dataset.content"]})
     state = new_state(settings, data, device, folder, saved)
+    state.experiment = own
     state.costs, state.table = costs, table
     if distributed.is_main_process():
         write_bytes(folder / "split.json", data.split.to_json().encode())
@@ -160,6 +163,7 @@ def finish(state: SearchState, folder: Path) -> Genotype:
         "seed": settings.seed,
         "epochs": last["epoch"],
         "settings": digest(identity(settings)),
+        "data": state.experiment["dataset.content"],
         "split": state.data.split.digest(),
         "supernet_valid_accuracy": last["valid/accuracy"],
         "collapsed": collapsed(found),
@@ -192,7 +196,7 @@ def write_results(state: SearchState, genotype: Genotype, folder: Path) -> None:
 def finished(settings: SearchSettings, folder: Path) -> Genotype:
     """The genotype of a folder whose search has ended, unless it was one of other settings."""
     genotype = from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
-    refuse_other_run(folder, KIND, identity(settings))
+    refuse_other_run(folder, KIND, experiment(settings))
     log.info("this search has ended before; nothing is changed")
     return genotype
 

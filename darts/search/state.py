@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darts.config.identity import identity
 from darts.loop.optimisation import architecture_optimiser, optimiser_schema, weight_optimiser
 from darts.loop.run_state import RunState
 from darts.loop.tracking import Tracker
@@ -63,13 +62,14 @@ class SearchState(RunState):
     memory: dict[str, dict[str, Any]] = field(default_factory=_no_memory)  # what each part remembers, by its place
     chosen_epoch: int | None = None  # whose genotype is the result, where that is not the last one's
     actions: dict[bool, Graphed] = field(default_factory=dict)  # by whether alpha moves: the step, recorded on CUDA
+    experiment: dict[str, Any] = field(default_factory=dict)  # what must be the same where the search is resumed
     costs: CostModel | None = None  # where the network's cost is limited
     table: Table | None = None  # where one knows the true accuracies
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, alpha and both optimisers, and what must be the same when they are loaded."""
         return {
-            "settings": identity(self.settings),
+            "settings": self.experiment,
             "split": self.data.split.digest(),
             "class_names": self.data.train.images.classes,
             "stage": self.stage.number,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,36 @@ def content_digest(settings: Dataset, train: bool = True, images: ImageSet | Non
     (AMD EPYC, one core, 26 November 2026, one run each).
     """
     return read_content(settings, train, images).digest
+
+
+def content_identity(settings: Dataset, tested: bool = False) -> dict[str, str]:
+    """What stands for the data in a run's identity: the digest of the training part and, if asked, of the test part.
+
+    The test part of a set that is no folder has none: it is not opened for it, and comes whole with the training part.
+    Files that have neither size nor time changed are not read again within a process.
+    """
+    found = {"dataset.content": _known_digest(settings, train=True)}
+    if tested and isinstance(settings, ImageFolderDataset):
+        found["dataset.test_content"] = _known_digest(settings, train=False)
+    return found
+
+
+def _known_digest(settings: Dataset, train: bool) -> str:
+    if not isinstance(settings, ImageFolderDataset):
+        return _once(repr(settings), lambda: content_digest(settings, train))
+    listing = list_folder(settings)
+    files = listing.training if train else listing.tested()
+    key = _digest([str(listing.root), repr(listing.classes), repr(files)])
+    return _once(key, lambda: _of_files(listing, train).digest)
+
+
+_digests: dict[str, str] = {}  # of parts that this process has read
+
+
+def _once(key: str, read: Callable[[], str]) -> str:
+    if key not in _digests:
+        _digests[key] = read()
+    return _digests[key]
 
 
 def read_content(settings: Dataset, train: bool = True, images: ImageSet | None = None) -> Content:

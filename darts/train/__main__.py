@@ -31,10 +31,10 @@ def main(settings: DictConfig) -> float:
 
 def evaluate(settings: FinalSettings, weights: Path) -> float:
     """Test a saved network; returns the test error."""
-    from darts.train import retraining
+    from darts.train import saved
 
     distributed.require_single_process("weights=FILE")
-    tested = retraining.evaluate_file(settings, weights)
+    tested = saved.evaluate_file(settings, weights)
     log.info("test accuracy %.4f, test loss %.4f", tested["accuracy"], tested["loss"])
     return 1 - tested["accuracy"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from darts import __version__
 from darts.config.command import CARRIED, SIZES, next_command
 from darts.config.compose import quoted
-from darts.config.identity import digest, identity, refuse_other_experiment
+from darts.config.identity import digest, refuse_other_experiment
 from darts.loop import plotting
 from darts.loop.optimisation import (
     Mean,
@@ -29,15 +30,15 @@ from darts.loop.optimisation import (
     stop_unless_finite,
     weight_optimiser,
 )
-from darts.loop.record import claim_folder, environment, refuse_other_run
+from darts.loop.record import claim_folder, environment, experiment, refuse_other_run
 from darts.loop.run_state import RunState, load_checkpoint
 from darts.loop.tracking import Tracker
 from darts.models.batch_norm import average_statistics, synchronise
 from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary
 from darts.models.network import Network, build_network, drop_path_scales
 from darts.runtime import distributed
-from darts.runtime.checkpoint import Checkpoints, DamagedFileError, read_state, write_state
-from darts.runtime.device import Graphed, autocast, choose_device, memory_advice, placed, ready_device, widened
+from darts.runtime.checkpoint import Checkpoints, write_state
+from darts.runtime.device import Graphed, autocast, memory_advice, placed, ready_device, widened
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_json
 from darts.runtime.reduction import whole_loss
@@ -47,18 +48,17 @@ from darts.runtime.signals import deferred_signals
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.membership import next_settings
 from darts.spaces.search_space import InputShape
-from darts.tasks.batches import Preparation, RawBatch, TrainData, test_batches, train_data
+from darts.tasks.batches import RawBatch, TrainData, test_batches, train_data
 from darts.tasks.content import warn_of_shared_pictures
-from darts.tasks.datasets import ImageSet, classes_by_name, open_test, refuse_other_classes
-from darts.tasks.settings import Augmentation, Dataset, ImageFolderDataset
-from darts.tasks.summary import log_summary
+from darts.tasks.datasets import classes_by_name, open_test, refuse_other_classes
+from darts.tasks.summary import log_summary, summarise
+from darts.train.saved import EVALUATION_BATCH, described
 from darts.train.settings import BriefSettings, FinalSettings
 
 log = logging.getLogger(__name__)
 KIND = "retraining"  # what run.json calls it
 
 Result = dict[str, Any]
-EVALUATION_BATCH = 500
 
 
 @dataclass(kw_only=True)
@@ -70,6 +70,7 @@ class TrainState(RunState):
     data: TrainData
     network: Network
     optimiser: torch.optim.Optimizer
+    experiment: dict[str, Any]  # what must be the same where the training is resumed
     train_step: Graphed = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class TrainState(RunState):
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser, and the settings that must be the same when they are taken up."""
         return {
-            "settings": protocol(self.settings, self.genotype),
+            "settings": self.experiment,
             "class_names": self.data.train.images.classes,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -96,8 +97,9 @@ class TrainState(RunState):
 
 
 def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dict[str, Any]:
-    """The settings that decide the result, flat; the cell itself in place of how it was named."""
-    return {**identity(settings), "genotype": genotype.digest()}
+    """What decides the result, flat: settings, content of the data, and the cell itself in place of how it is named."""
+    tested = isinstance(settings, FinalSettings)
+    return {**experiment(settings, tested), "genotype": genotype.digest()}
 
 
 def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
@@ -181,13 +183,14 @@ def record_epoch(state: TrainState) -> None:
 def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -> TrainState:
     """Build everything retraining needs, in the open, and take up the folder's checkpoint if it has one."""
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    refuse_other_run(folder, KIND, protocol(settings, genotype))
-    saved = load_checkpoint(folder, protocol(settings, genotype))
+    own = protocol(settings, genotype)
+    refuse_other_run(folder, KIND, own)
+    saved = load_checkpoint(folder, own)
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     log_summary(settings.dataset, data.train.images)
     if distributed.is_main_process():
-        claim_folder(folder, KIND, protocol(settings, genotype), device)
+        claim_folder(folder, KIND, own, device, data_record(settings, data, own))
         warn_of_shared_pictures(settings.dataset)
     state = new_state(settings, genotype, data, folder)
     if saved is None:
@@ -197,6 +200,12 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
         state.restore(saved)
         log.info("resuming at epoch %d, step %d", state.epoch + 1, state.step + 1)
     return state
+
+
+def data_record(settings: FinalSettings | BriefSettings, data: TrainData, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json and result.json say of the data: the summary, and the digests of its parts."""
+    digests = {"digest": own["dataset.content"], "test_digest": own.get("dataset.test_content")}
+    return {**summarise(settings.dataset, data.train.images).to_json(), **digests}
 
 
 def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data: TrainData, folder: Path) -> TrainState:
@@ -213,6 +222,7 @@ def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data:
         data=data,
         network=network,
         optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser, settings.graphs),
+        experiment=protocol(settings, genotype),
         checkpoints=Checkpoints(folder),
         tracker=Tracker(folder, settings.train.epochs, device),
         minutes=settings.checkpoint.minutes,
@@ -227,7 +237,7 @@ def finish(state: TrainState, folder: Path) -> Result:
     tested = evaluate(state.network, state.network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
     shape = state.data.shape
     image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
-    flat = protocol(settings, state.genotype)
+    flat = state.experiment
     result = {
         "version": __version__,
         "test_accuracy": tested["accuracy"],
@@ -240,12 +250,13 @@ def finish(state: TrainState, folder: Path) -> Result:
         "seed": settings.seed,
         "genotype": json.loads(to_json(state.genotype)),
         "class_names": names,
+        "data": data_record(settings, state.data, flat),
         "config": flat,
         "protocol": digest({key: value for key, value in flat.items() if key not in ("seed", "genotype")}),
         "environment": environment(preparation.device),
     }
     if distributed.is_main_process():
-        write_state(folder / "weights.pt", self_description(state))
+        write_state(folder / "weights.pt", described(state))
         plotting.save_figure(plotting.draw_curves(state.tracker.history), folder / "curves")
         plotting.save_cells(state.genotype, folder / "cells")
         write_json(folder / "result.json", result)
@@ -263,87 +274,6 @@ def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: b
     if not quiet:
         log.info("this network has been trained before; nothing is changed")
     return result
-
-
-def self_description(state: TrainState) -> dict[str, Any]:
-    """All that is needed to use the network elsewhere: genotype, sizes, weights, channel statistics, classes."""
-    settings, shape, preparation = state.settings, state.data.shape, state.data.preparation
-    return {
-        "version": __version__,
-        "genotype": to_json(state.genotype),
-        "network": {
-            "channels": settings.network.channels,
-            "cells": settings.network.cells,
-            "stem_reductions": settings.network.stem_reductions,
-            "auxiliary": settings.train.auxiliary_weight > 0,
-        },
-        "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
-        "class_names": state.data.train.images.classes,
-        "dataset": settings.dataset.name,
-        "mean": preparation.mean,
-        "std": preparation.std,
-        "settings": protocol(settings, state.genotype),
-        "weights": {name: value.contiguous() for name, value in state.network.state_dict().items()},
-    }
-
-
-def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
-    """The trained network of a weights.pt in evaluation mode, and what else the file says; `UserError` for others.
-
-    "class_names" lists the classes in the order of the network's outputs; None in a file of version 0.1.0.
-    """
-    try:
-        described = read_state(path)
-        size, shape = described["network"], InputShape(**described["input"])
-        genotype = from_json(described["genotype"], origin=str(path))
-        sizes = size["cells"], size["channels"], size["stem_reductions"]
-        network = build_network(genotype, *sizes, shape, size["auxiliary"])
-        network.load_state_dict(described["weights"])
-        described.setdefault("class_names", None)
-    except DamagedFileError as error:
-        raise UserError(f"weights: {error}") from None
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"weights: {path} does not describe a network ({type(error).__name__})") from None
-    return network.eval(), described
-
-
-def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
-    """Test a saved network on the test images of `dataset`, prepared as the file says."""
-    network, described = load_network(path)
-    if described["dataset"] != settings.dataset.name:
-        raise UserError(
-            f"weights: {path} was trained on {described['dataset']!r}, but dataset is {settings.dataset.name!r}; "
-            f"add dataset={described['dataset']}"
-        )
-    if described["input"]["size"] != settings.dataset.image_size:
-        size = described["input"]["size"]
-        raise UserError(f"dataset.image_size is {settings.dataset.image_size}; {path} was trained at {size}")
-    device = choose_device(settings.device)
-    placed(network, device)
-    preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
-    images = test_images_for(settings.dataset, described, path)
-    return evaluate(network, network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
-
-
-def test_images_for(dataset: Dataset, described: dict[str, Any], path: Path) -> ImageSet:
-    """Open the test images with the channels of a saved network, and labels in the order of its classes.
-
-    `UserError` naming the classes that only the file or only the data have, and for other channels. A file of version
-    0.1.0 names no classes: their number is compared, and a warning says so.
-    """
-    channels, classes, names = described["input"]["channels"], described["input"]["classes"], described["class_names"]
-    if isinstance(dataset, ImageFolderDataset) and dataset.channels is None:
-        dataset = replace(dataset, channels=channels)
-    images = open_test(dataset)
-    if images.channels != channels:
-        raise UserError(f"weights: {path} takes {channels} channels; the images of dataset have {images.channels}")
-    if names is not None:
-        return classes_by_name(images, names, path.name)
-    if len(images.classes) != classes:
-        found = len(images.classes)
-        raise UserError(f"weights: {path} has {classes} classes, without names, but dataset has {found}; give its data")
-    log.warning("%s holds no class names (version 0.1.0): its classes are taken in the order of the data's", path)
-    return images
 
 
 def announce(result: Result, folder: Path, cell: str) -> None:

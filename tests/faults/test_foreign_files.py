@@ -14,6 +14,7 @@ from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.spaces.published import published
 from darts.train import retraining as retrain
+from darts.train import saved
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -124,7 +125,7 @@ def test_a_weights_file_of_other_contents_is_refused_in_a_line(number, tmp_path,
     for path, mutant in mutants(state, number):
         write_state(file, mutant)
         try:
-            retrain.evaluate_file(settings, file)
+            saved.evaluate_file(settings, file)
         except UserError as error:
             refused += 1
             assert "\n" not in str(error), path

@@ -1,0 +1,131 @@
+"""A trained network on disk, weights.pt: written, loaded after it has been checked, tested again on its own data."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from darts import __version__
+from darts.loop.optimisation import evaluate
+from darts.models.network import Network, build_network
+from darts.runtime.checkpoint import DamagedFileError, read_state
+from darts.runtime.device import choose_device, placed
+from darts.runtime.errors import UserError
+from darts.runtime.schema import JSON, At, Length, SchemaError, like, require_schema
+from darts.spaces.genotype import from_json, to_json
+from darts.spaces.search_space import InputShape
+from darts.tasks.batches import Preparation, test_batches
+from darts.tasks.datasets import ImageSet, classes_by_name, open_test
+from darts.tasks.settings import Augmentation, Dataset, ImageFolderDataset
+from darts.train.settings import FinalSettings
+
+if TYPE_CHECKING:
+    from darts.train.retraining import TrainState
+
+log = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 500
+FILE = {
+    "genotype": str,
+    "network": {"channels": At(2, 65536), "cells": At(3, 1000), "stem_reductions": At(0, 6), "auxiliary": bool},
+    "input": {"channels": At(1, 4), "size": At(1, 4096), "classes": At(2, 10**6)},
+    "dataset": str,
+    "settings": {str: JSON},
+    "weights": {str: torch.Tensor},
+}  # what weights.pt must hold before the rest can be checked
+
+
+def described(state: TrainState) -> dict[str, Any]:
+    """All that is needed to use the network elsewhere: genotype, sizes, weights, channel statistics, classes."""
+    settings, shape, preparation = state.settings, state.data.shape, state.data.preparation
+    return {
+        "version": __version__,
+        "genotype": to_json(state.genotype),
+        "network": {
+            "channels": settings.network.channels,
+            "cells": settings.network.cells,
+            "stem_reductions": settings.network.stem_reductions,
+            "auxiliary": settings.train.auxiliary_weight > 0,
+        },
+        "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
+        "class_names": state.data.train.images.classes,
+        "dataset": settings.dataset.name,
+        "mean": preparation.mean,
+        "std": preparation.std,
+        "settings": state.experiment,
+        "weights": {name: value.contiguous() for name, value in state.network.state_dict().items()},
+    }
+
+
+def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
+    """The trained network of a weights.pt in evaluation mode, and what else the file says; `UserError` for others.
+
+    "class_names" lists the classes in the order of the network's outputs; None in a file of version 0.1.0.
+    """
+    try:
+        described = read_state(path)
+        require_schema(described, FILE)
+        described.setdefault("class_names", None)
+        shape = InputShape(**{name: described["input"][name] for name in ("channels", "size", "classes")})
+        numbers = Length(shape.channels, float)
+        names = (None, Length(shape.classes, str))
+        require_schema(described, {"mean": numbers, "std": numbers, "class_names": names})
+        with torch.device("meta"):
+            expected = _network(described, shape, path).state_dict()
+        require_schema(described["weights"], like(expected), "weights")
+    except DamagedFileError as error:
+        raise UserError(f"weights: {error}") from None
+    except SchemaError as error:
+        raise UserError(f"weights: {path} does not describe a network: {error}") from None
+    network = _network(described, shape, path)
+    network.load_state_dict(described["weights"])
+    return network.eval(), described
+
+
+def _network(described: dict[str, Any], shape: InputShape, path: Path) -> Network:
+    size = described["network"]
+    genotype = from_json(described["genotype"], origin=str(path))
+    return build_network(genotype, size["cells"], size["channels"], size["stem_reductions"], shape, size["auxiliary"])
+
+
+def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
+    """Test a saved network on the test images of `dataset`, prepared as the file says."""
+    network, described = load_network(path)
+    if described["dataset"] != settings.dataset.name:
+        raise UserError(
+            f"weights: {path} was trained on {described['dataset']!r}, but dataset is {settings.dataset.name!r}; "
+            f"add dataset={described['dataset']}"
+        )
+    if described["input"]["size"] != settings.dataset.image_size:
+        size = described["input"]["size"]
+        raise UserError(f"dataset.image_size is {settings.dataset.image_size}; {path} was trained at {size}")
+    device = choose_device(settings.device)
+    placed(network, device)
+    preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
+    images = test_images_for(settings.dataset, described, path)
+    return evaluate(network, network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
+
+
+def test_images_for(dataset: Dataset, described: dict[str, Any], path: Path) -> ImageSet:
+    """Open the test images with the channels of a saved network, and labels in the order of its classes.
+
+    `UserError` naming the classes that only the file or only the data have, and for other channels. A file of version
+    0.1.0 names no classes: their number is compared, and a warning says so.
+    """
+    channels, classes, names = described["input"]["channels"], described["input"]["classes"], described["class_names"]
+    if isinstance(dataset, ImageFolderDataset) and dataset.channels is None:
+        dataset = replace(dataset, channels=channels)
+    images = open_test(dataset)
+    if images.channels != channels:
+        raise UserError(f"weights: {path} takes {channels} channels; the images of dataset have {images.channels}")
+    if names is not None:
+        return classes_by_name(images, names, path.name)
+    if len(images.classes) != classes:
+        found = len(images.classes)
+        raise UserError(f"weights: {path} has {classes} classes, without names, but dataset has {found}; give its data")
+    log.warning("%s holds no class names (version 0.1.0): its classes are taken in the order of the data's", path)
+    return images
