@@ -19,7 +19,7 @@ from darts.blackbox.settings import BlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
 from darts.config.identity import digest, identity
 from darts.loop import plotting
-from darts.loop.record import announce_cells, claim_folder, experiment, record_cost, refuse_other_run
+from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_cost, refuse_other_run
 from darts.models.cost import CostModel
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
@@ -30,7 +30,7 @@ from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.tasks.batches import SearchData, search_data
 from darts.tasks.content import content_identity
-from darts.tasks.summary import log_summary, summarise
+from darts.tasks.summary import log_summary
 
 log = logging.getLogger(__name__)
 KIND = "search by scores"  # what run.json calls it
@@ -135,8 +135,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
         generator.draw if generator.bounded else settings.space.sample,
         generator.valid if generator.bounded else lambda genotype: True,
     )
-    summary = summarise(settings.dataset, data.train.images)
-    claim_folder(folder, KIND, own, device, {**summary.to_json(), "digest": own["dataset.content"]})
+    claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
     write_bytes(folder / "split.json", data.split.to_json().encode())
     log_summary(settings.dataset, data.train.images)
     journal = Journal(folder, device)

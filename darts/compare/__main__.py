@@ -21,8 +21,9 @@ def main(settings: DictConfig) -> float:
     """Run all trials that the folder lacks, report; returns the least corrected p-value."""
     typed = typed_settings(settings, CompareSettings)
     from darts.compare import page, plan, report, trials
-    from darts.loop.record import claim_folder, environment, refuse_other_run
+    from darts.loop.record import claim_folder, data_record, environment, experiment, refuse_other_run
     from darts.runtime.device import choose_device
+    from darts.tasks.datasets import open_training
 
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
     device = choose_device(typed.device)
@@ -33,7 +34,8 @@ def main(settings: DictConfig) -> float:
         plan.fix_given_cells(typed, folder)
         failed = trials.run_all(typed, folder)
         outcomes = trials.outcomes(typed, folder)
-        found = report.make_report(outcomes, identity(typed), trials.search_costs(typed, folder), failed)
+        data = data_record(typed.dataset, open_training(typed.dataset), experiment(typed, tested=True))
+        found = report.make_report(outcomes, identity(typed), trials.search_costs(typed, folder), failed, data)
         cells = plan.found_cells(typed, folder)
         text = page.write_report(found, folder, environment(device), cells, trials.histories(typed, folder))
         if not failed:  # the comparison has ended: the next one begins with the cells that are named then

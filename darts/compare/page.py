@@ -68,6 +68,7 @@ def _markdown(report: Report, drawn: Sequence[str], environment: Mapping[str, An
         *([f"Trials that failed twice and are left out: {', '.join(report.failed)}."] if report.failed else []),
         tables.markdown(tables.summary(report)),
         tables.NOTES,
+        *_data_line(report),
         *(f"![{name}](figures/{name}.png)" for name in drawn),
         "## Every network",
         tables.markdown(tables.pairs(report)),
@@ -75,6 +76,17 @@ def _markdown(report: Report, drawn: Sequence[str], environment: Mapping[str, An
         tables.markdown(items),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _data_line(report: Report) -> list[str]:
+    """What the networks were trained and tested on, where that is known."""
+    data = report.data
+    if not data:
+        return []
+    place = f" in {data['folder']}" if data.get("folder") else ""
+    parts = f"{data['training']:,} training images of {len(data['classes'])} classes, content {data['digest']}"
+    tested = f", test images {data['test_digest']}" if data.get("test_digest") else ""
+    return [f"Data: {data['name']}{place}, {parts}{tested}."]
 
 
 def _page(
@@ -95,6 +107,7 @@ def _page(
     body = [
         f"<h1>{TITLE}</h1>{verdicts}",
         f'{_table(tables.summary(report))}<p class="note">{_text(tables.NOTES)}</p>',
+        *(f"<p>{_text(line)}</p>" for line in _data_line(report)),
         pictures,
         f"<h2>The cells</h2>{_cells(cells)}",
         f"<h2>Every network</h2>{_table(tables.pairs(report))}",

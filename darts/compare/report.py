@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from darts.compare.plan import RANDOM, SEARCHED
@@ -74,6 +74,7 @@ class Report:
     outcomes: list[Outcome]
     settings: dict[str, Any]
     failed: list[str]  # trials that failed twice
+    data: dict[str, Any] = field(default_factory=dict)  # what the images are: name, folder, classes, digests
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -85,6 +86,7 @@ def make_report(
     settings: dict[str, Any],
     searches: Mapping[str, list[dict[str, float]]] | None = None,
     failed: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
 ) -> Report:
     """Compute the statistics of all trials; `UserError` where fewer than two pairs are whole."""
     complete_pairs = len({outcome.pair for outcome in outcomes if outcome.group == RANDOM})
@@ -101,6 +103,7 @@ def make_report(
         outcomes=list(outcomes),
         settings=settings,
         failed=list(failed),
+        data=dict(data or {}),
     )
 
 

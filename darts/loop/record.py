@@ -27,6 +27,9 @@ from darts.runtime.files import write_json
 from darts.spaces.genotype import Genotype
 from darts.spaces.membership import next_settings
 from darts.tasks.content import content_identity
+from darts.tasks.datasets import ImageSet
+from darts.tasks.settings import Dataset
+from darts.tasks.summary import summarise
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
@@ -54,6 +57,12 @@ def experiment(settings: DataSettings, tested: bool = False) -> dict[str, Any]:
     `tested`: the run reads the test images too, so that their content counts.
     """
     return {**identity(settings), **content_identity(settings.dataset, tested)}
+
+
+def data_record(settings: Dataset, images: ImageSet, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's files say of its data: the summary of the open training images, and the digests in `experiment`."""
+    digests = {"digest": own["dataset.content"], "test_digest": own.get("dataset.test_content")}
+    return {**summarise(settings, images).to_json(), **digests}
 
 
 def claim_folder(

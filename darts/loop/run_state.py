@@ -79,6 +79,7 @@ class RunState:
             epochs = saved["position"]["epoch"]
             timing = {"epoch": int, "seconds": float}
             records = {"history": Length(epochs, self.line_schema()), "timing": Length(epochs, timing)}
+            require_schema(saved, {"history": [JSON], "timing": [JSON]})
             require_schema(saved, {**self.schema(), **records, "means": [Sums], "seconds": float})
         except SchemaError as error:
             raise _foreign(self.checkpoints.last, error) from None

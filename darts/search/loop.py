@@ -11,7 +11,7 @@ from torch import Tensor
 from darts.config.identity import digest, identity
 from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
-from darts.loop.record import announce_cells, claim_folder, experiment, record_cost, refuse_other_run
+from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_cost, refuse_other_run
 from darts.loop.run_state import load_checkpoint
 from darts.models.cost import CostModel
 from darts.runtime import distributed
@@ -27,7 +27,7 @@ from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import RawBatch, search_data
-from darts.tasks.summary import log_summary, summarise
+from darts.tasks.summary import log_summary
 
 log = logging.getLogger(__name__)
 KIND = "search by gradients"  # what run.json calls it
@@ -129,8 +129,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     table = load_table(settings.benchmark, settings.space)
     costs = cost_model(settings, data.shape, device)
     if distributed.is_main_process():
-        summary = summarise(settings.dataset, data.train.images)
-        claim_folder(folder, KIND, own, device, {**summary.to_json(), "digest": own["dataset.content"]})
+        claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
     state = new_state(settings, data, device, folder, saved)
     state.experiment = own
     state.costs, state.table = costs, table

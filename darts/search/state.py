@@ -92,6 +92,7 @@ class SearchState(RunState):
         }
         return {
             "split": str,
+            "class_names": [str],
             "supernet": like(weights),
             "alpha": like({name: matrix.detach() for name, matrix in self.alpha.items()}),
             "momentum": Part({name: like_tensor(weight) for name, weight in parameters.items()}),

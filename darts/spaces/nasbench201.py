@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from darts.runtime.errors import UserError
+from darts.runtime.errors import UserError, require
 from darts.spaces.genotype import Cell, Edge, Genotype
 from darts.spaces.search_space import SearchSpace
 
@@ -131,15 +131,19 @@ class Table:
         return self.columns[name]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, trust_pickle: bool = False) -> Table:
     """Read a CSV table, gzipped or not: a column `arch` with the strings, the others numbers.
 
     The official files are read by their own packages, where these are installed: NATS-Bench's topology folder
-    (nats_bench) and NAS-Bench-201's .pth (nas_201_api).
+    (nats_bench) and NAS-Bench-201's .pth (nas_201_api). They are pickles: `UserError` unless `trust_pickle`.
     """
     if not path.exists():
         raise UserError(f"benchmark.table is {str(path)!r}; there is no such file")
     if path.is_dir() or path.suffix == ".pth":
+        allowed = (
+            f"true to open {path}: official files are pickles, which can run any code; or give a CSV file"
+        )
+        require(trust_pickle, "benchmark.trust_pickle", trust_pickle, allowed)
         return _official(path)
     import numpy
 
@@ -160,7 +164,7 @@ def load_table(settings: BenchmarkTable, space: SearchSpace) -> Table | None:
     """The table of true accuracies, where one is given."""
     if settings.table is not None and space.name != SPACE:
         raise UserError(f"benchmark.table is of space {SPACE!r}, but space is {space.name!r}")
-    return None if settings.table is None else read_table(Path(settings.table).expanduser())
+    return None if settings.table is None else read_table(Path(settings.table).expanduser(), settings.trust_pickle)
 
 
 def _official(path: Path) -> Table:
@@ -193,3 +197,4 @@ class BenchmarkTable:
 
     table: str | None  # a CSV file, or an official file or folder of NAS-Bench-201 or NATS-Bench
     column: str  # the accuracy that counts
+    trust_pickle: bool  # open official files, which are pickles: they can run any code when they are opened

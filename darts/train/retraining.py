@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from darts.loop.optimisation import (
     stop_unless_finite,
     weight_optimiser,
 )
-from darts.loop.record import claim_folder, environment, experiment, refuse_other_run
+from darts.loop.record import claim_folder, data_record, environment, experiment, refuse_other_run
 from darts.loop.run_state import RunState, load_checkpoint
 from darts.loop.tracking import Tracker
 from darts.models.batch_norm import average_statistics, synchronise
@@ -51,7 +50,7 @@ from darts.spaces.search_space import InputShape
 from darts.tasks.batches import RawBatch, TrainData, test_batches, train_data
 from darts.tasks.content import warn_of_shared_pictures
 from darts.tasks.datasets import classes_by_name, open_test, refuse_other_classes
-from darts.tasks.summary import log_summary, summarise
+from darts.tasks.summary import log_summary
 from darts.train.saved import EVALUATION_BATCH, described
 from darts.train.settings import BriefSettings, FinalSettings
 
@@ -87,7 +86,8 @@ class TrainState(RunState):
 
     def schema(self) -> Schema:
         """What a checkpoint of this retraining must hold."""
-        return {"network": like(self.network.state_dict()), "optimiser": optimiser_schema(self.optimiser)}
+        weights, optimiser = like(self.network.state_dict()), optimiser_schema(self.optimiser)
+        return {"class_names": [str], "network": weights, "optimiser": optimiser}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take up what `state_dict` gave; `UserError` where the classes on disk are others now."""
@@ -190,7 +190,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     log_summary(settings.dataset, data.train.images)
     if distributed.is_main_process():
-        claim_folder(folder, KIND, own, device, data_record(settings, data, own))
+        claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
         warn_of_shared_pictures(settings.dataset)
     state = new_state(settings, genotype, data, folder)
     if saved is None:
@@ -200,12 +200,6 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
         state.restore(saved)
         log.info("resuming at epoch %d, step %d", state.epoch + 1, state.step + 1)
     return state
-
-
-def data_record(settings: FinalSettings | BriefSettings, data: TrainData, own: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json and result.json say of the data: the summary, and the digests of its parts."""
-    digests = {"digest": own["dataset.content"], "test_digest": own.get("dataset.test_content")}
-    return {**summarise(settings.dataset, data.train.images).to_json(), **digests}
 
 
 def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data: TrainData, folder: Path) -> TrainState:
@@ -250,7 +244,7 @@ def finish(state: TrainState, folder: Path) -> Result:
         "seed": settings.seed,
         "genotype": json.loads(to_json(state.genotype)),
         "class_names": names,
-        "data": data_record(settings, state.data, flat),
+        "data": data_record(settings.dataset, state.data.train.images, flat),
         "config": flat,
         "protocol": digest({key: value for key, value in flat.items() if key not in ("seed", "genotype")}),
         "environment": environment(preparation.device),
