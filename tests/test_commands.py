@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from darts.spaces.genotype import from_json
-from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, run_command
+from tests.conftest import ROOT, TINY_DATA, TINY_SEARCH, TINY_TRAIN, run_command
 
 SEARCH, FINAL = str(ROOT / "train_search.py"), str(ROOT / "train_final.py")
 
@@ -28,8 +28,9 @@ def test_search_retrain_evaluate_compare_describe(tmp_path):
     assert "\r" not in out  # plain lines where the output is no terminal
     (folder,) = (tmp_path / "runs" / "search").iterdir()
     next_command = re.search(r"next: +python train_final.py (.*)", out).group(1).split()
-    space = next_command[1:]  # the search's space is not the default one as it is
+    space = next_command[1:2]  # the search's space is not the default one as it is
     assert next_command[0].startswith("genotype=") and space == ["space.nodes=2"]
+    assert next_command[2:] == TINY_DATA  # of what was typed, the data and the device
 
     out = succeeded([FINAL, *next_command, *TINY_TRAIN], tmp_path)
     (final,) = (tmp_path / "runs" / "final").iterdir()

@@ -152,16 +152,16 @@ def test_every_command_that_meets_a_space_refuses_what_is_not_of_it(tmp_path, da
         lambda: find_genotype(str(tmp_path), darts_space, "", 0),  # train_final, describe, tune
         lambda: plan_trials(compared, Path()),
         lambda: correlate.trained_cells(composed("correlate", *TINY_DATA, f"results=[{tmp_path}]")),
-        lambda: select.candidates(composed("select", *TINY, f"searched=[{tmp_path}]")),
+        lambda: select.candidates(composed("select", *TINY, f"searched=[{tmp_path},darts_v2]"), tmp_path / "chosen"),
     ):
         with pytest.raises(UserError, match=r"nodes: 5, the space has 4; add space\.nodes=5"):
             act()
 
 
-def test_a_choice_may_be_among_cells_that_are_typed():
+def test_a_choice_may_be_among_cells_that_are_typed(tmp_path):
     texts = [to_notation(published(name)) for name in ("snas", "pdarts")]
     settings = composed("select", *TINY, "searched=[" + ",".join(f'"{text}"' for text in texts) + "]")
-    assert list(select.candidates(settings).values()) == [published("snas"), published("pdarts")]
+    assert list(select.candidates(settings, tmp_path).values()) == [published("snas"), published("pdarts")]
 
 
 def test_a_threshold_needs_none_where_every_edge_stays():

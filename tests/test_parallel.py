@@ -154,6 +154,9 @@ def test_sums_over_images_continue_with_another_number_of_processes(among):
         _own_means(saved)
 
 
+TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -166,13 +169,13 @@ def test_sums_over_images_continue_with_another_number_of_processes(among):
 )
 def test_what_several_processes_cannot_do_is_refused(command, message, tmp_path):
     given = [str(ROOT / command[0]) if command[0].endswith(".py") else command[0], *command[1:]]
-    done = run_command(given, tmp_path, WORLD_SIZE="2", RANK="0")
+    done = run_command(given, tmp_path, **TWO)
     assert done.returncode == 2, done.stderr
     assert f"error: {message}" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_restarts_need_a_folder_of_their_own(tmp_path):
-    torchrun = {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    torchrun = {**TWO, "TORCHELASTIC_MAX_RESTARTS": "3"}
     done = run_command([str(ROOT / "train_search.py")], tmp_path, **torchrun)
     assert done.returncode == 2 and "needs hydra.run.dir=FOLDER" in done.stderr
 

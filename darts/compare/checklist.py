@@ -50,9 +50,7 @@ def _test_set(settings: dict[str, Any], judged: bool) -> str:
     if judged:
         known = "searches of this comparison read the table's test accuracies for the record only"
     else:
-        known = (
-            "searches of this comparison see training images only; the test set is read once after each training"
-        )
+        known = "searches of this comparison see training images only; the test set is read once after each training"
     given = "; how the given cells were found is not known here" if settings.get("searched") else ""
     return f"{known}{given}; how the settings were chosen is not known here"
 

@@ -45,16 +45,12 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
         @functools.wraps(main)
         def command() -> Any:
             try:
-                sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
-                given = [argument for argument in sys.argv[1:] if "=" in argument]
-                refuse_old_names(given)
-                refuse_unquoted_cells(given)
-                load_plugins(named_plugins(given))
+                prepare(name)
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     from darts.config.help import print_help
 
                     about = sys.modules[main.__module__].__doc__ or ""
-                    return print_help(name, about, given, config_folders(sys.argv[1:]))
+                    return print_help(name, about, settings_given(), config_folders(sys.argv[1:]))
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)
@@ -69,13 +65,18 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
     return decorate
 
 
-def this_command() -> str:
-    """How the present command is typed, without its settings."""
-    spec = sys.modules["__main__"].__spec__
-    if spec is not None and spec.name.startswith("darts"):
-        return f"python -m {spec.name.removesuffix('.__main__')}"
-    program = Path(sys.argv[0]).name
-    return f"python {program}" if program.endswith(".py") else program
+def settings_given() -> list[str]:
+    """The arguments that give a setting, `key=value`."""
+    return [argument for argument in sys.argv[1:] if "=" in argument]
+
+
+def prepare(name: str) -> None:
+    """What happens to a command's arguments before Hydra composes; `UserError` for what it could not answer well."""
+    sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
+    given = settings_given()
+    refuse_old_names(given)
+    refuse_unquoted_cells(given)
+    load_plugins(named_plugins(given))
 
 
 CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "plugins")

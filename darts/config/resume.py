@@ -52,7 +52,7 @@ def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
 def newest_unfinished(name: str, arguments: Sequence[str]) -> Path:
     """The run of a command that was begun or resumed last, has not ended, and is not under way."""
     roots = [argument.partition("=")[2] for argument in arguments if argument.startswith("runs=")]
-    root = Path(roots[-1] if roots else "runs") / name
+    root = Path(["runs", *roots][-1]) / name
     last_file, kinds = RESUMABLE[name]
     found = []
     for file in root.rglob("run.json"):

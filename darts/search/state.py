@@ -36,7 +36,6 @@ from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import Table
 from darts.spaces.search_space import InputShape, plan_cells
 from darts.tasks.batches import SearchData
-from darts.tasks.datasets import refuse_other_classes
 
 REMEMBERING = ("schedule", "weight_gradient")  # the places of a method whose parts remember something
 
@@ -71,7 +70,6 @@ class SearchState(RunState):
         return {
             "settings": self.experiment,
             "split": self.data.split.digest(),
-            "class_names": self.data.train.images.classes,
             "stage": self.stage.number,
             "active": self.active,
             "supernet": self.supernet.to_reference(self.supernet.state_dict()),
@@ -92,7 +90,6 @@ class SearchState(RunState):
         }
         return {
             "split": str,
-            "class_names": [str],
             "supernet": like(weights),
             "alpha": like({name: matrix.detach() for name, matrix in self.alpha.items()}),
             "momentum": Part({name: like_tensor(weight) for name, weight in parameters.items()}),
@@ -112,7 +109,6 @@ class SearchState(RunState):
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Load what `state_dict` returned; `UserError` where the images on disk are no longer the same."""
-        refuse_other_classes(saved.get("class_names"), self.data.train.images)
         if saved["split"] != self.data.split.digest():
             raise UserError("the training images have changed since this search began; give another hydra.run.dir")
         self.supernet.load_state_dict(self.supernet.from_reference(saved["supernet"]))

@@ -140,9 +140,7 @@ def read_table(path: Path, trust_pickle: bool = False) -> Table:
     if not path.exists():
         raise UserError(f"benchmark.table is {str(path)!r}; there is no such file")
     if path.is_dir() or path.suffix == ".pth":
-        allowed = (
-            f"true to open {path}: official files are pickles, which can run any code; or give a CSV file"
-        )
+        allowed = f"true to open {path}: official files are pickles, which can run any code; or give a CSV file"
         require(trust_pickle, "benchmark.trust_pickle", trust_pickle, allowed)
         return _official(path)
     import numpy

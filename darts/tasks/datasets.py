@@ -245,14 +245,6 @@ def _origin(settings: ImageFolderDataset, listing: FolderListing) -> FolderOrigi
     return FolderOrigin(listing, channels, {name: n for name, n in (others | converted).items() if n})
 
 
-def refuse_other_classes(names: Sequence[str] | None, images: ImageSet) -> None:
-    """`UserError` where a checkpoint's classes, None for one that names none, are not those of the opened images."""
-    if names is None or list(names) == images.classes:
-        return
-    difference = named_difference(names, images.classes, "the checkpoint", "the data") or "their order is another"
-    raise UserError(f"the classes have changed since this run began: {difference}; give another hydra.run.dir")
-
-
 def _counts(content: Any) -> dict[str, int]:
     """What the file of the headers holds."""
     counts = {str(name): int(count) for name, count in content.items()}

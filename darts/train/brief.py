@@ -19,7 +19,8 @@ def validation_accuracy(
     train = TrainData(data.shape, data.train, data.train.preparation)
     state = retraining.new_state(settings, genotype, train, folder)
     state.tracker.quiet = quiet
-    saved = load_checkpoint(folder, retraining.protocol(settings, genotype))
+    state.experiment = retraining.protocol(settings, genotype)
+    saved = load_checkpoint(folder, state.experiment)
     if saved is not None:
         state.restore(saved)
     with state.tracker.open():

@@ -49,7 +49,7 @@ from darts.spaces.membership import next_settings
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import RawBatch, TrainData, test_batches, train_data
 from darts.tasks.content import warn_of_shared_pictures
-from darts.tasks.datasets import classes_by_name, open_test, refuse_other_classes
+from darts.tasks.datasets import classes_by_name, open_test
 from darts.tasks.summary import log_summary
 from darts.train.saved import EVALUATION_BATCH, described
 from darts.train.settings import BriefSettings, FinalSettings
@@ -69,7 +69,7 @@ class TrainState(RunState):
     data: TrainData
     network: Network
     optimiser: torch.optim.Optimizer
-    experiment: dict[str, Any]  # what must be the same where the training is resumed
+    experiment: dict[str, Any] = field(default_factory=dict)  # what must be the same where the training is resumed
     train_step: Graphed = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,19 +79,16 @@ class TrainState(RunState):
         """Weights and optimiser, and the settings that must be the same when they are taken up."""
         return {
             "settings": self.experiment,
-            "class_names": self.data.train.images.classes,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
 
     def schema(self) -> Schema:
         """What a checkpoint of this retraining must hold."""
-        weights, optimiser = like(self.network.state_dict()), optimiser_schema(self.optimiser)
-        return {"class_names": [str], "network": weights, "optimiser": optimiser}
+        return {"network": like(self.network.state_dict()), "optimiser": optimiser_schema(self.optimiser)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; `UserError` where the classes on disk are others now."""
-        refuse_other_classes(saved.get("class_names"), self.data.train.images)
+        """Take up what `state_dict` gave."""
         self.network.load_state_dict(saved["network"])
         self.optimiser.load_state_dict(saved["optimiser"])
 
@@ -193,6 +190,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
         claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
         warn_of_shared_pictures(settings.dataset)
     state = new_state(settings, genotype, data, folder)
+    state.experiment = own
     if saved is None:
         size = count_parameters_without_auxiliary(state.network)
         log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
@@ -216,7 +214,6 @@ def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data:
         data=data,
         network=network,
         optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser, settings.graphs),
-        experiment=protocol(settings, genotype),
         checkpoints=Checkpoints(folder),
         tracker=Tracker(folder, settings.train.epochs, device),
         minutes=settings.checkpoint.minutes,

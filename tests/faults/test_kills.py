@@ -124,9 +124,9 @@ def test_a_search_whose_images_have_changed_is_not_continued(tmp_path):
 
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "test" / name).mkdir(parents=True)
         for index in range(8):
             Image.new("RGB", (16, 16), (index, 0, 0)).save(tmp_path / "train" / name / f"{index}.png")
-    (tmp_path / "test").mkdir()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, search_steps, "weight_step", 3)
         search.run(folder_settings(3), tmp_path / "run")
