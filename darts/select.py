@@ -71,7 +71,7 @@ def _found(reference: str, settings: SelectSettings) -> FixedCell:
 
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
-    from darts.loop.record import claim_folder, experiment, refuse_other_run
+    from darts.loop.record import claim_folder, experiment, refuse_other_run, warn_of_other_data
     from darts.runtime.device import ready_device
     from darts.tasks.batches import search_data
 
@@ -81,6 +81,8 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
         data = search_data(settings.dataset, settings.train_fraction, settings.train.batch_size, settings.seed, device)
         found = candidates(settings, folder)
         claim_folder(folder, KIND, experiment(settings), device)
+        for name, genotype in found.items():
+            warn_of_other_data(name, genotype, settings)
         known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
         accuracies: dict[str, float] = {}
         for number, (name, genotype) in enumerate(found.items(), start=1):

@@ -147,7 +147,7 @@ def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]
 
 def run(settings: DictConfig, folder: Path) -> Result:
     """Ask for trials until there are as many as wanted; the same folder again resumes."""
-    from darts.loop.record import claim_folder, experiment, refuse_other_run
+    from darts.loop.record import claim_folder, experiment, refuse_other_run, warn_of_other_data
     from darts.runtime.device import ready_device
 
     typed = typed_settings(settings, TuneSettings)
@@ -157,6 +157,8 @@ def run(settings: DictConfig, folder: Path) -> Result:
         refuse_other_run(folder, KIND, present)
         cells = cells_of_study(typed, folder)
         claim_folder(folder, KIND, present, device)
+        for name, cell in cells.items():
+            warn_of_other_data(name, cell.genotype, typed)
         study = open_study(folder)
         opened: dict[str, SearchData] = {}
         while (done := len(ended_trials(study))) < typed.trials:

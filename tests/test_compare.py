@@ -27,6 +27,8 @@ from darts.compare.statistics import (
 )
 from darts.compare.trials import Outcome
 from darts.runtime.errors import UserError
+from darts.spaces.genotype import to_json
+from darts.spaces.published import published
 from tests.conftest import ROOT, TINY_TRAIN, composed, run_command
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
@@ -377,3 +379,20 @@ def test_the_page_opens_in_a_browser_and_shows_its_plots_and_tables(tmp_path):
         assert (abs(pixels.astype(int) - colour).max(-1) < 8).sum() > 100, wanted
     shown = subprocess.run([browser, *flags, "--dump-dom", address], capture_output=True, text=True, timeout=120).stdout
     assert shown.count("<table>") == 3 and shown.count("<img") == 15
+
+
+def test_what_latest_names_is_looked_up_once_for_a_comparison(tmp_path):
+    """A search that ends while networks are trained is newer; the trials and a resumption keep the cell."""
+    latest = settings("searched=[latest]", f"runs={tmp_path / 'runs'}")
+    for name, cell in (("older", "darts_v2"), ("newer", "darts_v1")):
+        folder = tmp_path / "runs" / "search" / name
+        folder.mkdir(parents=True)
+        (folder / "genotype.json").write_text(to_json(published(cell)))
+        plan.fix_given_cells(latest, tmp_path / "out")
+        trial = settings("searched=[latest]", f"runs={tmp_path / 'runs'}", "trial=train:x")
+        assert plan.given_cells(trial, tmp_path / "out") == [
+            (str(tmp_path / "runs" / "search" / "older"), published("darts_v2"))
+        ]
+    other = settings("searched=[latest]", f"runs={tmp_path / 'runs'}", "seed=1")
+    plan.fix_given_cells(other, tmp_path / "out")
+    assert plan.given_cells(other, tmp_path / "out")[0][1] == published("darts_v1")

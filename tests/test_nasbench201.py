@@ -140,3 +140,17 @@ def test_a_search_logs_the_truth_and_never_looks_at_it(table, tmp_path):
 def test_a_table_of_another_space_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"benchmark\.table is of space 'nasbench201', but space is 'darts'"):
         search.run(composed("search", *TINY, "benchmark.table=x.csv", "search.batch_size=16"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["NAS-Bench-201-v1_1.pth", "NATS-tss-v1_0-simple"])
+def test_official_files_are_opened_only_if_trusted(name, tmp_path):
+    """They are pickles; where the packages that read them are missing, trust leads to their names."""
+    place = tmp_path / name
+    if name.endswith(".pth"):
+        place.write_bytes(b"pickle")
+    else:
+        place.mkdir()
+    with pytest.raises(UserError, match=r"benchmark\.trust_pickle is False; it must be true to open .* pickles"):
+        nasbench201.read_table(place)
+    with pytest.raises(UserError, match=r"needs the package '(nats_bench|nas_201_api)'"):
+        nasbench201.read_table(place, trust_pickle=True)

@@ -21,7 +21,14 @@ def main(settings: DictConfig) -> float:
     """Run all trials that the folder lacks, report; returns the least corrected p-value."""
     typed = typed_settings(settings, CompareSettings)
     from darts.compare import page, plan, report, trials
-    from darts.loop.record import claim_folder, data_record, environment, experiment, refuse_other_run
+    from darts.loop.record import (
+        claim_folder,
+        data_record,
+        environment,
+        experiment,
+        refuse_other_run,
+        warn_of_other_data,
+    )
     from darts.runtime.device import choose_device
     from darts.tasks.datasets import open_training
 
@@ -32,6 +39,8 @@ def main(settings: DictConfig) -> float:
         trials.check(typed, folder)
         claim_folder(folder, KIND, {}, device)
         plan.fix_given_cells(typed, folder)
+        for name, genotype in plan.given_cells(typed, folder):
+            warn_of_other_data(name, genotype, typed)
         failed = trials.run_all(typed, folder)
         outcomes = trials.outcomes(typed, folder)
         data = data_record(typed.dataset, open_training(typed.dataset), experiment(typed, tested=True))

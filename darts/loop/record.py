@@ -65,6 +65,16 @@ def data_record(settings: Dataset, images: ImageSet, own: Mapping[str, Any]) -> 
     return {**summarise(settings, images).to_json(), **digests}
 
 
+def warn_of_other_data(name: str, genotype: Genotype, settings: DataSettings) -> None:
+    """Say so where a cell was found on another data set, or on other images of it, than the present ones."""
+    found_on, digest = genotype.provenance.get("dataset"), genotype.provenance.get("data")
+    present = content_identity(settings.dataset)["dataset.content"]
+    if found_on not in (None, settings.dataset.name):
+        log.warning("%s was found on %s, and dataset is %s", name, found_on, settings.dataset.name)
+    elif digest not in (None, present):
+        log.warning("%s was found on other images of %s than those that dataset gives now", name, found_on)
+
+
 def claim_folder(
     folder: Path, kind: str, settings: Mapping[str, Any], device: torch.device, data: Mapping[str, Any] | None = None
 ) -> None:

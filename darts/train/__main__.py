@@ -25,7 +25,9 @@ def main(settings: DictConfig) -> float:
     if typed.weights is not None:
         return evaluate(typed, Path(typed.weights))
     genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
-    warn_of_other_data(genotype, typed)
+    from darts.loop.record import warn_of_other_data
+
+    warn_of_other_data("the cell", genotype, typed)
     return train(typed, genotype, Path(HydraConfig.get().runtime.output_dir))
 
 
@@ -37,13 +39,6 @@ def evaluate(settings: FinalSettings, weights: Path) -> float:
     tested = saved.evaluate_file(settings, weights)
     log.info("test accuracy %.4f, test loss %.4f", tested["accuracy"], tested["loss"])
     return 1 - tested["accuracy"]
-
-
-def warn_of_other_data(genotype: Genotype, settings: FinalSettings) -> None:
-    """Say so where the cell was found on another data set than the one that it is trained on."""
-    found_on = genotype.provenance.get("dataset")
-    if found_on not in (None, settings.dataset.name):
-        log.warning("the cell was found on %s, and is trained on %s", found_on, settings.dataset.name)
 
 
 def train(settings: FinalSettings, genotype: Genotype, folder: Path) -> float:
