@@ -9,7 +9,10 @@ import pytest
 from darts.config import registry
 from darts.config.registry import register
 from darts.runtime.errors import UserError
+from darts.search import loop as search
+from darts.spaces.published import published
 from darts.spaces.sources import find_genotype
+from darts.train import retraining as retrain
 from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_SEARCH, TINY_TRAIN, composed, run_command
 
 PLUGIN = '''
@@ -23,6 +26,7 @@ from darts.blackbox.exchange import Scorer
 from darts.blackbox.settings import Evaluator
 from darts.blackbox.strategy import Request, Strategy
 from darts.config.registry import register
+from darts.loop.loggers import Logger, LogWriter
 from darts.methods.relaxation import Relaxation, softmax
 from darts.models.mixture import MixtureWeights
 from darts.models.settings import NetworkSettings
@@ -81,6 +85,33 @@ class TwoDraws(Strategy):
     def ask(self, pool, generator: random.Random):
         for genotype in pool.draws(2, generator):
             yield Request(genotype)
+
+
+class TextLog(LogWriter):
+    def __init__(self, file):
+        self.file = file
+
+    def scalars(self, step, values):
+        for name, value in values.items():
+            print(step, name, value, file=self.file)
+
+    def figure(self, step, name, figure):
+        print(step, name, type(figure).__name__, file=self.file)
+
+    def close(self):
+        print("closed", file=self.file)
+        self.file.close()
+
+
+@register("logger", "text", file="values.txt")
+@dataclass
+class Text(Logger):
+    """A line a value."""
+
+    file: str
+
+    def open(self, folder, first):
+        return TextLog(open(folder / self.file, "a"))
 
 
 @register("evaluator", "alphabet", network=NetworkSettings(2, 3, 2))
@@ -150,6 +181,33 @@ def test_a_data_set_a_strategy_and_an_evaluator_are_chosen_by_name(folder):
                "genotype=random", "hydra.run.dir=trained")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "trained" / "result.json").read_text())["config"]["dataset.name"] == "stripes"
+
+
+def test_a_logger_is_given_every_value_and_closed_once(folder):
+    small = [item for item in TINY_SEARCH if not item.startswith("space.")]
+    given = [*small, "search.epochs=2", *BLURRED, "logger=text", "logger.file=log.txt", "hydra.run.dir=logged"]
+    done = run(folder, str(ROOT / "train_search.py"), *given)
+    assert done.returncode == 0, done.stderr
+    *lines, last = (folder / "logged" / "log.txt").read_text().splitlines()
+    history = [json.loads(line) for line in (folder / "logged" / "history.jsonl").read_text().splitlines()]
+    logged = [line.split()[2] for line in lines if line.split()[1] == "valid/loss"]
+    assert logged == [str(line["valid/loss"]) for line in history] and len(logged) == 2
+    assert "2 cell/normal Figure" in lines and last == "closed"
+    assert not list((folder / "logged").glob("events*"))
+    scores = [item for item in TINY_SCORES if not item.startswith("space.")]
+    done = run(folder, str(ROOT / "train_search.py"), *scores, *BLURRED, "method=two_draws", "evaluator=alphabet",
+               "logger=text", "hydra.run.dir=scores_logged")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 score" in (folder / "scores_logged" / "values.txt").read_text()
+
+
+@pytest.mark.parametrize("command", ["search", "final"])
+def test_without_a_logger_a_run_writes_its_own_files_only(command, tmp_path, without_pictures):
+    if command == "search":
+        search.run(composed("search", *TINY_SEARCH, "search.epochs=1", "logger=none"), tmp_path)
+    else:
+        retrain.run(composed("final", *TINY_TRAIN, "train.epochs=1", "logger=none"), published("snas"), tmp_path)
+    assert (tmp_path / "history.jsonl").exists() and not list(tmp_path.rglob("events*"))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ A stopped search resumes from history.jsonl: strategies ask again, and what stan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from darts.loop.loggers import Logger
 from darts.loop.tracking import peak_memory_mb
 from darts.runtime.errors import UserError
 from darts.runtime.files import append_line, read_lines, write_lines
@@ -21,9 +21,7 @@ Line = dict[str, Any]
 class Journal:
     """The lines of a search's evaluations, those before an interruption included."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, device: torch.device, logger: Logger) -> None:
         self.folder, self.device = folder, device
         before, seconds = read_lines(folder / "history.jsonl"), read_lines(folder / "timing.jsonl")
         complete = min(len(before), len(seconds))
@@ -33,7 +31,7 @@ class Journal:
         self.timing: list[Line] = []
         for name, lines in (("history.jsonl", before[:complete]), ("timing.jsonl", seconds[:complete])):
             write_lines(folder / name, lines)  # without what a kill between the two appends, or within one, has left
-        self.writer: Any = SummaryWriter(str(folder), purge_step=complete + 1)
+        self.log = logger.open(folder, complete + 1)
 
     def recall(self, key: str) -> tuple[Line, float] | None:
         """The next line that a stopped search left, and its seconds; it must answer this key. None: it is new."""
@@ -58,14 +56,9 @@ class Journal:
         self.timing.append(timing)
         append_line(self.folder / "history.jsonl", line)
         append_line(self.folder / "timing.jsonl", timing)
-        self.scalars(number, {name: value for name, value in line.items() if isinstance(value, float)})
-        self.scalars(number, {"time/seconds": timing["seconds"]})
-
-    def scalars(self, number: int, values: Mapping[str, float]) -> None:
-        """Values for TensorBoard."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, number)
+        values = {name: value for name, value in line.items() if isinstance(value, float)}
+        self.log.scalars(number, {**values, "time/seconds": timing["seconds"]})
 
     def close(self) -> None:
-        """Write out what TensorBoard has not written yet."""
-        self.writer.close()
+        """Write out what the logger has not written yet."""
+        self.log.close()

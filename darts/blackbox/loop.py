@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def run(settings: BlackBoxSettings, folder: Path) -> Genotype:
 
 def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
     search = start_or_resume(settings, folder)
+    with closing(search.journal):
+        evaluate_all(search)
+        genotype = finish(search)
+    raise_if_interrupted(pending_signal())
+    return genotype
+
+
+def evaluate_all(search: BlackBoxSearch) -> None:
+    """Ask and answer until the strategy or the budget ends, with a line on the console for every evaluation."""
+    settings = search.settings
     digits = len(str(settings.budget.evaluations or ""))
     advice = f"lower evaluator.network ({settings.evaluator.network.channels} channels) or the evaluator's batch size"
     with memory_advice(advice):
@@ -113,9 +124,6 @@ def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
             seconds = search.journal.timing[-1]["seconds"]
             log.info("evaluation %*d%s  score %.4f, best %.4f  %.1f s", digits, line["evaluation"], of,
                      line["score"], line["best"], seconds)  # fmt: skip
-    genotype = finish(search)
-    raise_if_interrupted(pending_signal())
-    return genotype
 
 
 def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
@@ -138,7 +146,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
     write_bytes(folder / "split.json", data.split.to_json().encode())
     log_summary(settings.dataset, data.train.images)
-    journal = Journal(folder, device)
+    journal = Journal(folder, device, settings.logger)
     if journal.before:
         log.info("resuming after %d evaluations", len(journal.before))
     else:
@@ -185,7 +193,6 @@ def finish(search: BlackBoxSearch) -> Genotype:
     cost = {**spent, "seconds": round(ledger.seconds, 3)}
     record_cost(folder, cost)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
-    journal.close()
     return genotype
 
 

@@ -37,6 +37,7 @@ PASSED = (
     "runs",
     "benchmark",
     "experiment",
+    "logger",
     "plugins",
 )
 DRAWN = 20

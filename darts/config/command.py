@@ -79,7 +79,7 @@ def prepare(name: str) -> None:
     load_plugins(named_plugins(given))
 
 
-CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "plugins")
+CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "logger", "plugins")
 SIZES = ("network", "train", "weight_optimiser", "memory")
 
 

@@ -17,7 +17,7 @@ from darts.runtime.errors import UserError
 CIRCUMSTANCES = (
     *("device", "engine", "graphs", "memory", "parallel.timeout_minutes", "runs", "checkpoint", "weights"),
     *("dataset.root", "dataset.download", "dataset.device_megabytes", "dataset.workers", "dataset.cache"),
-    "benchmark.trust_pickle",
+    *("benchmark.trust_pickle", "logger"),
 )  # full dotted paths; a path stands for all that lies below it
 
 DATA = {"dataset.content": "training images", "dataset.test_content": "test images"}  # digests among the settings

@@ -33,7 +33,7 @@ METHOD_PLACES = (
 GROUPS = {
     **{place: f"method/{place}" for place in METHOD_PLACES},
     **{"method": "method", "strategy": "method"},
-    **{kind: kind for kind in ("space", "dataset", "evaluator")},
+    **{kind: kind for kind in ("space", "dataset", "evaluator", "logger")},
 }  # by kind of part: the configuration group that its name is chosen from
 KINDS = (*GROUPS, "operation")
 
@@ -47,8 +47,8 @@ _plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> the plug-in that br
 def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
     """Make a class or function known to the configuration under a name; returns a decorator.
 
-    `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator" or
-    "operation". A part is a dataclass whose fields are its settings; with `values` for all of them it can be chosen
+    `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator", "logger"
+    or "operation". A part is a dataclass whose fields are its settings; with `values` for all of them it can be chosen
     at once (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values; a field `name` is
     the name. An operation is a function (channels, stride, affine) -> nn.Module; its `values` are fields of
     `Candidate`.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
+from darts.loop.loggers import Logger
 from darts.models.settings import MemorySettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.runtime.settings import CheckpointSettings, Precision
@@ -149,6 +150,7 @@ class DataSettings(CommonSettings):
     memory: MemorySettings
     dataset: Dataset
     checkpoint: CheckpointSettings
+    logger: Logger  # where values go besides the run's own files
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it goes: history.jsonl, timing.jsonl, TensorBoard, and lines on the console.
+"""What a run leaves behind while it goes: history.jsonl, timing.jsonl, a logger's values, and lines on the console.
 
 history.jsonl holds what the settings and the seed determine, so that two runs can be compared byte by byte;
 timing.jsonl holds seconds and memory, which no two runs share.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from darts.loop.loggers import Logger, LogWriter
 from darts.runtime import distributed
 from darts.runtime.files import append_line, write_lines, writing
 
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float]
 T = TypeVar("T")
-EVENTS = "events.out.tfevents"  # how TensorBoard's file begins
 
 
 class Tracker:
@@ -36,14 +35,15 @@ class Tracker:
 
     quiet = False  # True: nothing on the console
 
-    def __init__(self, folder: Path, epochs: int, device: torch.device) -> None:
+    def __init__(self, folder: Path, epochs: int, device: torch.device, logger: Logger) -> None:
         self.folder = folder
         self.epochs = epochs
         self.device = device
         self.history: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
         self.writes = distributed.is_main_process()
-        self.events: Any = None  # TensorBoard's writer, from the first value on
+        self.logger = logger
+        self.opened: LogWriter | None = None
         if self.writes:  # a checkpoint's lines come back by `restore`; others are of a run killed before its first one
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -108,51 +108,37 @@ class Tracker:
         log.log(level, "epoch %*d/%d  %s  %.1f s, %s left", len(str(self.epochs)), epoch + 1, self.epochs,
                  _summary(self.history[-1]), seconds, left)  # fmt: skip
 
-    def writer(self, epoch: int) -> Any:
-        """TensorBoard's writer; where a killed run has left events of this epoch or later they are withdrawn."""
-        if self.events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            threading.excepthook = _left_to_the_next_call
-            with writing(self.folder / EVENTS):
-                self.events = SummaryWriter(str(self.folder), purge_step=epoch + 1)
-        return self.events
+    def log(self, epoch: int) -> LogWriter:
+        """The open log, from the first value on."""
+        if self.opened is None:
+            self.opened = self.logger.open(self.folder, epoch + 1)
+        return self.opened
 
     def scalars(self, epoch: int, metrics: Metrics) -> None:
-        """Values for TensorBoard only."""
+        """Values for the logger only."""
         if self.writes:
-            with writing(self.folder / EVENTS):
-                for name, value in metrics.items():
-                    self.writer(epoch).add_scalar(name, value, epoch + 1)
+            self.log(epoch).scalars(epoch + 1, metrics)
 
     def picture(self, epoch: int, name: str, draw: Callable[[], Figure]) -> None:
-        """A picture for TensorBoard, drawn where it is kept."""
+        """A picture for the logger, drawn where it is kept."""
         if self.writes:
-            with writing(self.folder / EVENTS):
-                self.writer(epoch).add_figure(name, draw(), epoch + 1)
+            self.log(epoch).figure(epoch + 1, name, draw())
 
     def total_seconds(self) -> float:
         """Seconds of all epochs, those before an interruption included."""
         return sum(line["seconds"] for line in self.timing)
 
     def close(self) -> None:
-        """Write out what TensorBoard has not written yet."""
-        if self.events is not None:
-            with writing(self.folder / EVENTS):
-                self.events.close()
-            self.events = None
+        """Write out what the logger has not written yet."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.close()
 
     def _left(self, done: int) -> str:
         if not self.timing:
             return "?"
         seconds = (self.epochs - done) * self.total_seconds() / len(self.timing)
         return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _left_to_the_next_call(error: threading.ExceptHookArgs, default_hook: Any = threading.excepthook) -> None:
-    """TensorBoard's writing thread hands its error on to the next call, and has nothing to print by itself."""
-    if type(error.thread).__module__.split(".")[0] != "tensorboard":
-        default_hook(error)
 
 
 def peak_memory_mb(device: torch.device) -> float:

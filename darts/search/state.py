@@ -217,7 +217,7 @@ def new_state(
         stage=stages[number],
         active=active,
         checkpoints=Checkpoints(folder),
-        tracker=Tracker(folder, stages[-1].last, device),
+        tracker=Tracker(folder, stages[-1].last, device, settings.logger),
         minutes=settings.checkpoint.minutes,
     )
     begin(state)

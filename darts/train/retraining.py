@@ -215,7 +215,7 @@ def new_state(settings: FinalSettings | BriefSettings, genotype: Genotype, data:
         network=network,
         optimiser=weight_optimiser(network.parameters(), settings.weight_optimiser, settings.graphs),
         checkpoints=Checkpoints(folder),
-        tracker=Tracker(folder, settings.train.epochs, device),
+        tracker=Tracker(folder, settings.train.epochs, device, settings.logger),
         minutes=settings.checkpoint.minutes,
     )
 
