@@ -94,12 +94,13 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     given = bool(settings.results) or bool(settings.benchmark.table)
     require(given, "benchmark.table", settings.benchmark.table, allowed)
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    refuse_other_run(folder, KIND, experiment(settings))
+    own = experiment(settings)
+    refuse_other_run(folder, KIND, own)
     loop, table = settings.search, load_table(settings.benchmark, settings.space)
     data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
     cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
-    claim_folder(folder, KIND, experiment(settings), device)
+    claim_folder(folder, KIND, own, device)
     file = folder / "points.jsonl"
     known = {line["cell"]: line for line in read_lines(file)}
     write_lines(file, known.values())

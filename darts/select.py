@@ -17,13 +17,13 @@ from omegaconf import DictConfig
 from darts.config.command import cli_command, next_command
 from darts.config.compose import quoted, typed_settings
 from darts.config.registry import command_settings
-from darts.runtime.errors import NotFiniteError, UserError
+from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
-from darts.spaces.fixed import FixedCell, fixed_cells, read_fixed
+from darts.spaces.fixed import find_cell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import next_settings
-from darts.spaces.sources import find_genotype, folders_of_searches, origin_of, read_genotype
+from darts.spaces.sources import folders_of_searches, read_genotype
 from darts.train.settings import BriefSettings
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def candidates(settings: SelectSettings, folder: Path) -> dict[str, Genotype]:
         raise UserError(
             f"searched is {settings.searched}; a choice needs at least 2 finished searches, not {len(names)}"
         )
-    found = fixed_cells(file, names, lambda name: _found(name, settings))
+    found = fixed_cells(file, names, lambda name: find_cell(name, settings.space, settings.runs, settings.seed))
     return {cell.origin: cell.genotype for cell in found.values()}
 
 
@@ -64,11 +64,6 @@ def named_cells(settings: SelectSettings) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _found(reference: str, settings: SelectSettings) -> FixedCell:
-    genotype = find_genotype(reference, settings.space, settings.runs, settings.seed)
-    return FixedCell(origin_of(reference, settings.runs), genotype)
-
-
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
     from darts.loop.record import claim_folder, experiment, refuse_other_run, warn_of_other_data
@@ -77,10 +72,11 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     with lock_folder(folder), deferred_signals():
-        refuse_other_run(folder, KIND, experiment(settings))
+        own = experiment(settings)
+        refuse_other_run(folder, KIND, own)
         data = search_data(settings.dataset, settings.train_fraction, settings.train.batch_size, settings.seed, device)
         found = candidates(settings, folder)
-        claim_folder(folder, KIND, experiment(settings), device)
+        claim_folder(folder, KIND, own, device)
         for name, genotype in found.items():
             warn_of_other_data(name, genotype, settings)
         known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
@@ -97,13 +93,9 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
 
 def accuracy_of(settings: SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:
     """Validation accuracy after a brief training; 0 where it diverges."""
-    from darts.train.brief import validation_accuracy
+    from darts.train.brief import validation_accuracy, zero_if_diverged
 
-    try:
-        return validation_accuracy(settings, genotype, data, folder)
-    except NotFiniteError as error:
-        log.warning("a training diverged, and its accuracy counts as 0: %s", error)
-        return 0.0
+    return zero_if_diverged(lambda: validation_accuracy(settings, genotype, data, folder))[0]
 
 
 def keep_best(found: dict[str, Genotype], accuracies: dict[str, float], folder: Path) -> tuple[str, dict[str, float]]:

@@ -21,12 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from darts.config.command import CARRIED, SIZES, cli_command, next_command
 from darts.config.compose import quoted, typed_settings
 from darts.config.registry import command_settings
-from darts.runtime.errors import NotFiniteError, UserError, require
+from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import derive
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
-from darts.spaces.fixed import FixedCell, fixed_cells
-from darts.spaces.sources import find_genotype, origin_of
+from darts.spaces.fixed import FixedCell, find_cell, fixed_cells
 from darts.train.settings import BriefSettings
 
 if TYPE_CHECKING:
@@ -139,8 +138,7 @@ def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]
     choices = [choice for given in ranges if given.name == "genotype" for choice in given.choices]
 
     def find(reference: str) -> FixedCell:
-        genotype = find_genotype(reference, settings.space, settings.runs, settings.seed)
-        return FixedCell(origin_of(reference, settings.runs), genotype)
+        return find_cell(reference, settings.space, settings.runs, settings.seed)
 
     return fixed_cells(folder / "cells.json", choices or [settings.genotype], find)
 
@@ -198,18 +196,18 @@ def run_trial(
     """Ask the study for one trial's values, train by them, and tell it the accuracy."""
     import optuna
 
+    from darts.train.brief import zero_if_diverged
+
     typed = typed_settings(settings, TuneSettings)
     number = int(folder.name)
     study.sampler = optuna.samplers.TPESampler(seed=derive(typed.seed, "tune", number) % 2**32)
     trial = study.ask()
     values = proposed(trial, typed.parameters)
     chosen = with_values(settings, values)
-    try:
-        accuracy = score(chosen, cells[chosen.genotype].genotype, folder, opened)
-    except NotFiniteError as error:
-        log.warning("a training diverged, and its accuracy counts as 0: %s", error)
+    cell = cells[chosen.genotype].genotype
+    accuracy, diverged = zero_if_diverged(lambda: score(chosen, cell, folder, opened))
+    if diverged:
         trial.set_user_attr(DIVERGED, True)
-        accuracy = 0.0
     study.tell(trial, accuracy)
     shown = ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
     log.info("trial %d/%d  validation accuracy %.2f%%, best %.2f%%  %s", number + 1, typed.trials, 100 * accuracy,

@@ -248,7 +248,7 @@ def test_a_score_that_is_no_number_is_refused_and_a_training_that_diverges_score
     space = composed("search").space
     asking = method.ask(Pool(space, space.sample, lambda genotype: True), python_generator(0, "strategy"))
     scorer = Scorer(lambda genotype, share: (math.nan, {}))
-    with pytest.raises(UserError, match="is nan, no finite number"):
+    with pytest.raises(UserError, match="is nan, which is not finite"):
         next(exchange(asking, scorer, lambda key, request: Answer(math.nan, {}, Cost()), Ledger(Budget(3, None, None))))
     wild = ["evaluator.weight_optimiser.learning_rate=1e30", "evaluator.weight_optimiser.clip=inf"]
     blackbox.run(composed("search", *TINY_SEARCH, "method=random", "budget.evaluations=2", *wild), tmp_path)

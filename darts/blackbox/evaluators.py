@@ -6,7 +6,6 @@ The settings of each kind are in blackbox/settings.py; their `scorer` methods ca
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +27,14 @@ from darts.loop.settings import taken_over
 from darts.models.cost import network_costs
 from darts.models.network import build_network
 from darts.runtime.device import placed
-from darts.runtime.errors import NotFiniteError, UserError
+from darts.runtime.errors import UserError
 from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import Table
 from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
-from darts.train.brief import validation_accuracy
+from darts.train.brief import validation_accuracy, zero_if_diverged
 from darts.train.settings import BriefSettings
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,16 +60,9 @@ def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
         settings = training_settings(context.settings, how, lasts(fraction))
         data = dataclasses.replace(context.data, train=context.data.train.of(how.train.batch_size))
         folder = context.folder / "evaluations" / f"{canonical(genotype)}_{lasts(fraction)}"
-        try:
-            found: tuple[float, dict[str, float]] = (
-                validation_accuracy(settings, genotype, data, folder, quiet=True),
-                {},
-            )
-        except NotFiniteError as error:
-            log.warning("a training diverged, and scores 0: %s", error)
-            found = 0.0, {"diverged": 1.0}
+        accuracy, diverged = zero_if_diverged(lambda: validation_accuracy(settings, genotype, data, folder, quiet=True))
         shutil.rmtree(folder, ignore_errors=True)  # the score is written down by the search
-        return found
+        return accuracy, {"diverged": 1.0} if diverged else {}
 
     return Scorer(score, lambda fraction: part * lasts(fraction), partial_effort=True, effort=lasts)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,6 @@ from darts.runtime.signals import deferred_signals, pending_signal, raise_if_int
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.tasks.batches import SearchData, search_data
-from darts.tasks.content import content_identity
 from darts.tasks.summary import log_summary
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class BlackBoxSearch:
     pool: Pool
     ledger: Ledger
     journal: Journal
+    experiment: dict[str, Any]  # what must be the same where the search is resumed
     best: tuple[float, float, Genotype] | None = None  # effort, score, genotype
 
     def lines(self) -> Iterator[Line]:
@@ -151,7 +152,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
         log.info("resuming after %d evaluations", len(journal.before))
     else:
         log.info("%s search on %s in %s genotypes", settings.method.name, device, f"{settings.space.count():,}")
-    return BlackBoxSearch(settings, folder, device, data, table, scorer, pool, Ledger(settings.budget), journal)
+    return BlackBoxSearch(settings, folder, device, data, table, scorer, pool, Ledger(settings.budget), journal, own)
 
 
 def limits(settings: BlackBoxSettings, data: SearchData, device: torch.device) -> list[Limit]:
@@ -176,7 +177,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
         "dataset": settings.dataset.name,
         "seed": settings.seed,
         "settings": digest(identity(settings)),
-        "data": content_identity(settings.dataset)["dataset.content"],
+        "data": search.experiment["dataset.content"],
         "split": search.data.split.digest(),
         "score": score,
         **spent,

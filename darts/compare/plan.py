@@ -17,10 +17,10 @@ from darts.loop.record import experiment
 from darts.loop.settings import taken_over
 from darts.runtime.errors import UserError
 from darts.runtime.settings import ParallelSettings
-from darts.spaces.fixed import FixedCell, fixed_cells, read_fixed
+from darts.spaces.fixed import FixedCell, find_cell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership
-from darts.spaces.sources import find_genotype, origin_of, random_genotype
+from darts.spaces.sources import random_genotype
 from darts.train import retraining as retrain
 from darts.train.settings import FinalSettings
 
@@ -47,8 +47,7 @@ def given_cells_file(settings: CompareSettings, folder: Path) -> Path:
 
 def find_given(settings: CompareSettings, reference: str) -> FixedCell:
     """The cell that an entry of `searched` names now."""
-    genotype = find_genotype(reference, settings.space, settings.runs, settings.seed)
-    return FixedCell(origin_of(reference, settings.runs), genotype)
+    return find_cell(reference, settings.space, settings.runs, settings.seed)
 
 
 def fix_given_cells(settings: CompareSettings, folder: Path) -> None:

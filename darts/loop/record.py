@@ -87,10 +87,9 @@ def claim_folder(
     the settings that decide the result, the data and the environment. A process that resumes the run is noted, and a
     warning says what makes its bits differ. `UserError` where the folder holds anything of another run.
     """
-    refuse_other_run(folder, kind, settings)
+    record = refuse_other_run(folder, kind, settings)
     here = environment(device)
-    if (folder / "run.json").exists():
-        record = run_record(folder)
+    if record is not None:
         _warn_of_other_bits(record, here)
         record.setdefault("resumed", []).append(here)
         write_json(folder / "run.json", record)
@@ -109,18 +108,22 @@ def record_cost(folder: Path, cost: Mapping[str, Any]) -> None:
     write_json(folder / "run.json", {**run_record(folder), "cost": dict(cost)})
 
 
-def refuse_other_run(folder: Path, kind: str, settings: Mapping[str, Any]) -> None:
-    """`UserError` where a folder holds anything of another run: another kind, version or setting, or no run.json."""
+def refuse_other_run(folder: Path, kind: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What run.json says of this run, None where the folder holds no run.
+
+    `UserError` where it holds anything of another run: another kind, version or setting, or no run.json.
+    """
     if (folder / "run.json").exists():
         record = run_record(folder)
         refuse_other_version(record, folder)
         if record.get("kind") != kind:
             raise UserError(f"{folder} holds a {record.get('kind')}, and this is a {kind}; give another hydra.run.dir")
         refuse_other_experiment(record, settings, folder)
-        return
+        return record
     stray = [name for name in LEFT_BY_RUNS if (folder / name).exists()]
     if stray:
         raise UserError(f"{folder} holds {stray[0]} of a run without its run.json; give another hydra.run.dir")
+    return None
 
 
 def _warn_of_other_bits(record: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ A schema is
 
     a type                     the value is of it; bool is no int, an int serves as a float
     {"key": schema, ...}       a dictionary that has these keys, and perhaps others
+    exactly({...})             the same with no other keys
     {str: schema}              a dictionary from texts to values of that schema
     [schema]                   a list
     (schema, schema)           either; None stands for null

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_json
 from darts.spaces.genotype import Genotype, from_json, to_json
+from darts.spaces.search_space import SearchSpace
+from darts.spaces.sources import find_genotype, newest_search
 
 
 class FixedCell(NamedTuple):
@@ -17,6 +19,12 @@ class FixedCell(NamedTuple):
 
     origin: str
     genotype: Genotype
+
+
+def find_cell(reference: str, space: SearchSpace, runs: str, seed: int) -> FixedCell:
+    """The cell that a reference names now, `latest` under the name of its run folder; raises as `find_genotype`."""
+    origin = str(newest_search(runs).parent) if reference == "latest" else reference
+    return FixedCell(origin, find_genotype(origin, space, runs, seed))
 
 
 def fixed_cells(file: Path, references: Sequence[str], find: Callable[[str], FixedCell]) -> dict[str, FixedCell]:

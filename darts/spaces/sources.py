@@ -42,11 +42,6 @@ def find_genotype(
     return genotype
 
 
-def origin_of(reference: str, runs: str) -> str:
-    """A reference that keeps its meaning: the run folder itself in place of `latest`."""
-    return str(newest_search(runs).parent) if reference == "latest" else reference
-
-
 def random_genotype(space: SearchSpace, seed: int, number: int) -> Genotype:
     """The `number`-th of an endless list of uniform draws that depends on the seed only."""
     drawn = space.sample(python_generator(seed, "random genotype", number))

@@ -51,28 +51,29 @@ def content_identity(settings: Dataset, tested: bool = False) -> dict[str, str]:
     The test part of a set that is no folder has none: it is not opened for it, and comes whole with the training part.
     Files that have neither size nor time changed are not read again within a process.
     """
-    found = {"dataset.content": _known_digest(settings, train=True)}
+    found = {"dataset.content": _known_content(settings, train=True).digest}
     if tested and isinstance(settings, ImageFolderDataset):
-        found["dataset.test_content"] = _known_digest(settings, train=False)
+        found["dataset.test_content"] = _known_content(settings, train=False).digest
     return found
 
 
-def _known_digest(settings: Dataset, train: bool) -> str:
+def _known_content(settings: Dataset, train: bool) -> Content:
+    """What `read_content` gives; files that have neither size nor time changed are read once in a process."""
     if not isinstance(settings, ImageFolderDataset):
-        return _once(repr(settings), lambda: content_digest(settings, train))
+        return _once(repr((settings, train)), lambda: read_content(settings, train))
     listing = list_folder(settings)
     files = listing.training if train else listing.tested()
     key = _digest([str(listing.root), repr(listing.classes), repr(files)])
-    return _once(key, lambda: _of_files(listing, train).digest)
+    return _once(key, lambda: _of_files(listing, train))
 
 
-_digests: dict[str, str] = {}  # of parts that this process has read
+_contents: dict[str, Content] = {}  # parts that this process has read
 
 
-def _once(key: str, read: Callable[[], str]) -> str:
-    if key not in _digests:
-        _digests[key] = read()
-    return _digests[key]
+def _once(key: str, read: Callable[[], Content]) -> Content:
+    if key not in _contents:
+        _contents[key] = read()
+    return _contents[key]
 
 
 def read_content(settings: Dataset, train: bool = True, images: ImageSet | None = None) -> Content:
@@ -99,7 +100,7 @@ def warn_of_shared_pictures(settings: Dataset) -> None:
     """
     if not isinstance(settings, ImageFolderDataset):
         return
-    shared = shared_pictures(read_content(settings), read_content(settings, train=False))
+    shared = shared_pictures(_known_content(settings, train=True), _known_content(settings, train=False))
     if shared:
         first, second = (one_line(place) for place in shared[0])
         log.warning("%d test pictures are training pictures too, byte for byte, for example %s and %s: the test "

@@ -11,8 +11,7 @@ from omegaconf import DictConfig
 from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.runtime import distributed
-from darts.spaces.genotype import Genotype
-from darts.spaces.sources import find_genotype, origin_of
+from darts.spaces.fixed import FixedCell, find_cell
 from darts.train.settings import FinalSettings
 
 log = logging.getLogger("darts.train")
@@ -24,11 +23,11 @@ def main(settings: DictConfig) -> float:
     typed = typed_settings(settings, FinalSettings)
     if typed.weights is not None:
         return evaluate(typed, Path(typed.weights))
-    genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed)
+    cell = find_cell(typed.genotype, typed.space, typed.runs, typed.seed)
     from darts.loop.record import warn_of_other_data
 
-    warn_of_other_data("the cell", genotype, typed)
-    return train(typed, genotype, Path(HydraConfig.get().runtime.output_dir))
+    warn_of_other_data("the cell", cell.genotype, typed)
+    return train(typed, cell, Path(HydraConfig.get().runtime.output_dir))
 
 
 def evaluate(settings: FinalSettings, weights: Path) -> float:
@@ -41,15 +40,14 @@ def evaluate(settings: FinalSettings, weights: Path) -> float:
     return 1 - tested["accuracy"]
 
 
-def train(settings: FinalSettings, genotype: Genotype, folder: Path) -> float:
-    """Train and test a genotype's network; returns the test error."""
+def train(settings: FinalSettings, cell: FixedCell, folder: Path) -> float:
+    """Train and test a cell's network; returns the test error."""
     from darts.train import retraining
 
-    cell = origin_of(settings.genotype, settings.runs)
     with distributed.process_group(settings.parallel, settings.device, settings.graphs):
         folder = Path(distributed.broadcast(str(folder)))
-        result = retraining.run(settings, genotype, folder)
-    retraining.announce(result, folder, cell)
+        result = retraining.run(settings, cell.genotype, folder)
+    retraining.announce(result, folder, cell.origin)
     return 1 - result["test_accuracy"]
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from darts.loop.optimisation import evaluate
 from darts.loop.run_state import load_checkpoint
+from darts.runtime.errors import NotFiniteError
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData
 from darts.train import retraining
 from darts.train.settings import BriefSettings
+
+log = logging.getLogger(__name__)
 
 
 def validation_accuracy(
@@ -26,3 +31,12 @@ def validation_accuracy(
     with state.tracker.open():
         retraining.run_epochs(state)
     return evaluate(state.network, state.network, data.valid.mixed())["accuracy"]
+
+
+def zero_if_diverged(training: Callable[[], float]) -> tuple[float, bool]:
+    """The accuracy that a training gives, 0 with a warning where it diverges, and whether it did."""
+    try:
+        return training(), False
+    except NotFiniteError as error:
+        log.warning("a training diverged, and its accuracy counts as 0: %s", error)
+        return 0.0, True

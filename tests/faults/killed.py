@@ -15,7 +15,6 @@ import random
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from darts import correlate, select, tune
 from darts.blackbox import loop as blackbox
 from darts.runtime.files import lock_folder
 from tests.conftest import TINY, TINY_DATA, composed, configuration, leave_out_pictures
+from tests.faults.forks import forked
 
 BRIEF = [*TINY, "train.epochs=2", "train.batch_size=16", "checkpoint.minutes=1e-9"]
 SCORES = [*TINY_DATA, "evaluator.network.channels=2", "evaluator.train.batch_size=16", "search.batch_size=16",
@@ -73,20 +73,14 @@ def left(kind: str, folder: Path) -> list[object]:
     return [(folder / name).read_text() for name in names.get(kind, ("history.jsonl", "genotype.json", "split.json"))]
 
 
-def forked(run: Callable[[Path], None], folder: Path) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
+def begun(run: Callable[[Path], None], folder: Path) -> int:
+    """Begin a run in a forked process; its number."""
+
+    def whole() -> int:
         run(folder)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-        raise
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+        return 0
+
+    return forked(whole)
 
 
 def main(folder: Path, kind: str, kills: int) -> None:
@@ -95,16 +89,16 @@ def main(folder: Path, kind: str, kills: int) -> None:
     run = COMMANDS.get(kind) or searching(kind)
     draw = random.Random(kind)
     run(folder / "warm")
-    begun = time.monotonic()
-    ended = os.waitpid(forked(run, folder / "whole"), 0)[1]
-    seconds = time.monotonic() - begun
+    start = time.monotonic()
+    ended = os.waitpid(begun(run, folder / "whole"), 0)[1]
+    seconds = time.monotonic() - start
     codes = []
     for _ in range(kills):
-        child = forked(run, folder / "killed")
+        child = begun(run, folder / "killed")
         time.sleep(draw.uniform(0.1, 0.5) * seconds)
         os.kill(child, signal.SIGKILL)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    last = os.waitpid(forked(run, folder / "killed"), 0)[1]
+    last = os.waitpid(begun(run, folder / "killed"), 0)[1]
     equal = not ended and not last and left(kind, folder / "whole") == left(kind, folder / "killed")
     print(json.dumps({"died": codes, "ended": [ended, last], "equal": equal}))
 

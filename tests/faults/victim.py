@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from darts.runtime.settings import ParallelSettings
 from darts.search import loop as search
 from darts.search import step as search_steps
 from tests.conftest import TINY_SEARCH, composed, leave_out_pictures
+from tests.faults.forks import forked
 
 
 def die() -> None:
@@ -126,28 +126,22 @@ DEATHS = {
 
 def ran(death: dict, folder: Path, told: Path, fault, number: int, port: int) -> int:
     """Begin a search in a forked process; its number among the system's."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
+
+    def run() -> int:
         if fault and fault[0] in DEATHS and number == (0 if fault[0] == "leader's write" else death["processes"] - 1):
             DEATHS[fault[0]](*fault[1:])
         torchrun = {"WORLD_SIZE": death["processes"], "RANK": number, "LOCAL_RANK": number, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in torchrun.items()}, MASTER_ADDR="127.0.0.1")
         settings = composed("search", *TINY_SEARCH, "search.epochs=2", "search.batch_size=18", *death["overrides"])
-        with distributed.process_group(ParallelSettings(True, 0.5), "cpu", False):
-            search.run(settings, folder)
-        code = 0
-    except UserError as error:
-        code = 2
-        told.write_text(str(error))
-    except BaseException:
-        traceback.print_exc()
-        raise
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            with distributed.process_group(ParallelSettings(True, 0.5), "cpu", False):
+                search.run(settings, folder)
+        except UserError as error:
+            told.write_text(str(error))
+            return 2
+        return 0
+
+    return forked(run)
 
 
 def ends(death: dict, folder: Path, told: Path, fault) -> list[int]:
