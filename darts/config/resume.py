@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
-from darts.config.compose import dotted_key, quoted
+from darts.config.compose import CONF, dotted_key, quoted
 from darts.config.registry import named_plugins
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import is_locked
@@ -21,14 +25,18 @@ RESUMABLE = {
     "select": ("genotype.json", ("selection",)),
     "correlate": ("correlation.json", ("rank correlation",)),
 }  # by command: the file that it writes last, and how run.json calls it
+KEY = re.compile(r"[A-Za-z_][\w-]*([./][\w-]+)*")
+PACKAGE = re.compile(r"[a-z]\w*(\.[a-z]\w*)*")
+OPTION = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # of a group: a file within it, never one outside
+HARMLESS_REFERENCE = re.compile(r"\$\{(oc\.env:)?[A-Za-z_][\w.]*\}")
 
 
 def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
     """A command's arguments with `resume=...` replaced by those that the run began with, and its folder.
 
     What else is given comes after them and replaces what the run had. `latest` is the newest run under `runs` that
-    has neither ended nor is under way. Plug-ins must be typed again: no file may name a module to import. Raises
-    `UserError` where there is nothing to resume.
+    has neither ended nor is under way. Plug-ins and the trust in a pickle must be typed again: no file may name code
+    to run. Raises `UserError` where there is nothing to resume.
     """
     named = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
     if not named:
@@ -44,6 +52,9 @@ def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
     lacking = [plugin for plugin in named_plugins(kept) if plugin not in named_plugins(others)]
     if lacking:
         raise UserError(f"resume: the run in {folder} needs plugins=[{','.join(lacking)}]; give that as well")
+    trusting = [override for override in kept if "trust_pickle" in override]
+    if trusting:
+        raise UserError(f"resume: the run in {folder} had {trusting[0][:80]!r}; give benchmark.trust_pickle as well")
     if not any(item.startswith("hydra.run.dir=") for item in others):
         others.append(f"hydra.run.dir={quoted(str(folder))}")
     return [*kept, *others]
@@ -80,7 +91,44 @@ def _overrides(folder: Path) -> list[str]:
         raise UserError(f"resume: {folder} is no folder of a run ({type(error).__name__}: {file})") from None
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise UserError(f"resume: {file} is no list of settings")
-    foreign = [item for item in found if dotted_key(item).split(".")[0] == "hydra"]
+    foreign = [item for item in found if not _is_setting(item)]
     if foreign:
         raise UserError(f"resume: {file} holds {foreign[0][:80]!r}, which no run keeps there")
     return found
+
+
+def _is_setting(item: str) -> bool:
+    """Whether a text sets or removes one setting of ours, or chooses an option of a group of ours, and nothing else.
+
+    A stranger's folder may hold anything: flags such as --config-dir, Hydra's own settings (a callback is code), a
+    group's option outside its group, a sweep, a reference that computes.
+    """
+    try:
+        override = OverridesParser.create().parse_override(item)
+    except (HydraException, RecursionError):
+        return False
+    key = override.key_or_group
+    ours = KEY.fullmatch(key) is not None and key.partition(".")[0].partition("/")[0] not in ("hydra", "resume")
+    if not ours or override.is_sweep_override() or not _is_package_of_ours(override.package):
+        return False
+    if key.partition(".")[0] == "plugins":
+        return item.startswith("plugins=") and override.package is None
+    if "${" in HARMLESS_REFERENCE.sub("", item):
+        return False
+    return _is_option(override) if _is_group(override) else True
+
+
+def _is_package_of_ours(package: str | None) -> bool:
+    return package is None or (PACKAGE.fullmatch(package) is not None and "hydra" not in package.split("."))
+
+
+def _is_group(override: Override) -> bool:
+    key = override.key_or_group
+    return "/" in key or (Path(CONF) / key).is_dir() or (override.is_add() and "." not in key)
+
+
+def _is_option(override: Override) -> bool:
+    """Whether what a group is set to lies in the group."""
+    value = override.value()
+    names = value if isinstance(value, list) else [value]
+    return all(name is None or (isinstance(name, str) and OPTION.fullmatch(name)) for name in names)

@@ -212,12 +212,27 @@ def test_resume_types_the_runs_own_settings_again(tmp_path, monkeypatch):
         resumed_arguments("describe", ["resume=latest"])
 
 
+STRANGE_ITEMS = [
+    *("--config-dir=evil", "-cd=evil", "--help", "-m", "--cfg=job", "", "=x", "seed=1,2", "seed=choice(1,2)"),
+    *("resume=latest", "~plugins", "+plugins=[x]", "plugins@a=[x]", " plugins=[x]", "plugins.0=x", " hydra.x=1"),
+    *("hydra={callbacks: {}}", "++hydra.callbacks.x=1", "experiment@hydra=x", "experiment@hydra.callbacks.x=y"),
+    *("experiment@_global_.hydra=x", "experiment@_global_=x", "experiment=../../evil", "experiment=/tmp/evil"),
+    *("experiment=[quick,../evil]", "method=a/../../b", "+evil=../x", "${x}=1", "a..b=1", "space={a: 1}"),
+    *("genotype=${oc.decode:x}", "seed=${oc.create:${x}}", "experiment=${hydra:x}", "seed=[" + "[" * 2000),
+]
+
+
 @pytest.mark.parametrize(
     ("stored", "named"),
     [
         ("- plugins=[mine]\n", r"needs plugins=\[mine\]"),
         ("- hydra/launcher=evil\n", "which no run keeps there"),
         ("- hydra.callbacks.x._target_=os.system\n", "which no run keeps there"),
+        *((f"- {json.dumps(item)}\n", "which no run keeps there") for item in STRANGE_ITEMS),
+        ('- "plugins=[mine,yours]"\n', r"needs plugins=\[mine,yours\]"),
+        ("- benchmark.trust_pickle=true\n", "give benchmark.trust_pickle as well"),
+        ('- "+benchmark={trust_pickle: true}"\n', "which no run keeps there|give benchmark.trust_pickle as well"),
+        ('- "benchmark={trust_pickle: true}"\n', "give benchmark.trust_pickle as well"),
         ("seed: 1\n", "is no list of settings"),
         ("- {a: 1}\n", "is no list of settings"),
         ("!!python/object/apply:os.system [ls]\n", "is no folder of a run"),
@@ -229,6 +244,17 @@ def test_what_a_strangers_folder_would_type_is_refused(stored, named, tmp_path):
     (tmp_path / ".hydra" / "overrides.yaml").write_text(stored)
     with pytest.raises(UserError, match=named):
         resumed_arguments("search", [f"resume={tmp_path}"])
+
+
+def test_what_runs_keep_is_taken_as_it_was_typed(tmp_path):
+    kept = ["dataset=image_folder", "dataset.root=../data/a b", "+experiment=quick", "seed=3", "searched=[a,'b c']",
+            "dataset.root=${oc.env:HOME}", "genotype='Genotype(x=[])'", "evaluator/train=x", "memory.limit=null"]  # fmt: skip
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(kept))
+    assert resumed_arguments("search", [f"resume={tmp_path}"])[: len(kept)] == kept
+    typed = [f"resume={tmp_path}", "plugins=[mine]", "benchmark.trust_pickle=true"]
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps([*kept, *typed[1:]]))
+    assert resumed_arguments("search", typed)[len(kept) : -1] == typed[1:]
 
 
 def test_a_stopped_search_is_resumed_by_resume_latest_alone(tmp_path):
