@@ -22,6 +22,7 @@ from darts.config.compose import typed_settings
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, write_json
+from darts.runtime.schema import FINITE, Within
 from darts.runtime.seeding import python_generator
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
 from darts.spaces.genotype import Genotype, from_json
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("darts")
 KIND = "rank correlation"  # what run.json calls it
 Points = list[dict[str, Any]]
+POINT = {"cell": str, "score": FINITE, "final": Within(0, 1)}  # a line of points.jsonl
 
 
 @command_settings("correlate")
@@ -53,11 +55,14 @@ class CorrelateSettings(EvaluationSettings):
 
 def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
     """The cells of all trained networks with their mean test accuracy; one protocol for all, or `UserError`."""
+    from darts.train.retraining import read_result
+
     found: dict[str, tuple[Genotype, list[float]]] = {}
-    protocols = set()
+    protocols, data = set(), set()
     for folder in settings.results:
         for file in sorted(Path(folder).rglob("result.json")):
-            result = json.loads(file.read_text())
+            result = read_result(file)
+            data.add((result["config"].get("dataset.name"), result["config"].get("dataset.content")))
             genotype = from_json(json.dumps(result["genotype"]), origin=str(file))
             check_membership(genotype, settings.space, str(file))
             protocols.add(result["protocol"])
@@ -66,7 +71,21 @@ def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
         raise UserError(f"results is {settings.results}; a rank correlation needs 3 cells, there are {len(found)}")
     if len(protocols) > 1:
         raise UserError(f"results is {settings.results}; the networks were trained by {len(protocols)} protocols")
+    warn_of_data(settings, *data.pop())
     return [(genotype, statistics.fmean(values)) for genotype, values in found.values()]
+
+
+def warn_of_data(settings: CorrelateSettings, name: str | None, digest: str | None) -> None:
+    """Say so where the accuracies are of networks trained on other data than that of the scores."""
+    from darts.loop.record import experiment
+
+    own = experiment(settings)
+    if digest is None:
+        log.warning("results: written by version 0.1.0, which does not say on which images the networks were trained")
+    elif digest != own["dataset.content"]:
+        other = f"{name}" if name != settings.dataset.name else f"other images of {name}"
+        log.warning("results: the networks were trained on %s, and the scores are of dataset %s: the rank correlation "
+                    "says how far one ranks the other's cells", other, settings.dataset.name)  # fmt: skip
 
 
 def drawn_cells(settings: CorrelateSettings, table: Table) -> list[tuple[Genotype, float]]:
@@ -84,6 +103,7 @@ def drawn_cells(settings: CorrelateSettings, table: Table) -> list[tuple[Genotyp
 def measure(settings: CorrelateSettings, folder: Path) -> Points:
     """Score every cell; what folder/points.jsonl holds of the same settings is not scored again."""
     from darts.blackbox.evaluators import EvaluationContext
+    from darts.blackbox.exchange import finite_score
     from darts.loop.record import claim_folder, experiment, refuse_other_run
     from darts.runtime.device import ready_device
     from darts.runtime.files import append_line, read_lines, write_lines
@@ -102,14 +122,14 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
     claim_folder(folder, KIND, own, device)
     file = folder / "points.jsonl"
-    known = {line["cell"]: line for line in read_lines(file)}
+    known = {line["cell"]: line for line in read_lines(file, POINT)}
     write_lines(file, known.values())
     points: Points = []
     for number, (genotype, final) in enumerate(cells, start=1):
         raise_if_interrupted(pending_signal())
         name = ordered(genotype).digest()
         if name not in known:
-            score = scorer.score(genotype, 1.0)[0]
+            score = finite_score(name, scorer.score(genotype, 1.0)[0])
             known[name] = {"cell": name, "score": score, "final": final}
             append_line(file, known[name])
         points.append({**known[name], "final": final})
@@ -119,11 +139,17 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
 
 
 def correlations(points: Points) -> dict[str, Any]:
-    """Kendall's tau-b and Spearman's rho of scores and final accuracies, with 95% bootstrap intervals over cells."""
+    """Kendall's tau-b and Spearman's rho of scores and final accuracies, with 95% bootstrap intervals over cells.
+
+    `UserError` where all scores or all accuracies are equal: nothing is ranked then.
+    """
     import numpy as np
     from scipy import stats
 
     scores, finals = (np.array([point[name] for point in points]) for name in ("score", "final"))
+    for name, values in (("scores", scores), ("final accuracies", finals)):
+        if _constant(values):
+            raise UserError(f"all {len(values)} {name} are {values[0]:g}; equal values have no rank correlation")
     measures = {
         "kendall_tau": lambda a, b: stats.kendalltau(a, b).statistic,
         "spearman_rho": lambda a, b: stats.spearmanr(a, b).statistic,
@@ -131,11 +157,14 @@ def correlations(points: Points) -> dict[str, Any]:
     draws = np.random.default_rng(0).integers(len(points), size=(1000, len(points)))
     found: dict[str, Any] = {"cells": len(points)}
     for name, measured in measures.items():
-        resampled = [measured(scores[rows], finals[rows]) for rows in draws if len(set(scores[rows])) > 1]
-        usable = [value for value in resampled if np.isfinite(value)]
-        low, high = np.quantile(usable, [0.025, 0.975]) if usable else (np.nan, np.nan)
+        usable = [rows for rows in draws if not _constant(scores[rows]) and not _constant(finals[rows])]
+        low, high = np.quantile([measured(scores[rows], finals[rows]) for rows in usable], [0.025, 0.975])
         found[name] = {"value": float(measured(scores, finals)), "interval": [float(low), float(high)]}
     return found
+
+
+def _constant(values: Any) -> bool:
+    return bool((values == values[0]).all())
 
 
 def draw(points: Points, title: str) -> Figure:
@@ -156,6 +185,7 @@ def main(settings: DictConfig) -> float:
     """Measure and report; returns Kendall's tau."""
     typed = typed_settings(settings, CorrelateSettings)
     from darts.loop.plotting import save_figure
+    from darts.loop.record import record_end
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     with lock_folder(folder), deferred_signals():
@@ -164,6 +194,7 @@ def main(settings: DictConfig) -> float:
         title = f"{len(points)} cells, tau = {found['kendall_tau']['value']:.2f}"
         save_figure(draw(points, title), folder / "correlation")
         write_json(folder / "correlation.json", found)
+        record_end(folder)
     for name, label in (("kendall_tau", "Kendall's tau"), ("spearman_rho", "Spearman's rho")):
         low, high = found[name]["interval"]
         log.info("%-14s %.3f  [%.3f, %.3f]", label, found[name]["value"], low, high)

@@ -43,7 +43,7 @@ class DescribeSettings(CommonSettings):
     """The settings of `python -m darts.describe`."""
 
     network: NetworkSettings
-    genotype: str  # latest, random, a published name, a path, or a cell as printed
+    genotype: str  # latest, random, random:7, a published name, a path, or a cell as printed
     input: InputSettings
     json: bool  # print one JSON object and nothing else
 

@@ -66,7 +66,7 @@ def named_cells(settings: SelectSettings) -> list[str]:
 
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
-    from darts.loop.record import claim_folder, experiment, refuse_other_run, warn_of_other_data
+    from darts.loop.record import claim_folder, experiment, record_end, refuse_other_run, warn_of_other_data
     from darts.runtime.device import ready_device
     from darts.tasks.batches import search_data
 
@@ -74,7 +74,14 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
     with lock_folder(folder), deferred_signals():
         own = experiment(settings)
         refuse_other_run(folder, KIND, own)
-        data = search_data(settings.dataset, settings.train_fraction, settings.train.batch_size, settings.seed, device)
+        data = search_data(
+            settings.dataset,
+            settings.train_fraction,
+            settings.train.batch_size,
+            settings.seed,
+            device,
+            setting="train.batch_size",
+        )
         found = candidates(settings, folder)
         claim_folder(folder, KIND, own, device)
         for name, genotype in found.items():
@@ -88,7 +95,9 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
                 known[digest] = accuracy_of(settings, genotype, data, folder / "trials" / digest)
             accuracies[name] = known[digest]
             raise_if_interrupted(pending_signal())
-        return keep_best(found, accuracies, folder)
+        best = keep_best(found, accuracies, folder)
+        record_end(folder)
+        return best
 
 
 def accuracy_of(settings: SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +62,7 @@ def _number(text: str) -> float:
 class TuneSettings(BriefSettings):
     """The settings of `python -m darts.tune`."""
 
-    genotype: str  # latest, random, a published name, a path, or a cell as printed
+    genotype: str  # latest, random, random:7, a published name, a path, or a cell as printed
     parameters: list[str]  # "SETTING LOW HIGH", "SETTING LOW HIGH log", or "SETTING A|B|C"
     trials: int  # brief trainings of the study
 
@@ -119,17 +121,30 @@ def with_values(settings: DictConfig, values: dict[str, Any]) -> TuneSettings:
 
 def score(settings: TuneSettings, genotype: Genotype, folder: Path, opened: dict[str, SearchData]) -> float:
     """Validation accuracy of a brief training; images that a trial has opened serve the next ones."""
-    from darts.runtime.device import ready_device
-    from darts.tasks.batches import search_data
     from darts.train.brief import validation_accuracy
 
+    return validation_accuracy(settings, genotype, data_of(settings, opened), folder, quiet=True)
+
+
+def data_of(settings: TuneSettings, opened: dict[str, SearchData]) -> SearchData:
+    """The images of a trial, in batches of its size; `UserError` for a batch of more images than there are."""
+    from darts.runtime.device import ready_device
+    from darts.tasks.batches import search_data
+
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    key, size = repr((settings.dataset, settings.train_fraction)), settings.train.batch_size
+    key = repr((settings.dataset, settings.train_fraction))
     if key not in opened:
         opened.clear()  # one set of images at a time
-        opened[key] = search_data(settings.dataset, settings.train_fraction, size, settings.seed, device)
-    data = dataclasses.replace(opened[key], train=opened[key].train.of(size))
-    return validation_accuracy(settings, genotype, data, folder, quiet=True)
+        opened[key] = search_data(settings.dataset, settings.train_fraction, 2, settings.seed, device)
+    return dataclasses.replace(opened[key], train=opened[key].train.of(settings.train.batch_size))
+
+
+def check_ranges(settings: DictConfig, opened: dict[str, SearchData]) -> None:
+    """`UserError` for a parameter that is no setting, or whose least, greatest or any named value is refused."""
+    for text in typed_settings(settings, TuneSettings).parameters:
+        given = TuneSettings.range_of(text)
+        for value in given.choices or (given.low, given.high):
+            data_of(with_values(settings, {given.name: value}), opened)
 
 
 def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]:
@@ -145,7 +160,7 @@ def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]
 
 def run(settings: DictConfig, folder: Path) -> Result:
     """Ask for trials until there are as many as wanted; the same folder again resumes."""
-    from darts.loop.record import claim_folder, experiment, refuse_other_run, warn_of_other_data
+    from darts.loop.record import claim_folder, experiment, record_end, refuse_other_run, warn_of_other_data
     from darts.runtime.device import ready_device
 
     typed = typed_settings(settings, TuneSettings)
@@ -154,28 +169,51 @@ def run(settings: DictConfig, folder: Path) -> Result:
         present = {key: value for key, value in experiment(typed).items() if key != "trials"}
         refuse_other_run(folder, KIND, present)
         cells = cells_of_study(typed, folder)
+        opened: dict[str, SearchData] = {}
+        check_ranges(settings, opened)
         claim_folder(folder, KIND, present, device)
         for name, cell in cells.items():
             warn_of_other_data(name, cell.genotype, typed)
         study = open_study(folder)
-        opened: dict[str, SearchData] = {}
-        while (done := len(ended_trials(study))) < typed.trials:
-            run_trial(study, settings, cells, folder / "trials" / f"{done}", opened)
-            raise_if_interrupted(pending_signal())
-        return finish(study, typed, cells, folder)
+        with usable_study(folder / "study.db"):
+            while (done := len(ended_trials(study))) < typed.trials:
+                run_trial(study, settings, cells, folder / "trials" / f"{done}", opened)
+                raise_if_interrupted(pending_signal())
+            best = finish(study, typed, cells, folder)
+        record_end(folder)
+        return best
+
+
+@contextmanager
+def usable_study(file: Path, *damage: type[Exception]) -> Iterator[None]:
+    """Turn what a database raises that cannot be read or written, and what else is a sign of damage, into a line."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    signs: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, *damage)
+    try:
+        yield
+    except signs as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+        raise UserError(f"{file} cannot be used ({reason}); where it is damaged, remove the folder") from None
 
 
 def open_study(folder: Path) -> optuna.study.Study:
-    """The folder's study; a trial that a killed process left behind has failed, and is asked for again."""
+    """The folder's study; a trial that a killed process left behind has failed, and is asked for again.
+
+    All trials are read here, so that a damaged file is told now: then whatever reads rows may find anything in them.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = (folder / "study.db").resolve()
     opener = {"creator": lambda: sqlite3.connect(file)}  # a name in an address could be taken for something else
-    storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=opener)
-    study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
-    for stopped in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
+    damage = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, OverflowError)
+    with usable_study(file, *damage, optuna.exceptions.OptunaError):
+        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=opener)
+        study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state is optuna.trial.TrialState.RUNNING:
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
 
 
@@ -241,7 +279,7 @@ def main(settings: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     best = run(settings, folder)
     values = {"genotype": best["genotype"], **{k: v for k, v in best["values"].items() if k != "genotype"}}
-    given = [f"{name}={quoted(_shown(value))}" for name, value in values.items()]
+    given = [f"{name}={quoted(str(value))}" for name, value in values.items()]
     following = next_command("python train_final.py", *given, carried=(*CARRIED, *SIZES), without=list(values))
     log.info("\nbest validation accuracy %.2f%%", 100 * best["accuracy"])
     log.info("result: %s, the study in %s", folder / "best.json", folder / "study.db")

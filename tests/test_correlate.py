@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from darts import correlate
+from darts.blackbox import proxies
+from darts.blackbox.settings import Proxy
 from darts.runtime.errors import UserError
 from darts.spaces.sources import random_genotype
 from darts.train import retraining as retrain
@@ -29,6 +32,27 @@ def test_known_correlations():
     )
     low, high = mixed["kendall_tau"]["interval"]
     assert low < 4 / 6 <= high
+
+
+@pytest.mark.parametrize(
+    ("scores", "finals", "named"),
+    [
+        ([1.0, 1.0, 1.0], [0.1, 0.2, 0.3], "all 3 scores are 1;"),
+        ([1.0, 2.0, 3.0], [0.5, 0.5, 0.5], "all 3 final accuracies are 0.5;"),
+    ],
+)
+def test_equal_values_have_no_rank_correlation(scores, finals, named, recwarn):
+    with pytest.raises(UserError, match=named):
+        correlate.correlations(points(scores, finals))
+    found = correlate.correlations(points([1.0, 1.0, 3.0, 3.0], [0.1, 0.2, 0.2, 0.2]))
+    assert all(math.isfinite(limit) for limit in found["kendall_tau"]["interval"]) and not recwarn
+
+
+def test_a_score_that_is_not_finite_is_refused(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(proxies.PROXIES, Proxy.NASWOT, lambda network, batch: math.nan)
+    settings = composed("correlate", *TINY_SCORES, f"results=[{trained}]", "evaluator.proxy=NASWOT")
+    with pytest.raises(UserError, match="which is not finite"):
+        correlate.measure(settings, tmp_path)
 
 
 def test_twelve_epochs_rank_the_tables_cells_as_is_known(tmp_path):

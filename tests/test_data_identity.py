@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from darts import correlate
 from darts.blackbox import loop as blackbox
 from darts.compare.plan import plan_trials, trial_name
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.spaces.published import published
+from darts.spaces.sources import random_genotype
 from darts.train import retraining as retrain
-from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
+from darts.train.saved import evaluate_file
+from tests.conftest import TINY_DATA, TINY_SEARCH, TINY_TRAIN, composed
 from tests.faults.test_kills import Killed, kill_after
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -124,3 +127,44 @@ def test_a_comparison_takes_networks_and_searches_of_the_same_images_only(tmp_pa
 def test_the_bundled_images_have_one_digest_whatever_the_root(tmp_path):
     one, two = (composed("final", *TINY_TRAIN, f"dataset.root={name}") for name in ("here", "there"))
     assert retrain.protocol(one, published("snas")) == retrain.protocol(two, published("snas"))
+
+
+def test_a_saved_network_tested_on_other_images_is_told(tmp_path, caplog):
+    root = pictures(tmp_path / "data")
+    result = retrain.run(training(root), published("darts_v2"), tmp_path / "run")
+    weights = tmp_path / "run" / "weights.pt"
+    caplog.clear()
+    assert evaluate_file(training(root), weights)["accuracy"] == result["test_accuracy"] and not caplog.text
+    other = shutil.copytree(root, tmp_path / "other")
+    blacken(other / "test" / "a" / "0.png")
+    evaluate_file(training(other), weights)
+    assert "the test images are not those of the end of the training of" in caplog.text
+    caplog.clear()
+    retrained = shutil.copytree(root, tmp_path / "retrained")
+    blacken(retrained / "train" / "a" / "0.png")
+    evaluate_file(training(retrained), weights)
+    assert "the training images are not those that" in caplog.text
+    caplog.clear()
+    learnt = tmp_path / "learnt"
+    for part in ("train", "test"):
+        shutil.copytree(root / "train", learnt / part)
+    evaluate_file(training(learnt), weights)
+    assert "the accuracy says nothing" in caplog.text and "are training pictures too" in caplog.text
+
+
+def test_accuracies_on_other_images_than_the_scores_are_told(tmp_path, caplog):
+    root, other = pictures(tmp_path / "data"), pictures(tmp_path / "other", shade=1)
+    space = training(root).space
+    for number in range(3):
+        retrain.run(training(root, "train.epochs=1"), random_genotype(space, 0, number), tmp_path / f"runs/{number}")
+    scores = ["search.batch_size=4", "evaluator.network.channels=2", "evaluator.batch_size=4"]
+
+    def correlated(*data: str) -> str:
+        caplog.clear()
+        given = [*TINY_DATA, *data, *scores, f"results=[{tmp_path / 'runs'}]"]
+        correlate.trained_cells(composed("correlate", *given))
+        return caplog.text
+
+    assert not correlated(*on(root))
+    assert "were trained on other images of image_folder, and the scores" in correlated(*on(other))
+    assert "were trained on image_folder, and the scores are of dataset fashion_mini" in correlated()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from darts.runtime.errors import UserError
 from darts.runtime.seeding import python_generator
+from darts.spaces.fixed import FixedCell, find_cell
 from darts.spaces.genotype import Cell, Edge, Genotype, from_json, to_json
 from darts.spaces.notation import from_notation, to_notation
 from darts.spaces.published import NAMES, published
@@ -115,6 +116,8 @@ def test_a_random_genotype_depends_only_on_seed_and_number(darts_space):
     assert len({genotype.digest() for genotype in drawn}) == 9
     assert random_genotype(darts_space, 1, 2) == drawn[5]
     assert find_genotype("random", darts_space, "runs", 2) == drawn[6]
+    assert find_genotype("random:2", darts_space, "runs", 0) == drawn[6]
+    assert find_cell("random", darts_space, "runs", 2) == FixedCell("random:2", drawn[6])
 
 
 def test_samples_are_uniform(tiny_space):

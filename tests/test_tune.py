@@ -8,12 +8,14 @@ import json
 import pytest
 
 from darts import tune
+from darts.config.resume import resumed_arguments
 from darts.runtime.errors import NotFiniteError, UserError
 from darts.runtime.files import lock_folder
 from darts.spaces.genotype import to_json
 from darts.spaces.published import published
-from darts.train import brief
+from darts.train import brief, retraining
 from tests.conftest import TINY, configuration, run_command
+from tests.faults.test_kills import Killed, kill_after
 
 TINY_TUNE = [*TINY, "genotype=darts_v2", "train.epochs=1", "train.batch_size=16"]
 
@@ -69,6 +71,28 @@ def test_a_stopped_study_resumes_and_ends_the_same(known, tmp_path, monkeypatch)
     )
     tune.run(plain("trials=10"), tmp_path / "again")  # asking for more goes on from there
     assert known[:8] == whole and len(known) == 10
+
+
+def test_a_study_stopped_within_a_trial_goes_on_with_more_trials(tmp_path, monkeypatch, without_pictures):
+    tune.run(plain("trials=1"), tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, retraining, "train_step", 2)
+        tune.run(plain("trials=1", "checkpoint.minutes=1e-9"), tmp_path / "again")
+    assert (tmp_path / "again" / "trials" / "0" / "checkpoints" / "last.pt").exists()
+    tune.run(plain("trials=2"), tmp_path / "again")
+    first = [tune.open_study(tmp_path / name).trials for name in ("whole", "again")]
+    assert first[0][0].value in [trial.value for trial in first[1]]
+
+
+def test_a_study_that_was_asked_for_more_is_unfinished_until_it_has_them(known, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["-m", "darts.tune", *TINY_TUNE, "hydra.run.dir=runs/tune/a"]
+    assert run_command([*command, "trials=1"], tmp_path).returncode == 0
+    with pytest.raises(UserError, match="no run in"):
+        resumed_arguments("tune", ["resume=latest"])
+    (tmp_path / "runs" / "tune" / "a" / "study.db").write_text("damaged")  # which stops the second command
+    assert run_command([*command, "trials=2"], tmp_path).returncode == 2
+    assert "trials=2" in resumed_arguments("tune", ["resume=latest"])
 
 
 def test_architectures_and_numbers_are_tuned_together(known, tmp_path):
@@ -137,6 +161,8 @@ def test_a_second_process_on_the_same_study_is_refused(known, tmp_path):
         (["parameters=[train.epochs 2 1]"], "parameters is 'train.epochs 2 1'"),
         (["parameters=[train.epochs]"], "parameters is 'train.epochs'"),
         (["parameters=[train.epochs 0.5 0.6]"], r"parameters.train.epochs"),
+        (["parameters=[train.batch_size 8 5000]"], "train.batch_size is 5000; it must be at most"),
+        (["parameters=[dataset.root nowhere|elsewhere]", "dataset=image_folder"], "dataset.root"),
         (["trials=0"], "trials is 0"),
         (["genotype=nothing"], "genotype 'nothing' is unknown"),
     ],
@@ -144,7 +170,7 @@ def test_a_second_process_on_the_same_study_is_refused(known, tmp_path):
 def test_wrong_studies_are_refused(known, tmp_path, overrides, named):
     with pytest.raises(UserError, match=named):
         tune.run(plain(*overrides), tmp_path)
-    assert not known
+    assert not known and not (tmp_path / "run.json").exists()
 
 
 def test_the_command_runs_for_real_and_other_settings_are_refused(tmp_path):

@@ -52,13 +52,14 @@ def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
     """Train by a fraction of the epochs, each time from scratch with a whole cosine schedule."""
     images = len(context.data.split.train) + len(context.data.split.valid)
     part = len(context.data.split.train) / images
+    own_batches = context.data.train.of(how.train.batch_size, "evaluator.train.batch_size")
+    data = dataclasses.replace(context.data, train=own_batches)
 
     def lasts(fraction: float) -> int:
         return max(1, round(how.train.epochs * fraction))
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         settings = training_settings(context.settings, how, lasts(fraction))
-        data = dataclasses.replace(context.data, train=context.data.train.of(how.train.batch_size))
         folder = context.folder / "evaluations" / f"{canonical(genotype)}_{lasts(fraction)}"
         accuracy, diverged = zero_if_diverged(lambda: validation_accuracy(settings, genotype, data, folder, quiet=True))
         shutil.rmtree(folder, ignore_errors=True)  # the score is written down by the search

@@ -84,6 +84,13 @@ class Scorer:
         return f"{name}@{self.effort(request.fraction):g}" if self.partial_effort else name
 
 
+def finite_score(key: str, score: float) -> float:
+    """The score; `UserError` naming the cell where it is NaN or infinite."""
+    if not math.isfinite(score):
+        raise UserError(f"the score of {key} is {score}, which is not finite; choose another evaluator")
+    return score
+
+
 def exchange(
     asking: Asking, scorer: Scorer, evaluate: Callable[[str, Request], Answer], ledger: Ledger
 ) -> Iterator[tuple[Request, Answer]]:
@@ -105,8 +112,7 @@ def exchange(
                 log.info("budget.%s is reached", ledger.reached)
                 return
             answer = evaluate(key, request)
-            if not math.isfinite(answer.score):
-                raise UserError(f"the score of {key} is {answer.score}, which is not finite; choose another evaluator")
+            finite_score(key, answer.score)
             ledger.charge(answer.cost)
             known[key] = answer.score
             yield request, answer

@@ -17,6 +17,7 @@ from darts.models.supernet import Supernet
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
+from darts.runtime.schema import JSON, SchemaError, require_schema
 from darts.spaces.genotype import Genotype
 from darts.spaces.search_space import SearchSpace, plan_cells
 from darts.tasks.batches import Batch, SearchData
@@ -36,9 +37,12 @@ def trained_supernet(
 
     Its split of the images must be this search's, or the weights would have seen what judges them.
     """
-    state = Checkpoints(folder).load() if folder.is_dir() else None
-    if state is None or "supernet" not in state:
-        raise UserError(f"evaluator.supernet is {str(folder)!r}; it must be the folder of a search by gradients")
+    state = (Checkpoints(folder).load() if folder.is_dir() else None) or {}
+    try:
+        require_schema(state, {"settings": {str: JSON}, "supernet": {str: torch.Tensor}})
+    except SchemaError:
+        allowed = "the folder of a search by gradients"
+        raise UserError(f"evaluator.supernet is {str(folder)!r}; it must be {allowed}") from None
     stored, present = state["settings"], experiment(settings)
     differing = [key for key in sorted(stored) if key.startswith(SAME) and stored[key] != present.get(key)]
     if differing:

@@ -14,8 +14,11 @@ from darts.loop.loggers import Logger
 from darts.loop.tracking import peak_memory_mb
 from darts.runtime.errors import UserError
 from darts.runtime.files import append_line, read_lines, write_lines
+from darts.runtime.schema import FINITE
 
 Line = dict[str, Any]
+LINE = {"evaluation": int, "key": str, "score": FINITE, "cost/epochs": FINITE}
+TIMING = {"evaluation": int, "seconds": FINITE}
 
 
 class Journal:
@@ -23,7 +26,7 @@ class Journal:
 
     def __init__(self, folder: Path, device: torch.device, logger: Logger) -> None:
         self.folder, self.device = folder, device
-        before, seconds = read_lines(folder / "history.jsonl"), read_lines(folder / "timing.jsonl")
+        before, seconds = read_lines(folder / "history.jsonl", LINE), read_lines(folder / "timing.jsonl", TIMING)
         complete = min(len(before), len(seconds))
         self.before = list(zip(before[:complete], seconds[:complete], strict=True))  # what a stopped search left
         self.pending_key: str | None = None  # the key of a new evaluation under way

@@ -21,7 +21,7 @@ from darts.blackbox.settings import BlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
 from darts.config.identity import digest, identity
 from darts.loop import plotting
-from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_cost, refuse_other_run
+from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_end, refuse_other_run
 from darts.models.cost import CostModel
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
@@ -192,7 +192,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
         write_json(folder / "pareto.json", kept)
         plotting.save_figure(draw_front(journal.history, kept, costs), folder / "cells" / "pareto")
     cost = {**spent, "seconds": round(ledger.seconds, 3)}
-    record_cost(folder, cost)
+    record_end(folder, cost)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
     return genotype
 

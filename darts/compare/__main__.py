@@ -26,6 +26,7 @@ def main(settings: DictConfig) -> float:
         data_record,
         environment,
         experiment,
+        record_end,
         refuse_other_run,
         warn_of_other_data,
     )
@@ -49,6 +50,7 @@ def main(settings: DictConfig) -> float:
         text = page.write_report(found, folder, environment(device), cells, trials.histories(typed, folder))
         if not failed:  # the comparison has ended: the next one begins with the cells that are named then
             plan.given_cells_file(typed, folder).unlink(missing_ok=True)
+            record_end(folder)
     logging.getLogger("darts").info("\n%s\nreport: %s, %s", text, folder / "report.html", folder / "report.md")
     return min(verdict.corrected for verdict in found.verdicts)
 

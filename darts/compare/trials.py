@@ -6,7 +6,6 @@ passes between trials: each is found again by its name, and what is in the folde
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from darts.compare.searches import (
 )
 from darts.compare.settings import CompareSettings
 from darts.config.compose import typed_settings
+from darts.loop.record import cost_of
 from darts.models.cost import network_costs
 from darts.runtime.device import choose_device
 from darts.runtime.errors import UserError
@@ -202,7 +202,7 @@ def search_costs(settings: CompareSettings, folder: Path) -> dict[str, list[dict
     """By method what each of its searches has spent: evaluations, epochs, seconds."""
     found: dict[str, list[dict[str, float]]] = {}
     for planned, place in finished_searches(settings, folder):
-        found.setdefault(planned.method, []).append(json.loads((place / "run.json").read_text())["cost"])
+        found.setdefault(planned.method, []).append(cost_of(place))
     return found
 
 
@@ -210,5 +210,5 @@ def histories(settings: CompareSettings, folder: Path) -> dict[str, list[list[di
     """By method the lines of each of its searches."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for planned, place in finished_searches(settings, folder):
-        found.setdefault(planned.method, []).append(read_lines(place / "history.jsonl"))
+        found.setdefault(planned.method, []).append(read_lines(place / "history.jsonl", {}))
     return found

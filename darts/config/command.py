@@ -21,7 +21,7 @@ from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
 from darts.config.resume import resumed_arguments
 from darts.config.run_folder import command_configuration
-from darts.runtime.errors import UserError, reported
+from darts.runtime.errors import UserError, one_line, reported
 
 CELL = re.compile(r"Genotype\s*\(|\|[^\s|]*~|[\[{(]\s*['\"\[(]")  # how a cell as people print it looks
 
@@ -52,7 +52,7 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
                     about = sys.modules[main.__module__].__doc__ or ""
                     return print_help(name, about, settings_given(), config_folders(sys.argv[1:]))
             except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {one_line(error)}", file=sys.stderr)
                 sys.exit(2)
             except KeyboardInterrupt:
                 print("\nstopped before the command began; nothing was changed", file=sys.stderr)

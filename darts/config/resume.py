@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from hydra.errors import HydraException
 from darts.config.compose import CONF, dotted_key, quoted
 from darts.config.registry import named_plugins
 from darts.runtime.errors import UserError, require
-from darts.runtime.files import is_locked
+from darts.runtime.files import is_locked, read_json
 
 RESUMABLE = {
     "search": ("genotype.json", ("search by gradients", "search by scores")),
@@ -67,27 +66,30 @@ def newest_unfinished(name: str, arguments: Sequence[str]) -> Path:
     last_file, kinds = RESUMABLE[name]
     found = []
     for file in root.rglob("run.json"):
-        if (file.parent / last_file).exists() or is_locked(file.parent):
+        if is_locked(file.parent):
             continue
-        if _kind(file) in kinds:
+        kind, ended = _kind_and_end(file)
+        if kind in kinds and not (ended and (file.parent / last_file).exists()):
             found.append(file)
     if not found:
         raise UserError(f"resume is 'latest', but no run in {root.resolve()} is unfinished and not under way")
     return max(found, key=lambda file: (file.stat().st_mtime_ns, str(file))).parent
 
 
-def _kind(file: Path) -> str | None:
+def _kind_and_end(file: Path) -> tuple[str, bool]:
+    """What kind of run a run.json is of, and whether it says that it has ended; a damaged one is of no kind."""
     try:
-        return str(json.loads(file.read_text())["kind"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        record = read_json(file, {"kind": str}, "")
+    except UserError:
+        return "", True
+    return record["kind"], record.get("ended") is not False
 
 
 def _overrides(folder: Path) -> list[str]:
     file = folder / ".hydra" / "overrides.yaml"
     try:
         found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"resume: {folder} is no folder of a run ({type(error).__name__}: {file})") from None
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise UserError(f"resume: {file} is no list of settings")

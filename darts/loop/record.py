@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -23,7 +22,8 @@ from darts.config.run_folder import save_configuration
 from darts.loop.settings import DataSettings
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
-from darts.runtime.files import write_json
+from darts.runtime.files import read_json, write_json
+from darts.runtime.schema import FINITE, JSON, SchemaError, require_schema
 from darts.spaces.genotype import Genotype
 from darts.spaces.membership import next_settings
 from darts.tasks.content import content_identity
@@ -34,6 +34,8 @@ from darts.tasks.summary import summarise
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
 DECIDE_BITS = ("threads", "cpu_capability", "device", "torch")  # of an environment: sums are rounded in another order
+RUN = {"kind": str, "settings": {str: JSON}, "environment": {str: JSON}}  # what every run.json holds
+SOMETIMES = {"version": str, "resumed": [{str: JSON}], "cost": {str: FINITE}, "ended": bool, "data": {str: JSON}}
 LEFT_BY_RUNS = (
     *("genotype.json", "result.json", "history.jsonl", "timing.jsonl", "split.json", "weights.pt", "checkpoints"),
     *("selection.json", "study.db", "best.json", "points.jsonl", "correlation.json", "report.json", "trials"),
@@ -42,13 +44,21 @@ LEFT_BY_RUNS = (
 
 def run_record(folder: Path) -> dict[str, Any]:
     """What a folder's run.json holds; `UserError` where it is damaged or missing."""
-    file = folder / "run.json"
+    remedy = "remove the folder to start again"
+    record = dict(read_json(folder / "run.json", RUN, remedy))
     try:
-        record = dict(json.loads(file.read_text()))
-        record["settings"] = dict(record["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is damaged or missing; remove the folder to start again") from None
+        require_schema(record, {name: schema for name, schema in SOMETIMES.items() if name in record})
+    except SchemaError as error:
+        raise UserError(f"{folder / 'run.json'} is damaged: {error}; {remedy}") from None
     return record
+
+
+def cost_of(folder: Path) -> dict[str, float]:
+    """What a run that has ended took; `UserError` where its run.json does not say so."""
+    record = run_record(folder)
+    if "cost" not in record:
+        raise UserError(f"{folder / 'run.json'} is damaged: no cost; remove the folder to start again")
+    return dict(record["cost"])
 
 
 def experiment(settings: DataSettings, tested: bool = False) -> dict[str, Any]:
@@ -92,10 +102,12 @@ def claim_folder(
     if record is not None:
         _warn_of_other_bits(record, here)
         record.setdefault("resumed", []).append(here)
+        record["ended"] = False
+        save_configuration(folder)
         write_json(folder / "run.json", record)
         log.info("run folder: %s, begun before", folder)
         return
-    record = {"version": __version__, "kind": kind, "settings": dict(settings)}
+    record = {"version": __version__, "kind": kind, "ended": False, "settings": dict(settings)}
     if data is not None:
         record["data"] = dict(data)
     save_configuration(folder)
@@ -103,13 +115,14 @@ def claim_folder(
     write_json(folder / "run.json", {**record, "environment": here})
 
 
-def record_cost(folder: Path, cost: Mapping[str, Any]) -> None:
-    """Add to run.json, at the end of a run, what it took."""
-    write_json(folder / "run.json", {**run_record(folder), "cost": dict(cost)})
+def record_end(folder: Path, cost: Mapping[str, Any] | None = None) -> None:
+    """Say in run.json that the run has ended, and what it took. Studies and comparisons may be taken up once more."""
+    taken = {} if cost is None else {"cost": dict(cost)}
+    write_json(folder / "run.json", {**run_record(folder), "ended": True, **taken})
 
 
 def refuse_other_run(folder: Path, kind: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What run.json says of this run, None where the folder holds no run.
+    """What run.json says of this run; None where the folder holds no run.
 
     `UserError` where it holds anything of another run: another kind, version or setting, or no run.json.
     """
@@ -128,7 +141,7 @@ def refuse_other_run(folder: Path, kind: str, settings: Mapping[str, Any]) -> di
 
 def _warn_of_other_bits(record: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Name what differs between this process and those before it in what decides how sums are rounded."""
-    environments = [record.get("environment", {}), *record.get("resumed", [])]
+    environments = [record["environment"], *record.get("resumed", [])]
     for name in DECIDE_BITS:
         before = environments[-1].get(name)
         if before is not None and before != here[name]:

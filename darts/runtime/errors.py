@@ -22,6 +22,11 @@ class NotFiniteError(UserError):
     """A training whose loss is NaN or infinite."""
 
 
+def one_line(text: object) -> str:
+    """Return a text whose unprintable characters (a newline, undecodable bytes) are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def require(holds: bool, setting: str, value: object, allowed: str) -> None:
     """Raise `UserError` naming the setting, its value and what is allowed, unless `holds`."""
     if not holds:
@@ -49,7 +54,7 @@ def _failed_job(error: UserError) -> Exception:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
 
-    return CompactHydraException(f"error: job {HydraConfig.get().job.num}: {error}")
+    return CompactHydraException(f"error: job {HydraConfig.get().job.num}: {one_line(error)}")
 
 
 def _how_to_resume() -> str:
@@ -76,7 +81,7 @@ def reported(main: Callable[..., Any]) -> Callable[..., Any]:
                 raise _failed_job(error) from None
             rank = os.environ.get("RANK", "0")  # under torchrun
             place = f"process {rank}: " if rank.isdecimal() and rank != "0" else ""
-            print(f"{place}error: {error}", file=sys.stderr)
+            print(f"{place}error: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
         except Interrupted as stopped:
             if os.environ.get("RANK", "0") == "0":

@@ -18,6 +18,7 @@ from typing import Any
 
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
+from darts.runtime.schema import Schema, SchemaError, require_schema
 
 
 @contextmanager
@@ -61,6 +62,21 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def read_json(path: Path, schema: Schema, remedy: str) -> Any:
+    """What a JSON file holds; `UserError`, which ends with the remedy, where it cannot be read or is not of `schema`.
+
+    The schemas are those of runtime/schema.py.
+    """
+    try:
+        value = json.loads(path.read_text())
+        require_schema(value, schema)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or missing ({type(error).__name__}); {remedy}") from None
+    except SchemaError as error:
+        raise UserError(f"{path} is damaged: {error}; {remedy}") from None
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
@@ -77,8 +93,11 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of such a file; a last line that a kill tore is dropped, other damage is a `UserError`."""
+def read_lines(path: Path, schema: Schema) -> list[dict[str, Any]]:
+    """The whole lines of such a file, each of a schema of runtime/schema.py; none where there is no file.
+
+    A last line that a kill tore is dropped, other damage is a `UserError`.
+    """
     if not path.exists():
         return []
     lines: list[dict[str, Any]] = []
@@ -88,10 +107,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} cannot be read ({error}); remove the folder to start again") from None
     for number, text in enumerate(texts, start=1):
         try:
-            lines.append(dict(json.loads(text)))
-        except (ValueError, TypeError):
+            line = json.loads(text)
+            require_schema(line, schema)
+        except (ValueError, RecursionError):
             if number < len(texts):
                 raise UserError(f"{path}: line {number} is damaged; remove the folder to start again") from None
+            break
+        except SchemaError as error:
+            raise UserError(f"{path}: line {number} is damaged: {error}; remove the folder to start again") from None
+        lines.append(line)
     return lines
 
 

@@ -9,6 +9,7 @@ A schema is
     [schema]                   a list
     (schema, schema)           either; None stands for null
     At(least, most)            a whole number within limits
+    Within(least, most)        a finite number within limits
     Length(number, schema)     a list of so many
     Row((schema, ...))         a list with a value of each schema in turn
     Part({"key": schema})      a dictionary of some of these keys
@@ -20,6 +21,7 @@ A schema is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +36,13 @@ class At(NamedTuple):
 
     least: int
     most: int
+
+
+class Within(NamedTuple):
+    """A finite number from `least` to `most`."""
+
+    least: float
+    most: float
 
 
 class Length(NamedTuple):
@@ -73,6 +82,7 @@ class _Json(NamedTuple):
 
 
 JSON = _Json()
+FINITE = Within(-sys.float_info.max, sys.float_info.max)
 
 
 class SchemaError(Exception):
@@ -119,6 +129,12 @@ def by_example(value: Any) -> Schema:
 def _require_at(value: Any, schema: At, place: str) -> None:
     within = type(value) is int and schema.least <= value <= schema.most
     _require(within, place, value, f"a whole number from {schema.least} to {schema.most}")
+
+
+def _require_within(value: Any, schema: Within, place: str) -> None:
+    within = _is(value, float) and schema.least <= value <= schema.most
+    limits = "a finite number" if schema == FINITE else f"a number from {schema.least:g} to {schema.most:g}"
+    _require(within, place, value, limits)
 
 
 def _require_one_of(value: Any, schema: OneOf, place: str) -> None:
@@ -223,6 +239,7 @@ def _require(holds: bool, place: str, value: Any, wanted: str) -> None:
 
 _CHECKS: dict[type, Callable[[Any, Any, str], None]] = {
     At: _require_at,
+    Within: _require_within,
     OneOf: _require_one_of,
     _Json: _require_json,
     Length: _require_length,

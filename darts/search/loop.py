@@ -11,7 +11,7 @@ from torch import Tensor
 from darts.config.identity import digest, identity
 from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
-from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_cost, refuse_other_run
+from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_end, refuse_other_run
 from darts.loop.run_state import load_checkpoint
 from darts.models.cost import CostModel
 from darts.runtime import distributed
@@ -128,12 +128,11 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     data = search_data(settings.dataset, lengths.train_fraction, lengths.batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
     costs = cost_model(settings, data.shape, device)
-    if distributed.is_main_process():
-        claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
     state = new_state(settings, data, device, folder, saved)
     state.experiment = own
     state.costs, state.table = costs, table
     if distributed.is_main_process():
+        claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
         write_bytes(folder / "split.json", data.split.to_json().encode())
     log_summary(settings.dataset, data.train.images)
     if saved is None:
@@ -188,7 +187,7 @@ def write_results(state: SearchState, genotype: Genotype, folder: Path) -> None:
         plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
     epochs = round(len(tracker.history) * settings.epoch_cost(), 6)  # passes over all training images
     cost = {"evaluations": 0, "epochs": epochs, "seconds": round(tracker.total_seconds(), 3)}
-    record_cost(folder, cost)
+    record_end(folder, cost)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from darts.runtime.errors import UserError
-from darts.runtime.files import write_json
+from darts.runtime.files import read_json, write_json
+from darts.runtime.schema import JSON
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.search_space import SearchSpace
 from darts.spaces.sources import find_genotype, newest_search
+
+FILE = {str: {"origin": str, "genotype": {str: JSON}}}  # cells.json: by reference
 
 
 class FixedCell(NamedTuple):
@@ -22,8 +24,14 @@ class FixedCell(NamedTuple):
 
 
 def find_cell(reference: str, space: SearchSpace, runs: str, seed: int) -> FixedCell:
-    """The cell that a reference names now, `latest` under the name of its run folder; raises as `find_genotype`."""
-    origin = str(newest_search(runs).parent) if reference == "latest" else reference
+    """The cell that a reference names now, under a name that keeps its meaning; raises as `find_genotype`.
+
+    `latest` becomes the folder of its run, and `random` the draw of this seed.
+    """
+    lasting = {"random": f"random:{seed}"}
+    if reference == "latest":
+        lasting["latest"] = str(newest_search(runs).parent)
+    origin = lasting.get(reference, reference)
     return FixedCell(origin, find_genotype(origin, space, runs, seed))
 
 
@@ -48,12 +56,8 @@ def read_fixed(file: Path) -> dict[str, FixedCell]:
     """All cells that a study's file holds, by reference; none where the study has not begun."""
     if not file.exists():
         return {}
-    try:
-        content = json.loads(file.read_text())
-        found = {}
-        for reference, entry in content.items():
-            genotype = from_json(json.dumps(entry["genotype"]), origin=str(file))
-            found[str(reference)] = FixedCell(str(entry["origin"]), genotype)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__}); remove the folder to start again") from None
+    found = {}
+    for reference, entry in read_json(file, FILE, "remove the folder to start again").items():
+        genotype = from_json(json.dumps(entry["genotype"]), origin=str(file))
+        found[reference] = FixedCell(entry["origin"], genotype)
     return found

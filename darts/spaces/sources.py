@@ -16,6 +16,7 @@ from darts.spaces.published import NAMES, is_published, published
 from darts.spaces.search_space import SearchSpace
 
 _DICTIONARY = re.compile(r"""\{\s*[ubr]?['"](?:normal|reduce)(?:_concat)?['"]\s*:""")
+_DRAWN = re.compile(r"random(:(?P<seed>\d{1,10}))?")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -24,13 +25,14 @@ def find_genotype(
 ) -> Genotype:
     """The genotype that a setting names.
 
-    `latest` is that of the newest finished search under `runs`; `random` is drawn uniformly from `space` with `seed`;
-    else a published name, a run folder, a file (FILE:LINE and FILE:NAME choose one of its cells), or the text of a
-    cell itself. A published name stands for its cell whatever the space. Raises `UserError` for what is none of these,
-    for a genotype that is not of `space`, and first, where `operations` are given, for an operation of another name.
+    `latest` is that of the newest finished search under `runs`; `random` is drawn uniformly from `space` with `seed`,
+    and `random:7` with the seed 7; else a published name, a run folder, a file (FILE:LINE and FILE:NAME choose one of
+    its cells), or the text of a cell itself. A published name stands for its cell whatever the space. Raises
+    `UserError` for what is none of these, for a genotype that is not of `space`, and first, where `operations` are
+    given, for an operation of another name.
     """
-    if reference == "random":
-        return random_genotype(space, seed, 0)
+    if drawn := _DRAWN.fullmatch(reference):
+        return random_genotype(space, int(drawn["seed"] or seed), 0)
     if is_published(reference):
         return published(reference)
     path = newest_search(runs) if reference == "latest" else Path(reference)

@@ -89,9 +89,9 @@ class Batches:
         """
         return self._normalised(self._mixed_indices())
 
-    def of(self, batch_size: int) -> Batches:
-        """The same images in batches of another size; `UserError` for more than there are."""
-        size = _fitting(batch_size, self.indices, "train")
+    def of(self, batch_size: int, setting: str = "train.batch_size") -> Batches:
+        """The same images in batches of another size; `UserError`, naming the setting, for more than there are."""
+        size = _fitting(batch_size, self.indices, setting)
         return Batches(self.images, self.indices, size, self.preparation, self.seed)
 
     def first(self, images: int) -> Batch:
@@ -201,14 +201,22 @@ def stratified(labels: Tensor, fraction: float, draws: torch.Generator) -> tuple
 
 
 def search_data(
-    settings: Dataset, train_fraction: float, batch_size: int, seed: int, device: torch.device
+    settings: Dataset,
+    train_fraction: float,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    setting: str = "search.batch_size",
 ) -> SearchData:
-    """Open the training images and divide them into the training split and the validation split of a search."""
+    """Open the training images and divide them into the training split and the validation split of a search.
+
+    `UserError`, naming the setting that the batch size comes from, where a split has fewer images.
+    """
     images, used, preparation, shape = _training_images(settings, 0, seed, device)
     first, second = stratified(images.labels.cpu()[used], train_fraction, generator(seed, "halves"))
     split = Split(used[first], used[second])
     batches = [
-        Batches(images, indices, _fitting(batch_size, indices, "search"), preparation, derive(seed, purpose))
+        Batches(images, indices, _fitting(batch_size, indices, setting), preparation, derive(seed, purpose))
         for purpose, indices in (("weights", split.train), ("architecture", split.valid))
     ]
     return SearchData(shape, batches[0], batches[1], split)
@@ -217,7 +225,7 @@ def search_data(
 def train_data(settings: Dataset, cutout: int, batch_size: int, seed: int, device: torch.device) -> TrainData:
     """Open the training images for retraining; the test images stay closed."""
     images, used, preparation, shape = _training_images(settings, cutout, seed, device)
-    train = Batches(images, used, _fitting(batch_size, used, "train"), preparation, derive(seed, "train"))
+    train = Batches(images, used, _fitting(batch_size, used, "train.batch_size"), preparation, derive(seed, "train"))
     return TrainData(shape, train, preparation)
 
 
@@ -227,23 +235,23 @@ def test_batches(images: ImageSet, batch_size: int, preparation: Preparation) ->
     return Batches(held, torch.arange(len(held.labels)), batch_size, preparation, seed=0)
 
 
-def _fitting(batch_size: int, indices: Tensor, loop: str) -> int:
+def _fitting(batch_size: int, indices: Tensor, setting: str) -> int:
     """The batch size; `UserError` where it is more than there are images, or too little for the processes.
 
     Batch norm needs two images: of the whole batch where processes add up their sums, else of each process's shard.
     """
     images, processes = len(indices), distributed.world_size()
     allowed = f"at most {images}, the images there are for it"
-    require(batch_size <= images, f"{loop}.batch_size", batch_size, allowed)
+    require(batch_size <= images, setting, batch_size, allowed)
     if processes == 1:
         return batch_size
     least = 2 * processes
     allowed = f"at least {least}, two images for each of {processes} processes"
-    require(batch_size >= least, f"{loop}.batch_size", batch_size, allowed)
+    require(batch_size >= least, setting, batch_size, allowed)
     least = processes if distributed.synchronised_batch_norm() else least
     last = batch_lengths(images, batch_size)[-1]
     allowed = f"such that the last batch of {images} images has at least {least} for {processes} processes, not {last}"
-    require(last >= least, f"{loop}.batch_size", batch_size, f"{allowed}; or start fewer processes")
+    require(last >= least, setting, batch_size, f"{allowed}; or start fewer processes")
     return batch_size
 
 

@@ -38,7 +38,7 @@ def remembered(folder: str, name: str, measure: Callable[[], T], taken: Callable
     except RuntimeError as error:  # there is no home
         log.info("dataset.cache %s: %s; what is measured on the pictures is not kept", folder, error)
         return measure()
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # it is measured again
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # it is measured again
         return taken(json.loads(file.read_text()))
     measured = measure()
     try:

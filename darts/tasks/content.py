@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 
-from darts.runtime.errors import UserError
+from darts.runtime.errors import UserError, one_line
 from darts.tasks.datasets import ImageSet
 from darts.tasks.folders import FolderListing, PictureFile, list_folder
-from darts.tasks.pictures import one_line
 from darts.tasks.settings import Dataset, ImageFolderDataset
 
 log = logging.getLogger(__name__)

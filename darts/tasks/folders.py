@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from darts.runtime.errors import UserError
-from darts.tasks.pictures import ENDINGS, one_line
+from darts.runtime.errors import UserError, one_line
+from darts.tasks.pictures import ENDINGS
 from darts.tasks.settings import ImageFolderDataset
 
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # made by file managers; in small letters

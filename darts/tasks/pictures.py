@@ -8,14 +8,13 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from darts.runtime.errors import UserError
+from darts.runtime.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,11 +41,6 @@ CMYK = "CMYK to colour"
 TRANSPARENT = "transparency onto white"
 TURNED = "turned as EXIF says"
 FIRST_FRAME = "first frame of several"
-
-
-def one_line(text: str | Path) -> str:
-    """Return a text whose unprintable characters (a newline, undecodable bytes) are written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class Header(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from darts.runtime.errors import one_line
 from darts.tasks.datasets import FolderOrigin, ImageSet
 from darts.tasks.folders import shortened
-from darts.tasks.pictures import one_line
 from darts.tasks.settings import Dataset
 
 log = logging.getLogger(__name__)

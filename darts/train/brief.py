@@ -8,6 +8,7 @@ from pathlib import Path
 
 from darts.loop.optimisation import evaluate
 from darts.loop.run_state import load_checkpoint
+from darts.loop.settings import taken_over
 from darts.runtime.errors import NotFiniteError
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData
@@ -21,6 +22,7 @@ def validation_accuracy(
     settings: BriefSettings, genotype: Genotype, data: SearchData, folder: Path, quiet: bool = False
 ) -> float:
     """Train a cell on the one part of the training images; its accuracy on the other. The same folder resumes."""
+    settings = taken_over(BriefSettings, settings)  # of a study that may go on with more trials
     train = TrainData(data.shape, data.train, data.train.preparation)
     state = retraining.new_state(settings, genotype, train, folder)
     state.tracker.quiet = quiet

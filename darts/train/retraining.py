@@ -29,7 +29,14 @@ from darts.loop.optimisation import (
     stop_unless_finite,
     weight_optimiser,
 )
-from darts.loop.record import claim_folder, data_record, environment, experiment, refuse_other_run
+from darts.loop.record import (
+    claim_folder,
+    data_record,
+    environment,
+    experiment,
+    record_end,
+    refuse_other_run,
+)
 from darts.loop.run_state import RunState, load_checkpoint
 from darts.loop.tracking import Tracker
 from darts.models.batch_norm import average_statistics, synchronise
@@ -38,10 +45,9 @@ from darts.models.network import Network, build_network, drop_path_scales
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints, write_state
 from darts.runtime.device import Graphed, autocast, memory_advice, placed, ready_device, widened
-from darts.runtime.errors import UserError
-from darts.runtime.files import lock_folder, write_json
+from darts.runtime.files import lock_folder, read_json, write_json
 from darts.runtime.reduction import whole_loss
-from darts.runtime.schema import Schema, like
+from darts.runtime.schema import JSON, At, Schema, Within, like
 from darts.runtime.seeding import ambient, generator
 from darts.runtime.signals import deferred_signals
 from darts.spaces.genotype import Genotype, from_json, to_json
@@ -58,6 +64,10 @@ log = logging.getLogger(__name__)
 KIND = "retraining"  # what run.json calls it
 
 Result = dict[str, Any]
+RESULT = {
+    **{"config": {str: JSON}, "genotype": {str: JSON}, "protocol": str, "test_accuracy": Within(0, 1)},
+    **{"test_loss": float, "parameters": At(0, 2**53), "macs": At(0, 2**63), "seconds": Within(0, 1e12)},
+}  # what result.json must hold
 
 
 @dataclass(kw_only=True)
@@ -186,11 +196,11 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     train = settings.train
     data = train_data(settings.dataset, train.cutout, train.batch_size, settings.seed, device)
     log_summary(settings.dataset, data.train.images)
+    state = new_state(settings, genotype, data, folder)
+    state.experiment = own
     if distributed.is_main_process():
         claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
         warn_of_shared_pictures(settings.dataset)
-    state = new_state(settings, genotype, data, folder)
-    state.experiment = own
     if saved is None:
         size = count_parameters_without_auxiliary(state.network)
         log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
@@ -250,18 +260,20 @@ def finish(state: TrainState, folder: Path) -> Result:
         write_state(folder / "weights.pt", described(state))
         plotting.save_figure(plotting.draw_curves(state.tracker.history), folder / "curves")
         plotting.save_cells(state.genotype, folder / "cells")
+        record_end(folder)
         write_json(folder / "result.json", result)
     return result
 
 
+def read_result(file: Path) -> Result:
+    """What a result.json holds; `UserError` where it is damaged."""
+    return dict(read_json(file, RESULT, "remove it to train again"))
+
+
 def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: bool = False) -> Result:
     """The result of a folder whose run has ended, unless it was one of other settings."""
-    try:
-        result = json.loads((folder / "result.json").read_text())
-        stored = result["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / 'result.json'} is damaged; remove it to train again") from None
-    refuse_other_experiment({**result, "settings": stored}, protocol(settings, genotype), folder)
+    result = read_result(folder / "result.json")
+    refuse_other_experiment({**result, "settings": result["config"]}, protocol(settings, genotype), folder)
     if not quiet:
         log.info("this network has been trained before; nothing is changed")
     return result

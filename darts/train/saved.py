@@ -19,6 +19,7 @@ from darts.runtime.schema import JSON, At, Length, SchemaError, like, require_sc
 from darts.spaces.genotype import from_json, to_json
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Preparation, test_batches
+from darts.tasks.content import content_identity, warn_of_shared_pictures
 from darts.tasks.datasets import ImageSet, classes_by_name, open_test
 from darts.tasks.settings import Augmentation, Dataset, ImageFolderDataset
 from darts.train.settings import FinalSettings
@@ -104,10 +105,28 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
         size = described["input"]["size"]
         raise UserError(f"dataset.image_size is {settings.dataset.image_size}; {path} was trained at {size}")
     device = choose_device(settings.device)
+    warn_of_data(settings.dataset, described, path)
     placed(network, device)
     preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
     images = test_images_for(settings.dataset, described, path)
     return evaluate(network, network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
+
+
+def warn_of_data(dataset: Dataset, described: dict[str, Any], path: Path) -> None:
+    """Say so where a saved network is tested on other images than at the end of its training, or on those it learnt."""
+    known = described["settings"]
+    trained, tested = known.get("dataset.content"), known.get("dataset.test_content")
+    present = content_identity(dataset, tested=True)
+    if trained is None:
+        log.warning("weights: %s does not say on which images it was trained (version 0.1.0)", path)
+    elif present.get("dataset.test_content") == trained:
+        log.warning("weights: the test images are those that %s was trained on; the accuracy says nothing", path)
+    elif present.get("dataset.test_content") != tested:
+        log.warning("weights: the test images are not those of the end of the training of %s", path)
+    elif present["dataset.content"] != trained:
+        log.warning("weights: the training images are not those that %s was trained on; test images may be among "
+                    "them", path)  # fmt: skip
+    warn_of_shared_pictures(dataset)
 
 
 def test_images_for(dataset: Dataset, described: dict[str, Any], path: Path) -> ImageSet:

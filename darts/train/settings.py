@@ -15,7 +15,7 @@ from darts.runtime.settings import ParallelSettings
 class FinalSettings(RunSettings):
     """The settings of train_final.py."""
 
-    genotype: str  # latest, random, a published name, a path, or a cell as printed
+    genotype: str  # latest, random, random:7, a published name, a path, or a cell as printed
     weights: str | None  # evaluate this file instead of training
     train: TrainLoop
     parallel: ParallelSettings  # where torchrun starts several processes

@@ -247,8 +247,10 @@ def test_what_a_strangers_folder_would_type_is_refused(stored, named, tmp_path):
 
 
 def test_what_runs_keep_is_taken_as_it_was_typed(tmp_path):
-    kept = ["dataset=image_folder", "dataset.root=../data/a b", "+experiment=quick", "seed=3", "searched=[a,'b c']",
-            "dataset.root=${oc.env:HOME}", "genotype='Genotype(x=[])'", "evaluator/train=x", "memory.limit=null"]  # fmt: skip
+    kept = [
+        *("dataset=image_folder", "dataset.root=../data/a b", "+experiment=quick", "seed=3", "searched=[a,'b c']"),
+        *("dataset.root=${oc.env:HOME}", "genotype='Genotype(x=[])'", "evaluator/train=x", "memory.limit=null"),
+    ]
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text(json.dumps(kept))
     assert resumed_arguments("search", [f"resume={tmp_path}"])[: len(kept)] == kept

@@ -39,11 +39,11 @@ def places(value, path=()):
             yield from places(inner, (*path, index))
 
 
-def mutated(state: dict, path: tuple, draw: random.Random) -> dict:
+def mutated(state: dict, path: tuple, draw: random.Random, wrong: list = WRONG) -> dict:
     """The state with the value at one place replaced, taken away or given twice."""
     changed = copy.deepcopy(state)
     if not path:
-        return draw.choice(WRONG)
+        return draw.choice(wrong)
     parent = changed
     for key in path[:-1]:
         parent = parent[key]
@@ -51,13 +51,13 @@ def mutated(state: dict, path: tuple, draw: random.Random) -> dict:
         return {}
     how = draw.choice(["replace", "replace", "remove", "add"])
     if how == "replace":
-        parent[path[-1]] = draw.choice(WRONG)
+        parent[path[-1]] = draw.choice(wrong)
     elif how == "remove":
         del parent[path[-1]]
     elif isinstance(parent, list):
         parent.append(copy.deepcopy(parent[path[-1]]))
     else:
-        parent["another"] = draw.choice(WRONG)
+        parent["another"] = draw.choice(wrong)
     return changed
 
 
