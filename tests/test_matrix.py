@@ -22,7 +22,7 @@ OWN = {  # what a method needs, or what makes it shorter
     "pc_darts": ["network.channels=4"],
     "lambda_darts": ["network.cells=4"],
     "p_darts": ["search.epochs=3"],
-    "random_weight_sharing": ["search.epochs=2"],
+    "random_weight_sharing": ["search.epochs=2", "method.schedule.samples=3", "method.schedule.finalists=1"],
     "drnas": ["network.channels=4"],
     "drnas_progressive": ["search.epochs=2", "network.channels=12"],
     "darts_pt": ["method.schedule.interval=1"],

@@ -145,7 +145,8 @@ def test_a_comparison_takes_published_cells_of_its_random_cells_space_only():
 def test_every_command_that_meets_a_space_refuses_what_is_not_of_it(tmp_path, darts_space):
     genotype = Genotype("darts", published("nasnet").cells)
     (tmp_path / "genotype.json").write_text(to_json(genotype))
-    result = {"genotype": json.loads(to_json(genotype)), "protocol": "p", "test_accuracy": 0.5}
+    numbers = {"test_loss": 1.0, "parameters": 1, "macs": 1, "seconds": 1.0, "test_accuracy": 0.5}
+    result = {"genotype": json.loads(to_json(genotype)), "protocol": "p", "config": {}, **numbers}
     (tmp_path / "result.json").write_text(json.dumps(result))
     compared = composed("compare", *TINY, f"searched=[{tmp_path}]", "random.samples=2")
     for act in (

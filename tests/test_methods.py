@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from darts.config.identity import identity
+from darts.models.mixture import Moment
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
@@ -27,10 +28,19 @@ SHORT = {  # what a search of three epochs needs changed
     "p_darts": ["method.schedule.more_cells=[0,1,2]", "method.schedule.candidates=[3,2]"],
     "drnas_progressive": ["network.channels=12", "method.schedule.candidates=[2]", "search.epochs=2"],
     "pc_darts": ["network.channels=4"],
-    "r_darts": ["method.stopping.first=1", "method.stopping.every=1"],
+    "darts_es": [
+        "method.stopping.first=0",
+        "method.stopping.every=1",
+        "method.stopping.window=1",
+        "method.stopping.back=1",
+    ],
+    "random_weight_sharing": ["method.schedule.samples=6", "method.schedule.batches=1", "method.schedule.finalists=2"],
     "lambda_darts": ["network.cells=4"],
     "oles": ["method.weight_gradient.steps=2"],
 }
+
+
+MIDDLE = Moment(0.5, 1, 3)
 
 
 def tiny(method: str, *overrides: str):
@@ -66,8 +76,8 @@ def test_both_engines_take_the_same_steps(method, tmp_path):
             state.step = step
             train, valid = (batch._replace(images=batch.images.double()) for batch in pair)
             if state.stage.alpha_frozen_fraction < 1:
-                search_steps.architecture_step(state, train, valid, 0.5)
-            search_steps.weight_step(state, train, valid, 0.5)
+                search_steps.architecture_step(state, train, valid, MIDDLE)
+            search_steps.weight_step(state, train, valid, MIDDLE)
         weights = state.supernet.to_reference(state.supernet.state_dict())
         found.append({**weights, **{f"alpha {name}": matrix.detach() for name, matrix in state.alpha.items()}})
     assert found[0].keys() == found[1].keys()
@@ -154,6 +164,7 @@ PUBLISHED = {
     "pc_darts_cifar10": ("pc_darts", 256, 50, 0.1, 6e-4, 8, 8),
     "p_darts_cifar10": ("p_darts", 96, 75, 0.025, 6e-4, 5, 8),
     "drnas_cifar10": ("drnas_progressive", 64, 50, 0.1, 6e-4, 20, 7),
+    "snas_cifar10": ("snas", 64, 150, 0.025, 3e-4, 8, 8),
     "fair_darts_cifar10": ("fair_darts", 128, 50, 0.005, 3e-3, 8, 7),
     "nasbench201_cifar10": ("gdas", 64, 50, 0.025, 3e-4, 17, 5),
 }

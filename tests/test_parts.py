@@ -22,7 +22,7 @@ from darts.methods import (
     weight_gradient,
 )
 from darts.methods.discretisation import FewSkips, Threshold
-from darts.models.mixture import MixtureWeights, dense_mixture
+from darts.models.mixture import START, MixtureWeights, Moment, dense_mixture
 from darts.models.supernet import MixedOperation, Mixing, Supernet, shuffled
 from darts.spaces.search_space import InputShape, plan_cells
 from tests.conftest import composed, space_of
@@ -32,19 +32,23 @@ ALPHA = torch.tensor([[0.3, -0.2, 0.5], [1.0, 9.0, -0.5]], dtype=torch.float64)
 
 
 def test_candidates_that_are_gone_weigh_nothing_and_the_rest_as_if_they_had_never_been():
-    weights = relaxation.Softmax().weights(ALPHA, ACTIVE, 0.0).weights
+    weights = relaxation.Softmax().weights(ALPHA, ACTIVE, START).weights
     torch.testing.assert_close(weights[1, [0, 2]], ALPHA[1, [0, 2]].softmax(0))
     assert weights[1, 1] == 0
-    none_left = relaxation.Softmax().weights(ALPHA, torch.zeros_like(ACTIVE), 0.0).weights
+    none_left = relaxation.Softmax().weights(ALPHA, torch.zeros_like(ACTIVE), START).weights
     assert none_left.abs().max() == 0
 
 
-@pytest.mark.parametrize("name, start, middle, end", [
-    ("gumbel", 1.0, math.sqrt(0.03), 0.03), ("gumbel_hard", 10.0, 5.05, 0.1),
-])  # fmt: skip
-def test_temperatures_fall_as_published(name, start, middle, end):
+@pytest.mark.parametrize(
+    ("name", "expected"), [("gumbel", [0.676667, 0.353333, 0.03]), ("gumbel_hard", [10.0, 5.05, 0.1])]
+)
+def test_temperatures_fall_once_an_epoch_and_end_with_the_last(name, expected):
     part = composed("search", f"method/relaxation={name}").method.relaxation
-    assert [part.temperature(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([start, middle, end])
+    for within in (0.0, 0.9):
+        found = [part.temperature(Moment((epoch + within) / 3, epoch, 3)) for epoch in range(3)]
+        assert found == pytest.approx(expected, abs=1e-6)
+    slow = dataclasses.replace(part, decay=relaxation.Decay.EXPONENTIAL)
+    assert slow.temperature(Moment(1.0, 2, 3)) == pytest.approx(part.end)
 
 
 @pytest.mark.parametrize("part", [
@@ -53,14 +57,14 @@ def test_temperatures_fall_as_published(name, start, middle, end):
 def test_gradients_of_a_relaxation_are_those_of_finite_differences(part):
     def weights(alpha):
         torch.manual_seed(3)
-        return part.weights(alpha, ACTIVE, 0.5).weights
+        return part.weights(alpha, ACTIVE, START).weights
 
     assert torch.autograd.gradcheck(weights, ALPHA.clone().requires_grad_())
 
 
 def test_a_softened_gumbel_draw_is_the_formula():
     torch.manual_seed(0)
-    found = relaxation.Gumbel(2.0, 2.0, relaxation.Decay.LINEAR).weights(ALPHA, torch.ones_like(ACTIVE), 0.3).weights
+    found = relaxation.Gumbel(2.0, 2.0, relaxation.Decay.LINEAR).weights(ALPHA, torch.ones_like(ACTIVE), START).weights
     torch.manual_seed(0)
     noise = -torch.empty_like(ALPHA).exponential_().log()
     torch.testing.assert_close(found, ((ALPHA.log_softmax(-1) + noise) / 2).softmax(-1))
@@ -68,10 +72,10 @@ def test_a_softened_gumbel_draw_is_the_formula():
 
 def test_hard_draws_come_with_the_softmax_probabilities_and_compute_only_themselves():
     torch.manual_seed(0)
-    part = relaxation.GumbelHard(1.0, 1.0, relaxation.Decay.LINEAR)
+    part = relaxation.GumbelHard(1.0, 1.0, relaxation.Decay.LINEAR, True)
     counts = torch.zeros_like(ALPHA)
     for _ in range(4000):
-        drawn = part.weights(ALPHA, ACTIVE, 0.0)
+        drawn = part.weights(ALPHA, ACTIVE, START)
         assert isinstance(drawn, MixtureWeights)
         assert [int(row.argmax()) for row in drawn.weights] == [columns[0] for columns in drawn.computed]
         counts += drawn.weights
@@ -80,10 +84,10 @@ def test_hard_draws_come_with_the_softmax_probabilities_and_compute_only_themsel
 
 
 def test_a_hard_draw_is_one_hot_and_its_gradient_that_of_the_soft_one():
-    part = relaxation.GumbelHard(0.7, 0.7, relaxation.Decay.LINEAR)
+    part = relaxation.GumbelHard(0.7, 0.7, relaxation.Decay.LINEAR, True)
     alpha = ALPHA.clone().requires_grad_()
     torch.manual_seed(1)
-    hard = part.weights(alpha, ACTIVE, 0.0).weights
+    hard = part.weights(alpha, ACTIVE, START).weights
     gradient = torch.autograd.grad(hard[0, 1], alpha)[0]
     torch.manual_seed(1)
     soft = relaxation.softmax((alpha.log_softmax(-1) + relaxation.gumbel_noise(alpha)) / 0.7, ACTIVE)
@@ -95,7 +99,7 @@ def test_two_binary_paths_are_in_memory_and_one_is_open_at_its_rate():
     torch.manual_seed(0)
     part, opened = relaxation.BinaryPaths(), torch.zeros_like(ALPHA)
     for _ in range(4000):
-        drawn = part.weights(ALPHA, torch.ones_like(ACTIVE), 0.0)
+        drawn = part.weights(ALPHA, torch.ones_like(ACTIVE), START)
         assert all(len(columns) == 2 for columns in drawn.computed)
         opened += drawn.weights
     p = ALPHA.softmax(-1)
@@ -113,7 +117,7 @@ def test_dirichlet_draws_have_the_mean_and_the_pathwise_gradient_of_their_distri
     torch.manual_seed(0)
     alpha = ALPHA.clone().requires_grad_()
     active = torch.ones_like(ACTIVE)
-    draws = torch.stack([relaxation.Dirichlet().weights(alpha, active, 0.0).weights for _ in range(8000)])
+    draws = torch.stack([relaxation.Dirichlet().weights(alpha, active, START).weights for _ in range(8000)])
     concentration = F.elu(alpha) + 1
     mean = concentration / concentration.sum(-1, keepdim=True)
     assert (draws.mean(0) - mean).abs().max() < 0.02
@@ -149,31 +153,31 @@ def test_edge_weights_are_a_softmax_at_each_node_and_count_at_discretisation():
 
 
 def test_the_auxiliary_skip_fades_and_skip_dropout_follows_its_schedule():
-    assert [edge_extras.AuxiliarySkip(1.0).weights(p)[0] for p in (0.0, 0.5, 1.0)] == [1.0, 0.5, 0.0]
+    fading = edge_extras.AuxiliarySkip(1.0)
+    assert [fading.weights(Moment(0.99, epoch, 4))[0] for epoch in range(4)] == [1.0, 0.75, 0.5, 0.25]
     part = edge_extras.SkipDropout([0.0, 0.4, 0.7], 0.2)
-    assert part.skip_dropout(2, 0.0, 0.4) == 0.7
-    assert part.skip_dropout(1, 0.2, 0.4) == pytest.approx(0.32)
-    assert part.skip_dropout(1, 10 / 25, 0.4) == pytest.approx(0.4)
-    assert part.skip_dropout(1, 15 / 25, 0.4) == pytest.approx(0.4 * math.exp(-1))
+    assert part.skip_dropout(2, 0, 10, 0.4) == pytest.approx(0.63)
+    assert part.skip_dropout(1, 10, 25, 0.4) == pytest.approx(0.4)
+    assert part.skip_dropout(1, 15, 25, 0.4) == pytest.approx(0.4 * math.exp(-1))
 
 
 def test_terms_of_the_architecture_loss_are_their_formulas():
     alpha = [ALPHA, ALPHA + 1]
     both = torch.cat([matrix.flatten() for matrix in alpha])
-    zero_one = regularisers.ZeroOne(10.0)(alpha, 0.0)
+    zero_one = regularisers.ZeroOne(10.0)(alpha, START)
     torch.testing.assert_close(zero_one, -10 * ((1 / (1 + (-both).exp()) - 0.5) ** 2).mean())
     rows = torch.stack([row.exp().sum().log() for matrix in alpha for row in matrix])
-    torch.testing.assert_close(regularisers.LogSumExp(50.0)(alpha, 0.3), 50 * 0.3 * rows.mean())
+    torch.testing.assert_close(regularisers.LogSumExp(50.0, 100)(alpha, Moment(0.5, 30, 60)), 50 * 0.3 * rows.mean())
     flat = [torch.zeros(2, 3, dtype=torch.float64)]  # elu(0) + 1 = 1: the anchor itself
-    assert float(regularisers.Anchor(1.0)(flat, 0.0)) == pytest.approx(0.0)
-    assert float(regularisers.Anchor(1.0)(alpha, 0.0)) > 0.1
+    assert float(regularisers.Anchor(1.0)(flat, START)) == pytest.approx(0.0)
+    assert float(regularisers.Anchor(1.0)(alpha, START)) > 0.1
 
 
 def test_random_smoothing_stays_near_and_adversarial_smoothing_raises_the_loss():
     mixture = {"normal": ALPHA.softmax(-1)}
     part = perturbation.RandomSmoothing(0.03, 0.3)
-    assert [part.epsilon(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.03, 0.165, 0.3])
-    moved = part(mixture, None, 0.0)["normal"]
+    assert [part.epsilon(Moment(0.0, e, 2)) for e in (0, 1)] == pytest.approx([0.03, 0.165])
+    moved = part(mixture, None, START)["normal"]
     torch.testing.assert_close(moved.sum(-1), torch.ones(2).double())
     assert 0 < (moved - mixture["normal"]).abs().max() < 0.1
     gradient = torch.tensor([[1.0, -1.0, 0.5], [0.2, 0.1, -2.0]]).double()
@@ -181,13 +185,19 @@ def test_random_smoothing_stays_near_and_adversarial_smoothing_raises_the_loss()
     def loss(mixtures):
         return (mixtures["normal"] * gradient).sum()
 
-    found = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, perturbation.PerturbationProblem(loss), 0.0)
-    by_hand = (mixture["normal"] + 0.1 * gradient.sign()).clamp(0, 1)
-    torch.testing.assert_close(found["normal"], by_hand / by_hand.sum(-1, keepdim=True))
+    found = perturbation.AdversarialSmoothing(0.1, 0.1, 7, False)(
+        mixture, perturbation.PerturbationProblem(loss), START
+    )
+    by_hand = mixture["normal"]
+    for _ in range(7):
+        by_hand = mixture["normal"] + (by_hand + 0.2 / 7 * gradient.sign() - mixture["normal"]).clamp(-0.1, 0.1)
+        by_hand = by_hand.clamp(0, 1) / by_hand.clamp(0, 1).sum(-1, keepdim=True)
+    torch.testing.assert_close(found["normal"], by_hand)
     assert loss(found) > loss(mixture)
-    flat = perturbation.PerturbationProblem(lambda m: -loss(m).abs() * 0)
-    worse = perturbation.AdversarialSmoothing(0.1, 0.1, 7)(mixture, flat, 0.0)
-    assert torch.equal(worse["normal"], mixture["normal"])
+    peak = perturbation.PerturbationProblem(lambda m: -(m["normal"] - mixture["normal"]).square().sum())
+    torch.manual_seed(0)
+    kept = perturbation.AdversarialSmoothing(0.1, 0.1, 7, True)(mixture, peak, START)
+    assert torch.equal(kept["normal"], mixture["normal"])  # any step lowers the loss
 
 
 def quadratic(seed: int = 0):
@@ -228,8 +238,13 @@ def test_the_direction_of_alignment_is_the_gradient_of_the_mean_cosine():
     torch.testing.assert_close(weight_gradient.alignment_direction(gradients.detach()), expected)
 
 
+NAMES = ["none", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3"]
+
+
 def weight_problem(weights, train, valid, mixture):
-    return weight_gradient.WeightProblem(train, valid, mixture, weights, {"normal": 2}, dict, 0.5)
+    return weight_gradient.WeightProblem(
+        train, valid, mixture, weights, {"normal": 2}, dict, Moment(0.5, 1, 3), math.inf, NAMES
+    )
 
 
 def test_layer_alignment_adds_the_gradient_of_the_alignment():
@@ -254,16 +269,19 @@ def test_layer_alignment_adds_the_gradient_of_the_alignment():
 
 
 def test_operations_whose_gradients_disagree_are_frozen_for_good():
-    names = [f"cells.0.edges.{edge}.operations.4.1.weight" for edge in range(2)]
+    names = [f"cells.0.edges.{edge}.operations.{column}.1.weight" for edge in range(2) for column in (4, 1)]
     weights = {name: torch.ones(3, requires_grad=True) for name in names}
-    sign = torch.tensor([1.0, -1.0, -1.0])
-    train = lambda _: weights[names[0]].sum() + weights[names[1]].sum()  # noqa: E731
-    valid = lambda _: weights[names[0]].sum() + (weights[names[1]] * sign).sum()  # noqa: E731
+    train = lambda _: sum(weight.sum() for weight in weights.values())  # noqa: E731
+    valid = lambda _: sum(w.sum() * (1 if ".0.edges.0." in n else -2) for n, w in weights.items())  # noqa: E731
     rule, memory = weight_gradient.FrozenOperations(0.4, 3), {}
-    for step in range(3):
+    for step in range(5):
         assert rule.frozen(memory) == []
         _, memory = rule.gradients(weight_problem(weights, train, valid, {}), memory)
-        assert step == 2 or memory["agreements"] == step + 1
+        assert memory["agreements"] == (step if step < 4 else 0)  # the first step has nothing to compare with
+    assert rule.frozen(memory) == ["cells.0.edges.1.operations.4."]  # and no skip connection
+    assert memory["agreement"] == {} and sorted(memory["previous"]) == [names[0]]
+    for _ in range(4):
+        _, memory = rule.gradients(weight_problem(weights, train, valid, {}), memory)
     assert rule.frozen(memory) == ["cells.0.edges.1.operations.4."]
 
 
@@ -290,12 +308,12 @@ SCORES = [[0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0
 def seen(epoch: int, active=None, scores=SCORES, memory=None, accuracy=None):
     active = {"normal": active or [[True] * 3 for _ in range(5)]}
     by_kind = {"normal": scores}
-    judged = (accuracy, lambda genotype: 0.0)
+    judged = (accuracy, lambda genotype, batches: 0.0)
     return schedule.Observation(epoch, SPACE, active, by_kind, by_kind, memory or {}, random.Random(0), *judged)
 
 
 def test_stages_drop_the_weakest_candidates_at_their_ends():
-    part = schedule.Stages(0.4, [2, 1], [0, 6, 12], True)
+    part = schedule.Stages(0.4, 1, [2, 1], [0, 6, 12], True)
     stages = part.stages(75, SPACE)
     assert [(s.first, s.last, s.more_cells, s.fresh) for s in stages] == [
         (0, 25, 0, False), (25, 50, 6, True), (50, 75, 12, True),
@@ -323,7 +341,7 @@ def test_projection_keeps_the_operation_whose_removal_hurts_most_then_the_edges(
     def accuracy(active):  # skips matter, and edges of higher number matter more
         return -sum((edge + 1) * ((not row[1]) + 0.1 * (not row[2])) for edge, row in enumerate(active["normal"]))
 
-    part, active = schedule.Projection(1, True), None
+    part, active = schedule.Projection(1, True, 0.1), None
     stages = part.stages(10, SPACE)
     assert stages[0].alpha_frozen_fraction == stages[1].alpha_frozen_fraction == 1.0
     for epoch in range(10, stages[1].last):
@@ -339,10 +357,11 @@ def test_projection_keeps_the_operation_whose_removal_hurts_most_then_the_edges(
 
 def test_the_search_ends_when_the_eigenvalue_has_grown():
     part = stopping.EigenvalueGrowth(10, 2, 5, 4, 1.3)
-    history = [{"epoch": e, **({"eigenvalue": 1.0} if e % 2 == 0 else {})} for e in range(1, 31)]
-    assert part.chosen_epoch(history) is None
-    history += [{"epoch": 32, "eigenvalue": 5.0}]
-    assert part.chosen_epoch(history) == 24  # four measurements before
+    history = [{"epoch": e, **({"eigenvalue": 1.0} if e % 2 == 1 else {})} for e in range(1, 31)]
+    assert part.chosen_epoch(history) is None and part.chosen_epoch([]) is None
+    history += [{"epoch": 31, "eigenvalue": 5.0}]
+    assert part.chosen_epoch(history) == 19  # the middle of the window of five that is four measurements earlier
+    assert part.chosen_epoch([*history, {"epoch": 32}]) is None  # nothing new was measured
 
 
 def test_at_most_so_many_skips_and_a_threshold():
@@ -355,16 +374,18 @@ def test_at_most_so_many_skips_and_a_threshold():
 
 
 def test_the_best_of_samples_is_the_genotype_of_highest_accuracy_and_chosen_before_the_last_epoch():
-    part = schedule.BestOfSamples(20)
+    part = schedule.BestOfSamples(20, 2, 3)
     drawn = []
 
-    def judged(genotype):
-        drawn.append(genotype)
-        return -abs(len(drawn) - 13)  # the thirteenth is the best
+    def judged(genotype, batches):
+        if batches == 2:
+            drawn.append(genotype)
+            return -abs(len(drawn) - 13)  # the thirteenth is the best on two batches
+        return float(genotype == drawn[11])  # and its neighbour on all
 
     at = dataclasses.replace(seen(9), path_accuracy=judged)
     active = part.decide(at, 10)[0]["normal"]
     assert len(drawn) == 20 and part.stages(10, SPACE)[0].alpha_frozen_fraction == 1.0
     there = {(edge, column) for edge, row in enumerate(active) for column, stays in enumerate(row) if stays}
-    assert there == set(SPACE.places(drawn[12].cells["normal"]))
+    assert there == set(SPACE.places(drawn[11].cells["normal"]))
     assert part.decide(seen(8), 10)[0] == seen(8).active and part.decide(seen(10), 10)[0] == seen(10).active

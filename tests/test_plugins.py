@@ -48,7 +48,7 @@ class Sharp(Relaxation):
 
     power: float
 
-    def weights(self, alpha, active, progress):
+    def weights(self, alpha, active, moment):
         return MixtureWeights(softmax(self.power * alpha, active))
 
 

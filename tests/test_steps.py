@@ -6,21 +6,21 @@ alpha, the gradient of alpha, Adam's first step, the mixture that the weights tr
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
 from darts.models.batch_norm import frozen_statistics
-from darts.models.mixture import MixtureWeights, dense_mixture
+from darts.models.mixture import MixtureWeights, Moment, dense_mixture
 from darts.search import loop as search
 from darts.search import step as search_steps
 from tests.conftest import TINY, composed
 from tests.test_methods import METHODS
 
-PROGRESS, RATE, ALPHA_RATE, DECAY, ALPHA_DECAY, CLIP = 0.6, 0.05, 0.01, 3e-4, 1e-3, 5.0
+EPOCH, EPOCHS = 9, 15
+MOMENT = Moment(0.63, EPOCH, EPOCHS)
+RATE, ALPHA_RATE, DECAY, ALPHA_DECAY, CLIP = 0.05, 0.01, 3e-4, 1e-3, 5.0
 TOY = [*TINY, "space.nodes=1", "space.candidates=[none,skip_connect,sep_conv_3x3]", "network.channels=12",
        "network.cells=4", "engine=reference", "search.batch_size=16", "search.epochs=15"]  # fmt: skip
 
@@ -38,10 +38,20 @@ def gumbel(alpha, temperature):
 
 
 def gdas(alpha):
-    soft = gumbel(alpha, 10 + (0.1 - 10) * PROGRESS)
+    soft = gumbel(alpha, 10 + (0.1 - 10) * EPOCH / (EPOCHS - 1))
     best = soft.argmax(-1)
     hard = F.one_hot(best, 3).to(soft)
-    return MixtureWeights(hard * (1 + soft - soft.detach()), [[int(column)] for column in best])
+    return MixtureWeights(hard + soft - soft.detach(), [[int(column)] for column in best], rest_added=True)
+
+
+def gdas_v1(alpha):
+    """The same draw; only the drawn weight has a gradient."""
+    return gdas(alpha)._replace(rest_added=False)
+
+
+def proxyless_weights(alpha):
+    best = (softmax(alpha).log() + noise(alpha)).argmax(-1)
+    return MixtureWeights(F.one_hot(best, 3).to(alpha), [[int(column)] for column in best])
 
 
 def proxyless(alpha):
@@ -58,23 +68,32 @@ def dirichlet(alpha):
 
 
 def uniform_paths(alpha):
-    """Both edges stay, as a node keeps two; on each an operation that is not none."""
+    """Both edges stay, as a node keeps two; on each any candidate."""
     torch.randperm(2)
-    drawn = noise(alpha)
-    drawn[:, 0] = -math.inf
-    best = drawn.argmax(-1)
+    best = noise(alpha).argmax(-1)
     return MixtureWeights(F.one_hot(best, 3).to(alpha), [[int(column)] for column in best])
 
 
 SOFTMAX = [
-    *("darts", "darts_second_order", "pc_darts", "sdarts_rs", "sdarts_adv", "r_darts", "p_darts", "darts_minus"),
+    *(
+        "darts",
+        "darts_second_order",
+        "pc_darts",
+        "sdarts_rs",
+        "sdarts_adv",
+        "r_darts",
+        "darts_es",
+        "p_darts",
+        "darts_minus",
+    ),
     *("beta_darts", "sgas", "oles", "darts_pt", "darts_pt_fixed", "idarts", "lambda_darts"),
 ]  # their papers' own relaxation
 RELAXED = {
     **dict.fromkeys(SOFTMAX, softmax),
     "gdas": gdas,
+    "gdas_v1": gdas_v1,
     "proxyless": proxyless,
-    "snas": lambda alpha: gumbel(alpha, 1.0 * 0.03**PROGRESS),
+    "snas": lambda alpha: gumbel(alpha, 1.0 + (0.03 - 1.0) * (EPOCH + 1) / EPOCHS),
     "drnas": dirichlet,
     "drnas_progressive": dirichlet,
     "fair_darts": lambda alpha: 1 / (1 + (-alpha).exp()),
@@ -82,15 +101,16 @@ RELAXED = {
 }
 
 
-def mixture_of(method, alpha):
-    """By cell type the weights of the columns that the supernet is called with."""
+def mixture_of(method, alpha, relaxed=None, changed=None):
+    """By cell type the weights of the columns that the supernet is called with; `changed` are the candidates' own."""
     found = {}
     for kind in ("normal", "reduction"):
-        weights = RELAXED[method](alpha[kind])
+        weights = (relaxed or RELAXED[method])(alpha[kind]) if changed is None else changed[kind]
         if method == "darts_minus":
-            weights = torch.cat([weights, torch.full((2, 1), 1 - PROGRESS, dtype=weights.dtype)], 1)
+            weights = torch.cat([weights, torch.full((2, 1), 1 - EPOCH / EPOCHS, dtype=weights.dtype)], 1)
         if method in ("pc_darts", "drnas_progressive"):
             weights = torch.cat([weights, torch.ones(2, 1, dtype=weights.dtype)], 1)
+        if method == "pc_darts":
             weights = weights * softmax(alpha[f"edges/{kind}"])[:, None]
         found[kind] = weights if isinstance(weights, MixtureWeights) else MixtureWeights(weights)
     return found
@@ -99,14 +119,9 @@ def mixture_of(method, alpha):
 def penalty(method, alpha):
     both = torch.cat([alpha["normal"], alpha["reduction"]])
     if method == "beta_darts":
-        return 50.0 * PROGRESS * both.exp().sum(-1).log().mean()
+        return 50.0 * EPOCH / 100 * both.exp().sum(-1).log().mean()
     if method == "fair_darts":
         return -10.0 * ((1 / (1 + (-both).exp()) - 0.5) ** 2).mean()
-    if method in ("drnas", "drnas_progressive"):  # KL to Dirichlet(1) in closed form
-        c = F.elu(both) + 1
-        total = c.sum(-1)
-        log_norm = torch.lgamma(total) - torch.lgamma(c).sum(-1) - math.lgamma(3)
-        return 1e-3 * (log_norm + ((c - 1) * (torch.digamma(c) - torch.digamma(total)[:, None])).sum(-1)).sum()
     return 0.0
 
 
@@ -162,7 +177,7 @@ class Toy:
 
 
 def hypergradient(toy):
-    if toy.method in ("darts_second_order", "r_darts"):  # equations 7 and 8 of Liu et al. 2019
+    if toy.method in ("darts_second_order", "r_darts", "darts_es"):  # equations 7 and 8 of Liu et al. 2019
         gradients = toy.train_gradients(toy.weights)
         unrolled = [w - RATE * (s + DECAY * w) for w, s in zip(toy.weights, gradients, strict=True)]
         leaves = toy.leaves(unrolled)
@@ -183,21 +198,31 @@ def hypergradient(toy):
 
 def training_mixture(toy):
     """What the weights train under: the relaxation's draw of this step, perturbed where the method does."""
+    alpha = {name: matrix.detach() for name, matrix in toy.state.alpha.items()}
+    relaxed = proxyless_weights if toy.method == "proxyless" else None
     with torch.no_grad(), toy.state.noise("mixture"):
-        mixture = mixture_of(toy.method, {name: matrix.detach() for name, matrix in toy.state.alpha.items()})
-    epsilon = 0.03 + 0.27 * PROGRESS
-    matrices = {kind: weights.weights for kind, weights in mixture.items()}
-    if toy.method == "sdarts_rs":
-        with toy.state.noise("perturbation"):
-            moved = {kind: m + epsilon * (2 * torch.rand_like(m) - 1) for kind, m in matrices.items()}
-        return dense_mixture({kind: m.clamp(0, 1) / m.clamp(0, 1).sum(-1, keepdim=True) for kind, m in moved.items()})
+        mixture = mixture_of(toy.method, alpha, relaxed)
+    epsilon = 0.03 + 0.27 * EPOCH / EPOCHS
+    if toy.method not in ("sdarts_rs", "sdarts_adv"):
+        return mixture
+    candidates = {kind: softmax(alpha[kind]) for kind in mixture}
+    with toy.state.noise("perturbation"):
+        moved = {kind: clipped(m + epsilon * (2 * torch.rand_like(m) - 1)) for kind, m in candidates.items()}
     if toy.method == "sdarts_adv":
-        return dense_mixture(adversarial(toy, matrices, epsilon))
-    return mixture
+        moved = adversarial(toy, candidates, moved, epsilon)
+    return mixture_of(toy.method, alpha, changed=moved)
 
 
-def adversarial(toy, mixture, epsilon):
-    """Seven signed steps of 2 epsilon / 7 up the training loss in evaluation mode, projected, undone unless it rose."""
+def clipped(matrix):
+    """To 0 and 1, each row divided by its sum."""
+    return matrix.clamp(0, 1) / matrix.clamp(0, 1).sum(-1, keepdim=True)
+
+
+def adversarial(toy, candidates, moved, epsilon):
+    """From noise seven signed steps of 2 epsilon / 7 up the training loss in evaluation mode, each projected.
+
+    They are undone where the loss fell.
+    """
     toy.state.supernet.eval()
     named = dict(zip(toy.names, toy.weights, strict=True))
 
@@ -205,18 +230,15 @@ def adversarial(toy, mixture, epsilon):
         given = toy.train.images, dense_mixture(other)
         return F.cross_entropy(functional_call(toy.state.supernet, named, given), toy.train.labels)
 
-    moved = dict(mixture)
     for _ in range(7):
         leaves = {kind: m.detach().requires_grad_() for kind, m in moved.items()}
-        gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
-        stepped = {
-            k: m.detach() + 2 * epsilon / 7 * s.sign() for (k, m), s in zip(leaves.items(), gradients, strict=True)
-        }
-        moved = {k: m.clamp(mixture[k] - epsilon, mixture[k] + epsilon) for k, m in stepped.items()}
-    moved = {kind: m.clamp(0, 1) / m.clamp(0, 1).sum(-1, keepdim=True) for kind, m in moved.items()}
-    rose = bool(loss(moved) > loss(mixture))
+        signs = [gradient.sign() for gradient in torch.autograd.grad(loss(leaves), list(leaves.values()))]
+        stepped = {kind: moved[kind] + 2 * epsilon / 7 * sign for kind, sign in zip(leaves, signs, strict=True)}
+        near = {k: m.clamp(candidates[k] - epsilon, candidates[k] + epsilon) for k, m in stepped.items()}
+        moved = {kind: clipped(matrix) for kind, matrix in near.items()}
+    fell = bool(loss(moved) < loss(candidates))
     toy.state.supernet.train()
-    return moved if rose else mixture
+    return candidates if fell else moved
 
 
 def weight_gradients(toy, mixture):
@@ -233,11 +255,23 @@ def weight_gradients(toy, mixture):
     for signed in (step, -step):
         shifted = {**mixture, "normal": MixtureWeights(cells.detach() + signed * direction)}
         ends.append(torch.autograd.grad(toy.loss_under(toy.train, leaves, shifted), leaves, materialize_grads=True))
-    factor = 0.25 * PROGRESS / (2 * step)
+    factor = 0.25 * EPOCH / (EPOCHS - 1) / (2 * step)
     return [p - factor * (a - b) for p, a, b in zip(plain, *ends, strict=True)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+def rescaled(toy, moved):
+    """Both drawn candidates of an edge shifted alike, so that together they have the probability of before."""
+    found = []
+    with toy.state.noise("mixture of alpha"):
+        for before, after in zip(toy.rows, moved, strict=True):
+            pair = torch.zeros_like(after).scatter(-1, (softmax(before).log() + noise(before)).topk(2, -1).indices, 1.0)
+            noise(before)
+            kept = (before.exp() * pair).sum(-1, keepdim=True) / (after.exp() * pair).sum(-1, keepdim=True)
+            found.append((after + kept.log() * pair).detach())
+    return found
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "snas"])
 def test_a_step_is_that_of_the_papers_formulas(method, tmp_path):
     toy = Toy(method, tmp_path)
     frozen = method in ("darts_pt_fixed", "random_weight_sharing")
@@ -247,7 +281,8 @@ def test_a_step_is_that_of_the_papers_formulas(method, tmp_path):
         gradients = hypergradient(toy)
         decayed = [s + ALPHA_DECAY * a.detach() for s, a in zip(gradients, toy.rows, strict=True)]
         adam = [a.detach() - ALPHA_RATE * g / (g.abs() + 1e-8) for a, g in zip(toy.rows, decayed, strict=True)]
-        search_steps.architecture_step(toy.state, toy.train, toy.valid, PROGRESS)
+        adam = rescaled(toy, adam) if method == "proxyless" else adam
+        search_steps.architecture_step(toy.state, toy.train, toy.valid, MOMENT)
         for found, expected, g in zip(toy.state.alpha.values(), adam, decayed, strict=True):
             torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-6)
             assert (g.abs() > 1e-7).any()  # signs that mean something
@@ -258,7 +293,7 @@ def test_a_step_is_that_of_the_papers_formulas(method, tmp_path):
     gradients = weight_gradients(toy, training_mixture(toy))
     factor = min(1.0, CLIP / float(torch.cat([s.flatten() for s in gradients]).norm() + 1e-6))
     used = [bool(s.abs().sum() > 0) for s in gradients]
-    search_steps.weight_step(toy.state, toy.train, toy.valid, PROGRESS)
+    search_steps.weight_step(toy.state, toy.train, toy.valid, MOMENT)
     rate = toy.state.weight_optimiser.param_groups[0]["lr"]
     assert rate == RATE and any(used)
     triples = zip(toy.names, toy.state.supernet.parameters(), toy.weights, gradients, used, strict=True)
@@ -267,6 +302,22 @@ def test_a_step_is_that_of_the_papers_formulas(method, tmp_path):
         if not there and torch.equal(found, w):
             continue  # an operation that was not computed has no gradient, and does not decay either
         torch.testing.assert_close(found.detach(), expected, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_a_step_of_snas_moves_weights_and_alpha_by_one_loss(tmp_path):
+    toy = Toy("snas", tmp_path)
+    leaves = toy.leaves(toy.weights)
+    with toy.state.noise("mixture"):
+        mixture = mixture_of("snas", toy.alpha)
+    *of_weights, normal, reduction = toy.gradients(toy.loss_under(toy.train, leaves, mixture), [*leaves, *toy.rows])
+    shrunk = min(1.0, 10.0 / float(torch.cat([normal, reduction]).norm() + 1e-6))
+    search_steps.joint_step(toy.state, toy.train, MOMENT)
+    for found, before, gradient in zip(toy.state.alpha.values(), toy.rows, (normal, reduction), strict=True):
+        held = toy.state.architecture_optimiser.state[found]["exp_avg"] / (1 - 0.5)
+        torch.testing.assert_close(held, shrunk * gradient + ALPHA_DECAY * before.detach(), rtol=1e-8, atol=1e-10)
+    factor = min(1.0, CLIP / float(torch.cat([g.flatten() for g in of_weights]).norm() + 1e-6))
+    for found, w, gradient in zip(toy.state.supernet.parameters(), toy.weights, of_weights, strict=True):
+        torch.testing.assert_close(found.detach(), w - RATE * (factor * gradient + DECAY * w), rtol=1e-8, atol=1e-10)
 
 
 def test_every_method_has_a_relaxation_of_its_own_to_be_tested_by():

@@ -87,7 +87,7 @@ class Evolution(Strategy):
     def ask(self, pool: Pool, generator: random.Random) -> Asking:
         alive = deque((yield from scores(pool.draws(self.population, generator))))
         while True:
-            parent = max(generator.sample(alive, self.sample), key=value)[1]
+            parent = max(generator.choices(alive, k=self.sample), key=value)[1]  # with replacement, as by the authors
             child = pool.mutation(parent, generator)
             alive.append(((yield Request(child)), child))
             alive.popleft()

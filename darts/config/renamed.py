@@ -16,6 +16,7 @@ RENAMED = {
     "method.weight_rule": "method.weight_gradient",
     "method.channels.shares": "method.channels.k",
     "method.schedule.frozen": "method.schedule.alpha_frozen_fraction",
+    "method.hypergradient.every": "method.hypergradient.steps",
 }
 RENAMED_VALUES = {
     "engine": {"plain": "reference"},

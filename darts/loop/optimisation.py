@@ -147,6 +147,10 @@ class Mean:
         """A mean over `count` images, or a single number."""
         return cls(value * count, count)
 
+    def added(self, other: Mean | None) -> Mean:
+        """The mean over what both are over."""
+        return self if other is None else Mean(self.total + other.total, self.count + other.count)
+
 
 StepMetrics = dict[str, Mean]
 

@@ -34,8 +34,11 @@ from darts.tasks.summary import summarise
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
 DECIDE_BITS = ("threads", "cpu_capability", "device", "torch")  # of an environment: sums are rounded in another order
-RUN = {"kind": str, "settings": {str: JSON}, "environment": {str: JSON}}  # what every run.json holds
-SOMETIMES = {"version": str, "resumed": [{str: JSON}], "cost": {str: FINITE}, "ended": bool, "data": {str: JSON}}
+RUN = {"settings": {str: JSON}}  # what every run.json holds, and below what one of this version may
+SOMETIMES = {
+    **{"version": str, "kind": str, "ended": bool, "cost": {str: FINITE}, "data": {str: JSON}},
+    **{"environment": {str: JSON}, "resumed": [{str: JSON}]},
+}
 LEFT_BY_RUNS = (
     *("genotype.json", "result.json", "history.jsonl", "timing.jsonl", "split.json", "weights.pt", "checkpoints"),
     *("selection.json", "study.db", "best.json", "points.jsonl", "correlation.json", "report.json", "trials"),
@@ -141,7 +144,7 @@ def refuse_other_run(folder: Path, kind: str, settings: Mapping[str, Any]) -> di
 
 def _warn_of_other_bits(record: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Name what differs between this process and those before it in what decides how sums are rounded."""
-    environments = [record["environment"], *record.get("resumed", [])]
+    environments = [record.get("environment", {}), *record.get("resumed", [])]
     for name in DECIDE_BITS:
         before = environments[-1].get(name)
         if before is not None and before != here[name]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from darts.config.registry import register
-from darts.models.mixture import Progress
+from darts.models.mixture import Moment, Number
 from darts.runtime.errors import require
 
 
@@ -20,8 +20,8 @@ class EdgeExtras:
         """Names of the added operations."""
         return ()
 
-    def weights(self, progress: Progress) -> Sequence[Progress]:
-        """Return the weights of the added operations at a fraction of the search."""
+    def weights(self, moment: Moment) -> Sequence[Number]:
+        """Return the weights of the added operations at a moment of the search."""
         return ()
 
     @property
@@ -29,8 +29,11 @@ class EdgeExtras:
         """Whether skip connections drop values in training."""
         return False
 
-    def skip_dropout(self, stage: int, progress: float, alpha_frozen_fraction: float) -> float:
-        """Return the dropout probability at a fraction of a stage in whose first part alpha does not move."""
+    def skip_dropout(self, stage: int, epoch: int, epochs: int, alpha_frozen_fraction: float) -> float:
+        """Return the dropout probability in epoch `epoch`, from 0, of a stage of `epochs`.
+
+        Alpha does not move in the first fraction of the stage.
+        """
         return 0.0
 
 
@@ -49,7 +52,7 @@ class AuxiliarySkip(EdgeExtras):
     reduction.
     """
 
-    start: float  # the weight at the first step; it falls linearly to 0
+    start: float  # the weight in the first epoch; it falls linearly, epoch by epoch, to 0 after the last
 
     def __post_init__(self) -> None:
         require(0 < self.start < math.inf, "method.edge_extras.start", self.start, "above 0, finite")
@@ -58,8 +61,8 @@ class AuxiliarySkip(EdgeExtras):
     def operations(self) -> tuple[str, ...]:
         return ("skip_connect",)
 
-    def weights(self, progress: Progress) -> Sequence[Progress]:
-        return (self.start * (1 - progress),)
+    def weights(self, moment: Moment) -> Sequence[Number]:
+        return (self.start * (1 - moment.epochs_done),)
 
 
 @register("edge_extras", "skip_dropout")
@@ -67,8 +70,9 @@ class AuxiliarySkip(EdgeExtras):
 class SkipDropout(EdgeExtras):
     """Skip connections of stride 1 drop values, less and less (Chen et al. 2019, P-DARTS, section 3.3.2).
 
-    While alpha is frozen the probability falls linearly from the stage's rate; once alpha moves it starts from the
-    rate again and falls by exp(-decay) over what is a 25th of the stage (an epoch there).
+    While alpha is frozen the probability falls linearly, by a stage's length, from the stage's rate less one such step;
+    once alpha moves it starts from the rate again and falls by exp(-decay) over what is a 25th of the stage (an epoch
+    there). It changes once an epoch.
     """
 
     rates: list[float]  # one a stage
@@ -83,8 +87,9 @@ class SkipDropout(EdgeExtras):
     def drops_skips(self) -> bool:
         return True
 
-    def skip_dropout(self, stage: int, progress: float, alpha_frozen_fraction: float) -> float:
+    def skip_dropout(self, stage: int, epoch: int, epochs: int, alpha_frozen_fraction: float) -> float:
         rate = self.rates[min(stage, len(self.rates) - 1)]
-        if progress < alpha_frozen_fraction:
-            return rate * (1 - progress)
-        return rate * math.exp(-self.decay * 25 * (progress - alpha_frozen_fraction))
+        frozen = alpha_frozen_fraction * epochs
+        if epoch < frozen:
+            return rate * (epochs - epoch - 1) / epochs
+        return rate * math.exp(-self.decay * 25 * (epoch - frozen) / epochs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from darts.config.registry import register
 from darts.runtime.errors import require
@@ -49,10 +49,12 @@ class Problem:
 class Hypergradient:
     """A way to compute the architecture gradient."""
 
+    single_level: ClassVar[bool] = False  # alpha follows the training loss, in the same backward pass as the weights
+
     @property
-    def weight_steps(self) -> int:
-        """Number of weight steps for each step of alpha."""
-        return 1
+    def inner_steps(self) -> int:
+        """Number of weight steps that lead up to each step of alpha; 0: alpha's step comes first, and one follows."""
+        return 0
 
     def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
         """Return the gradient for each tensor of alpha and the validation loss it belongs to.
@@ -145,22 +147,23 @@ class Neumann(Hypergradient):
     """Implicit differentiation by a truncated Neumann series (Zhang et al. 2021, iDARTS, equation 9).
 
     d_alpha = grad_alpha L_val - lr * M' sum_{k=0}^{terms} (I - lr H)^k v, with v = grad_w L_val, H the Hessian of
-    L_train in w and M its mixed derivative; both products by central differences of gradients. Alpha moves once in
-    `every` weight steps, so that the weights come near their optimum in between.
+    L_train in w and M its mixed derivative; both products by central differences of gradients. With every batch of
+    validation images `steps` weight steps, each on a batch of its own, bring the weights near their optimum before
+    alpha moves, so that an epoch trains the weights `steps` times as much as one of DARTS.
     """
 
     terms: int  # of the series after the first
     scale: float  # of the central differences, as in `FiniteDifference`
-    every: int  # weight steps for each step of alpha
+    steps: int  # weight steps before each step of alpha
 
     def __post_init__(self) -> None:
         require(0 <= self.terms <= 100, "method.hypergradient.terms", self.terms, "from 0 to 100")
         require(0 < self.scale < 1, "method.hypergradient.scale", self.scale, "above 0 and below 1")
-        require(1 <= self.every <= 1000, "method.hypergradient.every", self.every, "from 1 to 1000")
+        require(1 <= self.steps <= 1000, "method.hypergradient.steps", self.steps, "from 1 to 1000")
 
     @property
-    def weight_steps(self) -> int:
-        return self.every
+    def inner_steps(self) -> int:
+        return self.steps
 
     def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
         import torch
@@ -187,3 +190,24 @@ class Neumann(Hypergradient):
             wanted = [weight.requires_grad_() for weight in moved] if in_weights else problem.alpha
             ends.append(problem.gradients(problem.train_loss(moved, problem.alpha), wanted))
         return [(p - m) / (2 * epsilon) for p, m in zip(*ends, strict=True)]
+
+
+@register("hypergradient", "single_level")
+@dataclass
+class SingleLevel(Hypergradient):
+    """One loss and one backward pass for the weights and alpha, on all training images (Xie et al. 2019, SNAS).
+
+    There is no validation loss: what a search of this kind reports as validation are images that it has trained on.
+    """
+
+    clip: float  # largest norm of alpha's gradient
+
+    single_level: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require(self.clip > 0, "method.hypergradient.clip", self.clip, "above 0 (inf: no clipping)")
+
+    def clipped(self, gradients: Tensors) -> list[Tensor]:
+        """Return alpha's gradients, scaled so that their norm is at most `clip`."""
+        factor = (self.clip / (_norm(gradients) + 1e-6)).clamp(max=1.0)
+        return [gradient * factor for gradient in gradients]

@@ -21,7 +21,7 @@ from darts.methods.relaxation import Relaxation
 from darts.methods.schedule import Projection, Schedule
 from darts.methods.stopping import Stopping
 from darts.methods.weight_gradient import TrainingLoss, WeightGradient
-from darts.models.mixture import Mixture, MixtureWeights, Progress
+from darts.models.mixture import Mixture, MixtureWeights, Moment
 from darts.runtime.errors import UserError
 from darts.spaces.search_space import SearchSpace
 
@@ -72,6 +72,11 @@ class Method(SearchMethod):
             "give method/hypergradient=first_order": not plain_rule and not isinstance(self.hypergradient, FirstOrder),
             "method/hypergradient unrolls a step on all weights, method/relaxation computes the sampled ones only; "
             "give method/hypergradient=first_order": sampled and isinstance(self.hypergradient, FiniteDifference),
+            "method/hypergradient=single_level trains weights and alpha by one loss, which method/perturbation and "
+            "method/weight_gradient would change; give unperturbed and training_loss": self.hypergradient.single_level
+            and (self.perturbation.changes or not plain_rule),
+            "method/relaxation draws other paths for the weights than for alpha; give "
+            "method/hypergradient=first_order": self.hypergradient.single_level and self.relaxation.sampled,
             "method/schedule=projection chooses by accuracy and never uses alpha's order, so method/stopping has "
             "no meaning; give method/stopping=last_epoch": isinstance(self.schedule, Projection)
             and self.stopping.eigenvalue_every > 0,
@@ -88,7 +93,7 @@ class Method(SearchMethod):
         return not (self.random or self.relaxation.sampled) and isinstance(self.weight_gradient, TrainingLoss)
 
     def mixture(
-        self, alpha: Alpha, active: Masks, progress: Progress, space: SearchSpace, deterministic: bool = False
+        self, alpha: Alpha, active: Masks, moment: Moment, space: SearchSpace, deterministic: bool = False
     ) -> Mixture:
         """Return what the supernet is called with, by cell type; differentiable in alpha.
 
@@ -97,14 +102,30 @@ class Method(SearchMethod):
         found = {}
         for kind in space.cell_types:
             if deterministic:
-                weights = self.relaxation.deterministic(alpha[kind], active[kind])
+                found[kind] = self.relaxation.deterministic(alpha[kind], active[kind])
             else:
-                weights = self.relaxation.weights(alpha[kind], self._open(active[kind], kind, space), progress)
-            beta = alpha[EDGES + kind] if self.channels.edge_weights else None
-            found[kind] = self.completed(weights, beta, active[kind], progress, space)
+                drawn_from = self._open(active[kind], space)
+                found[kind] = self.relaxation.weights(alpha[kind], drawn_from, moment)
+        return self.completed(found, alpha, active, moment, space)
+
+    def training_candidates(self, alpha: Alpha, active: Masks, moment: Moment, space: SearchSpace) -> Mixture:
+        """Return the candidates' weights, without the other columns, under which a step trains the supernet."""
+        found = {}
+        for kind in space.cell_types:
+            drawn_from = self._open(active[kind], space)
+            found[kind] = self.relaxation.training_weights(alpha[kind], drawn_from, moment)
         return found
 
-    def _open(self, active: Tensor, kind: str, space: SearchSpace) -> Tensor:
+    def rescaled(
+        self, before: Alpha, after: Mapping[str, Tensor], active: Masks, space: SearchSpace
+    ) -> dict[str, Tensor]:
+        """Return alpha of the candidates as it is to be after a step; call it with that step's random numbers."""
+        return {
+            kind: self.relaxation.rescaled(before[kind], after[kind], self._open(active[kind], space))
+            for kind in space.cell_types
+        }
+
+    def _open(self, active: Tensor, space: SearchSpace) -> Tensor:
         """Return what a step may draw from: all that is active, or for each node a random set of inputs."""
         import torch
 
@@ -114,22 +135,28 @@ class Method(SearchMethod):
         for node in range(space.nodes):
             alive = [edge for edge in space.incoming(node) if bool(active[edge].any())]
             for place in torch.randperm(len(alive))[: space.kept(node)].tolist():
-                mask[alive[place], space.selectable(kind, alive[place])] = True
+                mask[alive[place]] = True
         return mask & active
 
     def completed(
-        self, candidates: MixtureWeights, beta: Tensor | None, active: Tensor, progress: Progress, space: SearchSpace
-    ) -> MixtureWeights:
-        """Return the candidates' weights with the columns that do not depend on alpha, times the edges' weights."""
-        alive = active.any(-1, keepdim=True).to(candidates.weights)
-        extras = [alive * value for value in self.edge_extras.weights(progress)]
-        mixture = candidates.with_columns(extras)
-        if self.channels.k_of_stage(0) > 1:
-            mixture = self._with_bypass(mixture, alive)
-        if beta is not None:
-            edge_weights = edge_softmax(beta, space, active.any(-1))
-            mixture = mixture.with_weights(mixture.weights * edge_weights[..., None])
-        return mixture
+        self, candidates: Mixture, alpha: Alpha | None, active: Masks, moment: Moment, space: SearchSpace
+    ) -> dict[str, MixtureWeights]:
+        """Return the candidates' weights with the columns that do not depend on alpha, times the edges' weights.
+
+        Without alpha every edge weighs 1.
+        """
+        found = {}
+        for kind, weights in candidates.items():
+            alive = active[kind].any(-1, keepdim=True).to(weights.weights)
+            extras = [alive * value for value in self.edge_extras.weights(moment)]
+            mixture = weights.with_columns(extras)
+            if self.channels.k_of_stage(0) > 1:
+                mixture = self._with_bypass(mixture, alive)
+            if self.channels.edge_weights and alpha is not None:
+                edge_weights = edge_softmax(alpha[EDGES + kind], space, active[kind].any(-1))
+                mixture = mixture.with_weights(mixture.weights * edge_weights[..., None])
+            found[kind] = mixture
+        return found
 
     def _with_bypass(self, mixture: MixtureWeights, alive: Tensor) -> MixtureWeights:
         """Add the column of the channels that bypass the mixed operation; it is no operation to be computed."""
@@ -148,10 +175,10 @@ class Method(SearchMethod):
             found[kind] = scores
         return found
 
-    def penalty(self, alpha: Alpha, progress: Progress, space: SearchSpace) -> Tensor | None:
+    def penalty(self, alpha: Alpha, moment: Moment, space: SearchSpace) -> Tensor | None:
         """Return the sum of the regularisers; None where there is none."""
         total = None
         for term in self.regularisers.values():
-            value = term([alpha[kind] for kind in space.cell_types], progress)
+            value = term([alpha[kind] for kind in space.cell_types], moment)
             total = value if total is None else total + value
         return total

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from darts.config.registry import register
-from darts.models.mixture import Progress
+from darts.models.mixture import Moment
 from darts.runtime.errors import require
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Regulariser:
     def __post_init__(self) -> None:
         require(0 <= self.weight < math.inf, "method.regularisers: weight", self.weight, "at least 0, finite")
 
-    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
-        """Return the term for the matrices (edges, candidates) of all cell types, at a fraction of the search."""
+    def __call__(self, alpha: Sequence[Tensor], moment: Moment) -> Tensor:
+        """Return the term for the matrices (edges, candidates) of all cell types, at a moment of the search."""
         raise NotImplementedError
 
 
@@ -34,7 +34,7 @@ class Regulariser:
 class ZeroOne(Regulariser):
     """-weight * mean((sigmoid(alpha) - 1/2)^2): pushes weights to 0 or 1 (Chu et al. 2020, FairDARTS, equation 5)."""
 
-    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
+    def __call__(self, alpha: Sequence[Tensor], moment: Moment) -> Tensor:
         import torch
 
         values = torch.cat([matrix.flatten() for matrix in alpha])
@@ -44,20 +44,33 @@ class ZeroOne(Regulariser):
 @register("regularisers", "log_sum_exp")
 @dataclass
 class LogSumExp(Regulariser):
-    """weight * progress * mean over edges of logsumexp(alpha) (Ye et al. 2022, beta-DARTS, equations 9 and 15)."""
+    """A growing weight times the mean over edges of logsumexp(alpha) (Ye et al. 2022, beta-DARTS, equations 9, 15).
 
-    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
+    The weight grows by `weight / epochs` with every epoch, from 0, however long the search is, as in the authors' code.
+    """
+
+    epochs: int  # epochs in which the weight grows from 0 to `weight`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.epochs >= 1, "method.regularisers: epochs", self.epochs, "at least 1")
+
+    def __call__(self, alpha: Sequence[Tensor], moment: Moment) -> Tensor:
         import torch
 
-        return self.weight * progress * torch.cat([matrix.logsumexp(-1) for matrix in alpha]).mean()
+        weight = self.weight * moment.epoch / self.epochs
+        return weight * torch.cat([matrix.logsumexp(-1) for matrix in alpha]).mean()
 
 
 @register("regularisers", "anchor")
 @dataclass
 class Anchor(Regulariser):
-    """weight * KL(Dirichlet(elu(alpha) + 1), Dirichlet(1)), the sum over edges (Chen et al. 2021, DrNAS, 3.2)."""
+    """weight * KL(Dirichlet(elu(alpha) + 1), Dirichlet(1)), the sum over edges (Chen et al. 2021, DrNAS, 3.2).
 
-    def __call__(self, alpha: Sequence[Tensor], progress: Progress) -> Tensor:
+    It takes the place of alpha's weight decay, which must be 0 with it: the authors' code has one or the other.
+    """
+
+    def __call__(self, alpha: Sequence[Tensor], moment: Moment) -> Tensor:
         import torch
 
         from darts.methods.relaxation import concentration

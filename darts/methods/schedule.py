@@ -6,11 +6,12 @@ values that go in and come out.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from darts.config.registry import register
 from darts.runtime.errors import require
@@ -18,6 +19,7 @@ from darts.runtime.schema import Length, Schema, exactly
 from darts.spaces.genotype import Genotype
 from darts.spaces.search_space import SearchSpace
 
+T = TypeVar("T")
 CandidateMask = dict[str, list[list[bool]]]  # by cell type, edge and candidate: is it active?
 Scores = Mapping[str, Sequence[Sequence[float]]]  # by cell type, edge and candidate
 
@@ -31,7 +33,11 @@ class Stage:
     last: int  # the epoch after it
     more_cells: int = 0  # than network.cells
     fresh: bool = False  # weights and alpha begin again
+    fresh_momentum: bool = False  # the weights' momentum begins again
     alpha_frozen_fraction: float = 0.0  # alpha does not move in this fraction at its start
+    alpha_every: int = 1  # steps of the weights to one of alpha
+    rate: float = 1.0  # of weight_optimiser.learning_rate, at its start
+    cosine: tuple[int, int] | None = None  # epochs that half a cosine of the learning rate spans; None: the stage's own
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,17 @@ class Observation:
     distributions: Scores  # the relaxation's scores over all of the space's candidates, removed ones included
     memory: Mapping[str, Any]  # what this schedule returned last
     generator: random.Random
-    accuracy: Callable[[CandidateMask], float]  # of the supernet on the validation images, with these candidates only
-    path_accuracy: Callable[[Genotype], float]  # and with only a genotype's operations, each with weight 1
+    # Of the supernet on the validation images, with these candidates only, normalised by each batch's own statistics:
+    accuracy: Callable[[CandidateMask], float]
+    # And with only a genotype's operations, each with weight 1, on so many batches of them (None: on all):
+    path_accuracy: Callable[[Genotype, int | None], float]
 
 
 @dataclass
 class Schedule:
     """A search of one stage in which alpha moves from the first step and every candidate stays."""
+
+    holds_decided: ClassVar[bool] = False  # alpha of an edge without a choice stands still, weight decay included
 
     def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
         """The stages of a search of `search.epochs` epochs; a schedule may add epochs of its own."""
@@ -78,13 +88,16 @@ class WarmUp(Schedule):
     """Alpha is frozen at first and only the weights are trained (Xu et al. 2020: 15 of 50 epochs)."""
 
     alpha_frozen_fraction: float  # of the search, or of each stage, at its start, in which alpha does not move
+    alpha_every: int  # steps of the weights to one of alpha
 
     def __post_init__(self) -> None:
         fraction = self.alpha_frozen_fraction
         require(0 <= fraction < 1, "method.schedule.alpha_frozen_fraction", fraction, "at least 0 and below 1")
+        require(self.alpha_every >= 1, "method.schedule.alpha_every", self.alpha_every, "at least 1")
 
     def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
-        return [Stage(0, 0, epochs, alpha_frozen_fraction=self.alpha_frozen_fraction)]
+        frozen = self.alpha_frozen_fraction
+        return [Stage(0, 0, epochs, alpha_frozen_fraction=frozen, alpha_every=self.alpha_every)]
 
 
 @register("schedule", "stages")
@@ -92,7 +105,9 @@ class WarmUp(Schedule):
 class Stages(WarmUp):
     """Equal stretches with fewer candidates and deeper supernets (Chen et al. 2019 and 2021: P-DARTS, DrNAS).
 
-    At the end of each but the last the weakest candidates of every edge go.
+    At the end of each but the last the weakest candidates of every edge go. Stages that begin afresh have half a cosine
+    of the learning rate each; else one spans the search, scaled so that every stage begins with the whole rate, as the
+    authors of DrNAS have it.
     """
 
     candidates: list[int]  # kept on an edge, one number for each stage after the first; at most those there are
@@ -113,10 +128,19 @@ class Stages(WarmUp):
         number = len(self.more_cells)
         require(epochs >= number, "search.epochs", epochs, f"at least {number}, the method's stages")
         bounds = [round(index * epochs / number) for index in range(number + 1)]
-        return [
-            Stage(i, bounds[i], bounds[i + 1], self.more_cells[i], self.fresh and i > 0, self.alpha_frozen_fraction)
-            for i in range(number)
-        ]
+        found = []
+        for i, (first, last) in enumerate(itertools.pairwise(bounds)):
+            found.append(Stage(
+                number=i,
+                first=first,
+                last=last,
+                more_cells=self.more_cells[i],
+                fresh=self.fresh and i > 0,
+                alpha_frozen_fraction=self.alpha_frozen_fraction,
+                alpha_every=self.alpha_every,
+                cosine=None if self.fresh else (0, epochs),
+            ))  # fmt: skip
+        return found
 
     def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
         for stage in self.stages(epochs, seen.space)[:-1]:
@@ -166,13 +190,15 @@ class Greedy(Schedule):
     From epoch `first` on, every `interval` epochs, the undecided edge of the highest score in each cell type:
     importance (1 - p(none)) times certainty (1 - normalised entropy), with `history` above 0 also times stability (the
     mean overlap with the distributions of so many epochs before; criterion 2), each scaled to 0..1 over the edges. It
-    keeps its strongest operation; once a node has its edges, its others go. Epochs that this needs beyond search.epochs
-    are added.
+    keeps its strongest operation; once a node has its edges, its others go. Their alpha stands still from then on.
+    Epochs that this needs beyond search.epochs are added.
     """
 
     first: int  # epoch after which the first edge is decided
     interval: int  # epochs between two decisions
     history: int  # earlier distributions that the stability looks at; 0: criterion 1
+
+    holds_decided: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(self.first >= 1, "method.schedule.first", self.first, "at least 1")
@@ -237,20 +263,24 @@ class Projection(Schedule):
 
     Every `interval` epochs of tuning the weights, in each cell type: first a random undecided edge keeps the operation
     without which the supernet's validation accuracy is lowest; when all are decided, a random node keeps the edges
-    without which it is lowest.
+    without which it is lowest. Tuning trains alpha on, from a fraction of the learning rate and without the momentum of
+    before; the supernet is judged in batches of the search's size, normalised by their own statistics.
     """
 
     interval: int  # epochs of tuning between two decisions
     alpha_fixed: bool  # alpha is never trained; the search trains weights only
+    rate: float  # of weight_optimiser.learning_rate, with which tuning begins
 
     def __post_init__(self) -> None:
         require(self.interval >= 1, "method.schedule.interval", self.interval, "at least 1")
+        require(0 < self.rate <= 1, "method.schedule.rate", self.rate, "above 0 and at most 1")
 
     def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
         crowded = sum(len(space.incoming(node)) > space.kept(node) for node in range(space.nodes))
         tuning = self.interval * (len(space.edges()) + crowded - 1) + 1
-        first = Stage(0, 0, epochs, alpha_frozen_fraction=float(self.alpha_fixed))
-        return [first, Stage(1, epochs, epochs + tuning, alpha_frozen_fraction=1.0)]
+        frozen, end = float(self.alpha_fixed), epochs + tuning
+        first = Stage(0, 0, epochs, alpha_frozen_fraction=frozen)
+        return [first, Stage(1, epochs, end, alpha_frozen_fraction=frozen, fresh_momentum=True, rate=self.rate)]
 
     def decide(self, seen: Observation, epochs: int) -> tuple[CandidateMask, dict[str, Any]]:
         due = seen.epoch >= epochs and (seen.epoch - epochs) % self.interval == 0
@@ -284,13 +314,17 @@ class Projection(Schedule):
 @dataclass
 class BestOfSamples(Schedule):
     """Alpha never moves; the result is the best of random genotypes by the supernet's weights (Li and Talwalkar 2019,
-    section 3.3). It is chosen before the last epoch, which trains its path only.
+    section 3.3). All are judged on a few batches of the validation images, the best of them on all. It is chosen before
+    the last epoch, which trains its path only.
     """
 
     samples: int  # random genotypes that are judged
+    batches: int  # on so many batches
+    finalists: int  # the best of them, which are judged again on all
 
     def __post_init__(self) -> None:
-        require(self.samples >= 1, "method.schedule.samples", self.samples, "at least 1")
+        for name in ("samples", "batches", "finalists"):
+            require(getattr(self, name) >= 1, f"method.schedule.{name}", getattr(self, name), "at least 1")
 
     def stages(self, epochs: int, space: SearchSpace) -> list[Stage]:
         require(epochs >= 2, "search.epochs", epochs, "at least 2 with this method")
@@ -300,13 +334,18 @@ class BestOfSamples(Schedule):
         if seen.epoch != epochs - 1:
             return seen.active, dict(seen.memory)
         drawn = [seen.space.sample(seen.generator) for _ in range(self.samples)]
-        best = max(drawn, key=seen.path_accuracy)
+        best = self.best_of(drawn, seen.path_accuracy)
         active: CandidateMask = {}
         for kind, rows in seen.active.items():
             active[kind] = [[False] * len(row) for row in rows]
             for edge, column in seen.space.places(best.cells[kind]):
                 active[kind][edge][column] = True
         return active, dict(seen.memory)
+
+    def best_of(self, drawn: Sequence[T], accuracy: Callable[[T, int | None], float]) -> T:
+        """Return the best of some genotypes; the first on ties."""
+        ranked = sorted(drawn, key=lambda one: -accuracy(one, self.batches))
+        return max(ranked[: self.finalists], key=lambda one: accuracy(one, None))
 
 
 def _alive(rows: Sequence[Sequence[bool]], space: SearchSpace, node: int) -> list[int]:

@@ -34,22 +34,24 @@ class LastEpoch(Stopping):
 @register("stopping", "eigenvalue_growth")
 @dataclass
 class EigenvalueGrowth(Stopping):
-    """Ends once the validation loss has become sharp in alpha (Zela et al. 2020, R-DARTS, section 4.3).
+    """Ends once the validation loss has become sharp in alpha (Zela et al. 2020, DARTS-ES, section 4.3).
 
-    The dominant eigenvalue of the Hessian of the validation loss in alpha is measured every `every` epochs from epoch
-    `first` on. Once its mean over `window` measurements has grown by more than `factor` over `back` measurements, the
-    genotype from before that growth is returned.
+    The dominant eigenvalue of the Hessian of the validation loss in alpha is measured after the first epoch and every
+    `every` epochs from there. The mean of the last `window` measurements is compared with that of `back` measurements
+    before; where it has grown by more than `factor`, the search ends, and the genotype in the middle of the earlier
+    window is returned, if that is not before epoch `first`. Epochs are counted from 0 here, as by the authors.
     """
 
-    first: int  # epoch from which eigenvalues are measured
+    first: int  # earliest epoch whose genotype may be returned
     every: int  # epochs between two measurements
     window: int  # measurements that are averaged
-    back: int  # measurements that the average is compared with
+    back: int  # measurements between the two averages
     factor: float  # growth above which the search ends
 
     def __post_init__(self) -> None:
-        for name in ("first", "every", "window", "back"):
-            require(getattr(self, name) >= 1, f"method.stopping.{name}", getattr(self, name), "at least 1")
+        for name, least in (("first", 0), ("every", 1), ("window", 1), ("back", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"method.stopping.{name}", value, f"at least {least}")
         require(1 < self.factor < math.inf, "method.stopping.factor", self.factor, "above 1, finite")
 
     @property
@@ -57,12 +59,14 @@ class EigenvalueGrowth(Stopping):
         return self.every
 
     def chosen_epoch(self, history: Sequence[Mapping[str, Any]]) -> int | None:
-        measured = [line for line in history if "eigenvalue" in line and line["epoch"] >= self.first]
-        values = [line["eigenvalue"] for line in measured]
-        means = []
-        for end in range(1, len(values) + 1):
-            window = values[max(0, end - self.window) : end]
-            means.append(sum(window) / len(window))
-        if len(means) <= self.back or means[-1] <= self.factor * means[-1 - self.back]:
+        measured = [line for line in history if "eigenvalue" in line and (line["epoch"] - 1) % self.every == 0]
+        if not measured or measured[-1] is not history[-1]:
             return None
-        return int(measured[-1 - self.back]["epoch"])
+        now = int(measured[-1]["epoch"]) - 1
+        chosen = now - self.every * (self.window // 2 + self.back)
+        if chosen < self.first:
+            return None
+        values = [float(line["eigenvalue"]) for line in measured]
+        recent, earlier = values[-self.window :], values[: -self.back][-self.window :]
+        grown = sum(recent) / len(recent) > self.factor * sum(earlier) / len(earlier)
+        return chosen + 1 if grown else None

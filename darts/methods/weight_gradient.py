@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from darts.config.registry import register
-from darts.models.mixture import Mixture, Progress
-from darts.runtime.errors import UserError, require
-from darts.runtime.schema import Schema, exactly
+from darts.models.mixture import Mixture, Moment
+from darts.runtime.errors import require
+from darts.runtime.schema import FINITE, At, Schema, exactly
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,9 @@ class WeightProblem:
     weights: Mapping[str, Tensor]
     cells: Mapping[str, int]  # number of cells, by cell type
     to_reference: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]  # to the reference supernet's names
-    progress: Progress
+    moment: Moment
+    clip: float  # largest norm of the whole gradient
+    candidates: Sequence[str]  # names of the columns of an edge
     all_reduce: Callable[[Sequence[Any]], list[Any]] = list  # sums over processes, given by the loop
 
     def gradients(self, loss: Tensor) -> Gradients:
@@ -37,6 +39,11 @@ class WeightProblem:
         import torch
 
         return list(torch.autograd.grad(loss, list(self.weights.values()), allow_unused=True))
+
+    def in_reference(self, own: Gradients) -> dict[str, Tensor]:
+        """Return the whole batch's gradients by the reference supernet's names, without those of unused weights."""
+        pairs = zip(self.weights, self.all_reduce(own), strict=True)
+        return self.to_reference({name: gradient for name, gradient in pairs if gradient is not None})
 
 
 @dataclass
@@ -101,7 +108,7 @@ class LayerAlignment(WeightGradient):
         for signed in (epsilon, -epsilon):
             moved = weights.with_weights(by_cell.detach() + signed * direction)
             ends.append(problem.gradients(problem.train_loss({**problem.mixture, kind: moved})))
-        factor = self.weight * problem.progress / (2 * epsilon)
+        factor = self.weight * problem.moment.to_last_epoch / (2 * epsilon)
         triples = zip(uncorrected, *ends, strict=True)
         return [_corrected(gradient, plus, minus, factor) for gradient, plus, minus in triples], memory
 
@@ -126,63 +133,93 @@ def alignment_direction(gradients: Tensor) -> Tensor:
 @register("weight_gradient", "frozen_operations")
 @dataclass
 class FrozenOperations(WeightGradient):
-    """An operation's weights stop once its training and validation gradients disagree (Jiang et al. 2023, OLES, 3.3).
+    """An operation's weights stop once its train and validation gradients disagree (Jiang et al. 2023, OLES, 3.3).
 
-    The cosine of both gradients is averaged over `steps` steps; an operation under `threshold` is frozen for good.
+    As in the authors' code the agreement of an operation is the cosine of its clipped train gradient of the step before
+    with that plus the present validation gradient, along the first axis of each of its tensors, averaged over columns
+    and tensors: two gradients that have nothing in common give about 0.7. It is added up over `steps` + 1 steps and
+    divided by `steps`; an operation under `threshold` is frozen for good. Skip connections are never frozen.
     """
 
-    threshold: float  # mean cosine under which an operation is frozen
-    steps: int  # steps that the mean is over
+    threshold: float  # agreement under which an operation is frozen
+    steps: int  # steps that the agreement is over
 
     def __post_init__(self) -> None:
         require(-1 <= self.threshold <= 1, "method.weight_gradient.threshold", self.threshold, "from -1 to 1")
         require(self.steps >= 1, "method.weight_gradient.steps", self.steps, "at least 1")
 
     def gradients(self, problem: WeightProblem, memory: Memory) -> tuple[Gradients, Memory]:
-        import torch
-
+        valid = problem.in_reference(problem.gradients(problem.valid_loss(problem.mixture)))
+        sums, count, frozen = self.watched(problem.candidates, valid, memory)
         train = problem.gradients(problem.train_loss(problem.mixture))
-        valid = problem.gradients(problem.valid_loss(problem.mixture))
-        train_by_operation = self._by_operation(problem, train)
-        valid_by_operation = self._by_operation(problem, valid)
-        cosines = torch.stack([
-            torch.nn.functional.cosine_similarity(row, valid_by_operation[name], dim=0)
-            for name, row in train_by_operation.items()
-        ])  # fmt: skip
-        sums, frozen = memory.get("agreement"), list(memory.get("frozen", []))
-        if sums is not None and sums.shape != cosines.shape:
-            raise UserError(f"the checkpoint's agreement is of {len(sums)} operations; there are {len(cosines)}")
-        count = 1 if sums is None else memory["agreements"] + 1
-        sums = cosines if sums is None else sums.to(cosines) + cosines
+        named = problem.in_reference(train)
+        moving = {name: gradient for name, gradient in named.items() if not name.startswith(tuple(frozen))}
+        previous = operation_tensors(clipped(moving, problem.clip), problem.candidates)
+        return train, {"previous": previous, "agreement": sums, "agreements": count, "frozen": frozen}
+
+    def watched(
+        self, candidates: Sequence[str], valid: Mapping[str, Tensor], memory: Memory
+    ) -> tuple[dict[str, float], int, list[str]]:
+        """Return the sums of the agreements, how many there are, and what is frozen, this step's included.
+
+        `valid`: the validation gradients by their reference names.
+        """
+        previous = memory.get("previous", {})
+        sums, count = dict(memory.get("agreement", {})), int(memory.get("agreements", 0))
+        frozen = list(memory.get("frozen", []))
+        if not previous:
+            return sums, count, frozen
+        for name, value in agreements(previous, valid).items():
+            sums[name] = sums.get(name, 0.0) + value
         if count < self.steps:
-            return train, {"agreement": sums, "agreements": count, "frozen": frozen}
-        low = (sums / count < self.threshold).tolist()
-        names = zip(train_by_operation, low, strict=True)
-        frozen += [name for name, under in names if under and name not in frozen]
-        return train, {"agreement": None, "agreements": 0, "frozen": frozen}
+            return sums, count + 1, frozen
+        frozen += [name for name, total in sums.items() if total / self.steps < self.threshold and name not in frozen]
+        return {}, 0, frozen
 
     def memory_schema(self) -> Schema:
         from torch import Tensor
 
-        return ({"agreement": (None, Tensor), "agreements": int, "frozen": [str]}, exactly({}))
-
-    def _by_operation(self, problem: WeightProblem, own: Gradients) -> dict[str, Tensor]:
-        """Return the whole batch's gradients, those of one operation joined."""
-        total = problem.all_reduce(own)
-        named = {name: gradient for name, gradient in zip(problem.weights, total, strict=True) if gradient is not None}
-        return by_operation(problem.to_reference(named))
+        some = {"previous": {str: Tensor}, "agreement": {str: FINITE}, "agreements": At(0, self.steps), "frozen": [str]}
+        return (some, exactly({}))
 
     def frozen(self, memory: Memory) -> list[str]:
         return list(memory.get("frozen", []))
 
 
-def by_operation(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients in the reference layout, those of one operation joined: cells.I.edges.E.operations.C. -> vector."""
+def agreements(previous: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> dict[str, float]:
+    """By operation the mean cosine of its earlier train gradients with these plus the validation gradients."""
     import torch
 
     found: dict[str, list[Tensor]] = {}
-    for name in sorted(gradients):
-        head, mark, rest = name.partition(".operations.")
-        if mark:
-            found.setdefault(f"{head}{mark}{rest.split('.')[0]}.", []).append(gradients[name].flatten())
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    for name, before in previous.items():
+        both = before + valid[name] if name in valid else before
+        cosine = torch.nn.functional.cosine_similarity(both, before, dim=0).mean()
+        found.setdefault(operation_of(name), []).append(cosine)
+    means = torch.stack([torch.stack(cosines).mean() for cosines in found.values()]).tolist() if found else []
+    return dict(zip(found, means, strict=True))
+
+
+def operation_tensors(gradients: Mapping[str, Tensor], candidates: Sequence[str]) -> dict[str, Tensor]:
+    """Those of the candidates' own tensors, skip connections left out, by their reference names."""
+    found = {}
+    for name, gradient in gradients.items():
+        _, _, rest = name.partition(".operations.")
+        column = rest.split(".")[0]
+        if column.isdigit() and int(column) < len(candidates) and candidates[int(column)] != "skip_connect":
+            found[name] = gradient.detach()
+    return found
+
+
+def operation_of(name: str) -> str:
+    """The prefix of an operation's tensors: cells.I.edges.E.operations.C."""
+    head, mark, rest = name.partition(".operations.")
+    return f"{head}{mark}{rest.split('.')[0]}."
+
+
+def clipped(gradients: Mapping[str, Tensor], most: float) -> dict[str, Tensor]:
+    """Gradients scaled so that their norm, all together, is at most `most`."""
+    import torch
+
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    return {name: gradient * factor for name, gradient in gradients.items()}

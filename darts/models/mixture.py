@@ -17,6 +17,7 @@ class MixtureWeights(NamedTuple):
 
     weights: Tensor  # (edges, columns) for all its cells, or (cells, edges, columns), a matrix for each
     computed: list[list[int]] | None = None  # by edge the columns that are not zero; None: compute every column
+    rest_added: bool = False  # the other columns' weights, all 0, are added to the edge's output for their gradient
 
     def with_weights(self, weights: Tensor) -> MixtureWeights:
         """Other numbers in the same columns."""
@@ -41,10 +42,32 @@ class MixtureWeights(NamedTuple):
         computed = self.computed
         if computed is not None:
             computed = [[*columns, *added] if columns else [] for columns in computed]
-        return MixtureWeights(torch.cat([self.weights, *extra], dim=-1), computed)
+        return MixtureWeights(torch.cat([self.weights, *extra], dim=-1), computed, self.rest_added)
 
 
-Progress: TypeAlias = "float | Tensor"  # fraction of the search that is done; a tensor where a CUDA graph reads it
+Number: TypeAlias = "float | Tensor"
+
+
+class Moment(NamedTuple):
+    """When in a search a step is taken; the numbers are tensors where a CUDA graph reads them."""
+
+    progress: Number  # fraction of search.epochs that is done, step by step
+    epoch: Number  # epochs that are done, a whole number below `epochs`
+    epochs: int  # search.epochs
+
+    @property
+    def epochs_done(self) -> Number:
+        """Fraction of search.epochs that is done, epoch by epoch: 0 in the first, 1 - 1/epochs in the last."""
+        return self.epoch / self.epochs
+
+    @property
+    def to_last_epoch(self) -> Number:
+        """From 0 in the first epoch to 1 in the last, epoch by epoch."""
+        return self.epoch / max(1, self.epochs - 1)
+
+
+START = Moment(0.0, 0, 1)  # of a search of one epoch
+
 
 Mixture: TypeAlias = Mapping[str, MixtureWeights]  # by cell type
 

@@ -49,22 +49,32 @@ class MixedOperation(nn.Module):
         self.operations = nn.ModuleDict({str(column): operation for column, operation in operations.items()})
         self.k, self.stride = k, stride
 
-    def forward(self, x: Tensor, weights: Tensor, computed: Sequence[int] | None = None) -> Tensor:
-        """`x`: (batch, C, H, W); `weights`: (columns,); `computed`: the columns that are not zero, None for all."""
+    def forward(
+        self, x: Tensor, weights: Tensor, computed: Sequence[int] | None = None, rest_added: bool = False
+    ) -> Tensor:
+        """`x`: (batch, C, H, W); `weights`: (columns,); `computed`: the columns that are not zero, None for all.
+
+        `rest_added`: the weights of the other columns, which are 0, are added for their gradient (GDAS).
+        """
         if self.k == 1:
-            return self._mixed(x, weights, computed)
+            return self._mixed(x, weights, computed, rest_added)
         first, others = split_channels(x, self.k)
         bypassed = weights[-1] * bypass(others, self.stride)
-        return shuffled(torch.cat([self._mixed(first, weights, computed), bypassed], dim=1), self.k)
+        mixed = self._mixed(first, weights, computed, rest_added)
+        return shuffled(torch.cat([mixed, bypassed], dim=1), self.k)
 
-    def _mixed(self, x: Tensor, weights: Tensor, computed: Sequence[int] | None) -> Tensor:
-        terms = []
+    def _mixed(self, x: Tensor, weights: Tensor, computed: Sequence[int] | None, rest_added: bool) -> Tensor:
+        terms, rest = [], []
         for name, operation in self.operations.items():
             column = int(name)
             if computed is None or column in computed:
                 terms.append(weights[column] * operation(x))
+            else:
+                rest.append(weights[column])
         if not terms:
             return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+        if rest_added:
+            terms += rest
         return sum(terms[1:], start=terms[0])
 
 
@@ -88,7 +98,7 @@ class SearchCell(nn.Module):
         for node in range(self.space.nodes):
             incoming = self.space.incoming(node)
             terms = [
-                self.edges[edge](state, mixture.weights[edge], mixture.columns_of(edge))
+                self.edges[edge](state, mixture.weights[edge], mixture.columns_of(edge), mixture.rest_added)
                 for state, edge in zip(states, incoming, strict=True)
             ]
             states.append(sum(terms))

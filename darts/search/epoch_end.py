@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from darts.loop import plotting
-from darts.loop.optimisation import evaluate, stop_unless_finite
+from darts.loop.optimisation import correct, evaluate, stop_unless_finite
 from darts.methods.schedule import CandidateMask, Observation
 from darts.models.batch_norm import frozen_statistics
 from darts.models.mixture import Mixture, MixtureWeights
@@ -24,6 +26,7 @@ from darts.search.step import loss_on
 from darts.spaces.genotype import Cell, Edge, Genotype
 from darts.spaces.search_space import SearchSpace
 
+log = logging.getLogger(__name__)
 LARGER = 4  # times a training batch: for an evaluation, which keeps no maps for gradients, and needs fewer calls
 
 
@@ -43,6 +46,10 @@ def record_epoch(state: SearchState) -> None:
     }
     table = {kind: matrix.tolist() for kind, matrix in scores.items()}
     extra = {"mixture": table, "cells": edge_lists(genotype), "operations": state.active_operations()}
+    frozen = state.settings.method.weight_gradient.frozen(state.memory["weight_gradient"])
+    if frozen:
+        extra["frozen_operations"] = len(frozen)
+        log.info("%d of the supernet's operations are frozen", len(frozen))
     tracker.record(state.epoch, metrics, len(state.data.train), extra)
     tracker.scalars(state.epoch, dict(alpha_values(state)))
     for kind, cell in genotype.cells.items():
@@ -58,7 +65,7 @@ def observation(state: SearchState, done: int) -> Observation:
 
     def accuracy(active: CandidateMask) -> float:
         mixture = {kind: masked(weights, active[kind]) for kind, weights in state.deterministic_mixture().items()}
-        return validation_metrics(state, mixture)["accuracy"]
+        return batch_accuracy(state, mixture)
 
     return Observation(
         epoch=done,
@@ -69,7 +76,7 @@ def observation(state: SearchState, done: int) -> Observation:
         memory=state.memory["schedule"],
         generator=python_generator(settings.seed, "schedule", done),
         accuracy=accuracy,
-        path_accuracy=lambda genotype: validation_metrics(state, selecting(state, genotype))["accuracy"],
+        path_accuracy=lambda genotype, batches: path_accuracy(state, genotype, batches),
     )
 
 
@@ -79,6 +86,28 @@ def masked(mixture: MixtureWeights, active: Sequence[Sequence[bool]]) -> Mixture
     mask = torch.tensor(active, device=matrix.device)
     others = mask.any(-1, keepdim=True).expand(-1, matrix.shape[-1] - mask.shape[-1])
     return mixture.with_weights(matrix * torch.cat([mask, others], dim=-1))
+
+
+def batch_accuracy(state: SearchState, mixture: Mixture) -> float:
+    """Accuracy on the validation split in batches of the search's size, normalised by their own statistics."""
+    right = seen = 0.0
+    noise = state.noise("evaluation")
+    with autocast(state.device, state.settings.precision), noise, frozen_statistics(state.supernet), torch.no_grad():
+        for images, labels in state.data.valid.mixed():
+            right += float(correct(state.supernet(images, mixture), labels))
+            seen += len(labels)
+    total, images_seen = distributed.all_reduce_numbers([right, seen])
+    return total / images_seen
+
+
+def path_accuracy(state: SearchState, genotype: Genotype, batches: int | None) -> float:
+    """Accuracy of a genotype's path on so many batches of the validation split, None: on all."""
+    mixture, chosen = selecting(state, genotype), state.data.valid.mixed()
+    if batches is None:
+        return validation_metrics(state, mixture)["accuracy"]
+    some = itertools.islice(chosen, batches)
+    with autocast(state.device, state.settings.precision), state.noise("evaluation"):
+        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, some)["accuracy"]
 
 
 def validation_metrics(state: SearchState, mixture: Mixture) -> dict[str, float]:
@@ -92,10 +121,9 @@ def validation_metrics(state: SearchState, mixture: Mixture) -> dict[str, float]
 def costly_metrics(state: SearchState, genotype: Genotype, accuracy: float) -> Iterator[tuple[str, float]]:
     """The diagnostics that take time, where they are due, and the table's answer."""
     settings, done = state.settings, state.epoch + 1
-    for every in (settings.diagnostics.eigenvalue_every, settings.method.stopping.eigenvalue_every):
-        if every and done % every == 0:
-            yield "eigenvalue", eigenvalue(state)
-            break
+    wanted, needed = settings.diagnostics.eigenvalue_every, settings.method.stopping.eigenvalue_every
+    if (wanted and done % wanted == 0) or (needed and state.epoch % needed == 0):
+        yield "eigenvalue", eigenvalue(state)
     if settings.diagnostics.gap_every and done % settings.diagnostics.gap_every == 0:
         yield "gap", accuracy - validation_metrics(state, selecting(state, genotype))["accuracy"]
     if state.costs is not None:
@@ -111,11 +139,9 @@ def selecting(state: SearchState, genotype: Genotype) -> Mixture:
     """The mixture that selects a genotype in the supernet."""
     space, method = state.settings.space, state.settings.method
     chosen = discrete_mixture(genotype, space, state.scores())
-    progress = state.progress(0)
-    return {
-        kind: method.completed(MixtureWeights(matrix), None, matrix > 0, progress, space)
-        for kind, matrix in chosen.items()
-    }
+    candidates = {kind: MixtureWeights(matrix) for kind, matrix in chosen.items()}
+    masks = {kind: matrix > 0 for kind, matrix in chosen.items()}
+    return method.completed(candidates, None, masks, state.moment(0), space)
 
 
 def eigenvalue(state: SearchState) -> float:
@@ -131,7 +157,7 @@ def eigenvalue(state: SearchState) -> float:
         weights = [weight.detach() for weight in state.supernet.parameters()]
         alpha = [matrix.detach().requires_grad_() for matrix in state.alpha.values()]
         with frozen_statistics(state.supernet):
-            loss = loss_on(state, batch, state.progress(0))(weights, alpha)
+            loss = loss_on(state, batch, state.moment(0))(weights, alpha)
             gradient_of_alpha = _flat(gradients(loss, alpha, differentiable=True))
     finally:
         state.supernet = supernet

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,7 +15,10 @@ from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
 from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_end, refuse_other_run
 from darts.loop.run_state import load_checkpoint
+from darts.loop.settings import WeightOptimiser
+from darts.methods.schedule import Stage
 from darts.models.cost import CostModel
+from darts.models.mixture import Moment
 from darts.runtime import distributed
 from darts.runtime.device import Graphed, memory_advice, ready_device
 from darts.runtime.files import lock_folder, write_bytes
@@ -26,7 +31,7 @@ from darts.search.step import search_step
 from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import InputShape
-from darts.tasks.batches import RawBatch, search_data
+from darts.tasks.batches import Batches, RawBatch, search_data
 from darts.tasks.summary import log_summary
 
 log = logging.getLogger(__name__)
@@ -54,44 +59,77 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
 
 
 def search_epoch(state: SearchState) -> None:
-    """Alternate one architecture step and one weight step over the two splits of the training images."""
-    settings, data, stage = state.settings, state.data, state.stage
-    steps = len(data.train)
-    train_batches = data.train.shuffled_raw(state.epoch, state.step)
-    valid_batches = data.valid.shuffled_raw(state.epoch, state.step, steps)
-    pairs = zip(train_batches, valid_batches, strict=True)
-    for train_raw, valid_raw in state.steps(pairs, steps):
-        stage_progress = state.stage_progress(steps)
-        learning_rate = cosine_learning_rate(settings.weight_optimiser, stage_progress, stage.last - stage.first)
+    """One epoch of steps, each on a batch, or as many as the method needs, of the two splits of the images."""
+    train, steps = training_batches(state)
+    each = state.settings.method.hypergradient.inner_steps + 1  # training batches of a step
+    stream = train.shuffled_raw(state.epoch, state.step * each, steps * each)
+    groups = zip(*[stream] * each, strict=True)
+    paired: Iterable[tuple[tuple[RawBatch, ...], RawBatch | None]]
+    if state.settings.method.hypergradient.single_level:
+        paired = ((group, None) for group in groups)
+    else:
+        paired = zip(groups, state.data.valid.shuffled_raw(state.epoch, state.step, steps), strict=True)
+    for train_raws, valid_raw in state.steps(paired, steps):
+        rule, within = state.settings.weight_optimiser, state.step / steps
+        learning_rate = stage_learning_rate(rule, state.stage, state.epoch, within)
         set_learning_rate(state.weight_optimiser, learning_rate)
-        set_skip_dropout(state, stage_progress)
-        action = step_action(state, moves_alpha(state, stage_progress))
-        search_progress = torch.tensor(state.progress(steps), device=state.device)
+        set_skip_dropout(state)
+        action = step_action(state, moves_alpha(state, state.stage_progress(steps)))
+        moment = state.moment(steps)
+        now = torch.tensor([moment.progress, moment.epoch], device=state.device)
+        raws = [*train_raws] if valid_raw is None else [*train_raws, valid_raw]
         with state.located(learning_rate):
-            measured = action(search_progress, *train_raw, *valid_raw)
+            measured = action(now, *[tensor for raw in raws for tensor in raw])
         for name, mean in measured.items():
             state.means.add(name, mean)
 
 
-def set_skip_dropout(state: SearchState, stage_progress: float) -> None:
-    """Give the skip connections that drop values their probability at a fraction of the stage."""
+def training_batches(state: SearchState) -> tuple[Batches, int]:
+    """The images that train the weights, and the steps of an epoch: all images where the method has one level."""
+    data = state.data
+    train = data.joined() if state.settings.method.hypergradient.single_level else data.train
+    return train, len(train)
+
+
+def stage_learning_rate(rule: WeightOptimiser, stage: Stage, epoch: int, within: float) -> float:
+    """The learning rate of the weights: half a cosine over the stage, or over the span that it names.
+
+    `within` is the fraction of the epoch that is done. Where the span began before the stage, the rest of the cosine is
+    scaled so that the stage begins with its whole rate, as torch's scheduler does it in the code of Chen et al. 2021
+    (DrNAS), which carries its state over to an optimiser with the first learning rate.
+    """
+    highest = stage.rate * rule.learning_rate
+    lowest = min(rule.final_learning_rate, highest)
+    rule = dataclasses.replace(rule, learning_rate=highest, final_learning_rate=lowest)
+    first, last = stage.cosine or (stage.first, stage.last)
+    length = last - first
+    now = cosine_learning_rate(rule, (epoch + within - first) / length, length)
+    begin = cosine_learning_rate(rule, (stage.first - first) / length, length)
+    return lowest + (now - lowest) * (highest - lowest) / max(begin - lowest, 1e-30) if begin > lowest else now
+
+
+def set_skip_dropout(state: SearchState) -> None:
+    """Give the skip connections that drop values their probability of this epoch."""
     stage, extras = state.stage, state.settings.method.edge_extras
+    epoch, epochs = state.epoch - stage.first, stage.last - stage.first
     for skip in state.skip_connections():
-        skip.probability = extras.skip_dropout(stage.number, stage_progress, stage.alpha_frozen_fraction)
+        skip.probability = extras.skip_dropout(stage.number, epoch, epochs, stage.alpha_frozen_fraction)
 
 
 def moves_alpha(state: SearchState, stage_progress: float) -> bool:
-    """Whether this step moves alpha: after the stage's frozen beginning, once in `weight_steps` weight steps."""
-    every = state.settings.method.hypergradient.weight_steps
-    return stage_progress >= state.stage.alpha_frozen_fraction and state.step % every == 0
+    """Whether this step moves alpha: after the stage's frozen beginning, once in `alpha_every` steps."""
+    return stage_progress >= state.stage.alpha_frozen_fraction and state.step % state.stage.alpha_every == 0
 
 
 def step_action(state: SearchState, moves: bool) -> Graphed:
-    """A step as a function of tensors only: the fraction of the search that is done, and the raw batches."""
+    """A step as a function of tensors only: (progress, epoch), then the raw batches, the validation batch last."""
     if moves not in state.actions:
+        epochs, single = state.settings.search.epochs, state.settings.method.hypergradient.single_level
 
-        def step(progress: Tensor, *raw: Tensor) -> StepMetrics:
-            return search_step(state, progress, RawBatch(*raw[:3]), RawBatch(*raw[3:]), moves)
+        def step(now: Tensor, *tensors: Tensor) -> StepMetrics:
+            raws = [RawBatch(*tensors[first : first + 3]) for first in range(0, len(tensors), 3)]
+            valid_raw = None if single else raws.pop()
+            return search_step(state, Moment(now[0], now[1], epochs), raws, valid_raw, moves)
 
         state.actions[moves] = Graphed(step, state.settings.graphs)
     return state.actions[moves]

@@ -25,6 +25,7 @@ from darts.loop.settings import (
 from darts.methods.discretisation import Threshold
 from darts.methods.hypergradient import FiniteDifference
 from darts.methods.method import Method, SearchMethod
+from darts.methods.regularisers import Anchor
 from darts.methods.weight_gradient import LayerAlignment
 from darts.models.settings import ConstraintSettings, Engine, NetworkSettings
 from darts.runtime.errors import UserError, require
@@ -74,8 +75,13 @@ class SearchSettings(RunSettings):
         require(within, "budget.epochs", limit, allowed + " and the method's own; or lower search.epochs")
 
     def epoch_cost(self) -> float:
-        """How many passes over all training images an epoch is: its images for the weights, as many for alpha."""
-        return 2 * self.search.train_fraction
+        """How many passes over all training images an epoch is: what moves the weights, and what moves alpha."""
+        rule = self.method.hypergradient
+        if rule.single_level:
+            return 1.0
+        of_weights = max(1, rule.inner_steps)
+        of_products = 1 if rule.inner_steps else 0  # a training batch of its own for alpha's step
+        return (of_weights + of_products + 1) * self.search.train_fraction
 
     def _check_method(self) -> None:
         method, width = self.method, self.network.channels
@@ -95,6 +101,10 @@ class SearchSettings(RunSettings):
         aligned = isinstance(method.weight_gradient, LayerAlignment)
         allowed = "at least 4 with method/weight_gradient=layer_alignment, which compares normal cells"
         require(self.network.cells >= 4 or not aligned, "network.cells", self.network.cells, allowed)
+        anchored = any(isinstance(term, Anchor) for term in method.regularisers.values())
+        decay = self.architecture_optimiser.weight_decay
+        allowed = "0 with method/regularisers anchor, which takes its place (Chen et al. 2021)"
+        require(decay == 0 or not anchored, "architecture_optimiser.weight_decay", decay, allowed)
         allowed = "false with this method, whose steps draw random numbers or decide on the host"
         require(not (self.graphs and not method.graphable), "graphs", True, allowed)
 

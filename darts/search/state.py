@@ -18,10 +18,11 @@ from darts.loop.run_state import RunState
 from darts.loop.tracking import Tracker
 from darts.methods.method import EDGES
 from darts.methods.schedule import CandidateMask, Stage
+from darts.methods.weight_gradient import operation_of
 from darts.models.batch_norm import synchronise
 from darts.models.cost import CostModel
 from darts.models.fused.supernet import FusedSupernet
-from darts.models.mixture import Mixture, Progress
+from darts.models.mixture import Mixture, Moment
 from darts.models.operations import candidate
 from darts.models.settings import Engine, MemorySettings
 from darts.models.supernet import Mixing, SkipDropout, Supernet
@@ -59,6 +60,7 @@ class SearchState(RunState):
     architecture_optimiser: torch.optim.Optimizer = field(init=False)
     masks: dict[str, Tensor] = field(init=False)  # `active` as tensors on the device
     memory: dict[str, dict[str, Any]] = field(default_factory=_no_memory)  # what each part remembers, by its place
+    inner_step: int = 0  # of the weight steps within a step of the search, from 0
     chosen_epoch: int | None = None  # whose genotype is the result, where that is not the last one's
     actions: dict[bool, Graphed] = field(default_factory=dict)  # by whether alpha moves: the step, recorded on CUDA
     experiment: dict[str, Any] = field(default_factory=dict)  # what must be the same where the search is resumed
@@ -144,7 +146,7 @@ class SearchState(RunState):
         """The present mixture weights without noise and without a gradient, for evaluation."""
         settings = self.settings
         with torch.no_grad():
-            return settings.method.mixture(self.alpha, self.masks, self.progress(0), settings.space, deterministic=True)
+            return settings.method.mixture(self.alpha, self.masks, self.moment(0), settings.space, deterministic=True)
 
     def scores(self) -> dict[str, Tensor]:
         """What discretisation ranks at present."""
@@ -154,10 +156,10 @@ class SearchState(RunState):
         """The present genotype."""
         return self.settings.method.discretisation.genotype(self.scores(), self.settings.space)
 
-    def regularisation(self, alpha: Mapping[str, Tensor], progress: Progress) -> list[Tensor]:
+    def regularisation(self, alpha: Mapping[str, Tensor], moment: Moment) -> list[Tensor]:
         """The terms that are added to the architecture loss: the method's, and that of the cost limits."""
         method, space = self.settings.method, self.settings.space
-        own = method.penalty(alpha, progress, space)
+        own = method.penalty(alpha, moment, space)
         terms = [] if own is None else [own]
         if self.costs is not None:
             scores = {kind: method.relaxation.scores(alpha[kind], self.masks[kind]) for kind in space.cell_types}
@@ -168,10 +170,11 @@ class SearchState(RunState):
         """How many candidates are active, over all cell types and edges."""
         return sum(sum(row) for rows in self.active.values() for row in rows)
 
-    def progress(self, steps: int) -> float:
-        """The fraction of search.epochs that is done; stages that a method adds after them are at its end."""
+    def moment(self, steps: int) -> Moment:
+        """How far the search is; stages that a method adds after search.epochs are at its end."""
+        epochs = self.settings.search.epochs
         done = self.epoch + (self.step / steps if steps else 0)
-        return min(1.0, done / self.settings.search.epochs)
+        return Moment(min(1.0, done / epochs), min(self.epoch, epochs - 1), epochs)
 
     def stage_progress(self, steps: int) -> float:
         """The fraction of the present stage that is done."""
@@ -185,7 +188,8 @@ class SearchState(RunState):
         names = self.settings.space.candidates
         if self.settings.method.random or any(candidate(name).random for name in names):
             own = [distributed.rank()] if by_process and distributed.rank() else []
-            return ambient(self.settings.seed, purpose, self.epoch, self.step, *own)
+            inner = [self.inner_step] if self.inner_step else []
+            return ambient(self.settings.seed, purpose, self.epoch, self.step, *own, *inner)
         return nullcontext()
 
     def cells(self) -> dict[str, int]:
@@ -308,27 +312,38 @@ def enter_stage(state: SearchState, active: CandidateMask, stage: Stage) -> None
     if stage.fresh and stage != old_stage:
         begin(state)
         return
+    widening = Widening(state.settings.seed, stage.number)
     begin_supernet(state)
     new = state.supernet.to_reference(state.supernet.state_dict())
-    kept = {name: inherited(weights.get(name), tensor) for name, tensor in new.items()}
+    kept = {name: widening.inherited(name, weights[name], new[name]) if name in weights else new[name] for name in new}
     state.supernet.load_state_dict(state.supernet.from_reference(kept))
-    same = {name: m for name, m in momentum.items() if name in new and new[name].shape == m.shape}
-    state.load_momentum(same)
+    if stage.fresh_momentum and stage != old_stage:
+        return
+    state.load_momentum({name: widening.inherited(name, m, new[name]) for name, m in momentum.items() if name in new})
 
 
-def inherited(old: Tensor | None, new: Tensor) -> Tensor:
-    """The old tensor in the new one's shape; `new` itself where there is no old one.
+@dataclass(frozen=True)
+class Widening:
+    """How the tensors of a supernet become wider: channels drawn uniformly are copied behind those that are there.
 
-    Where it gets wider its channels repeat (Chen et al. 2016, Net2Net): along the inputs of a convolution the copies of
-    a channel share its weight.
+    As in the code of Chen et al. 2021 (DrNAS) nothing is divided by the number of copies, and momentum is copied like
+    the weights. The copies are drawn once for each operation, so that its layers agree.
     """
-    if old is None or old.shape == new.shape:
-        return new if old is None else old
-    for axis, (before, after) in enumerate(zip(old.shape, new.shape, strict=True)):
-        if before != after:
-            index = torch.arange(after, device=old.device) % before
-            old = old.index_select(axis, index)
-            if axis == 1:
-                copies = torch.bincount(index, minlength=before)[index].to(old)
-                old = old / copies.view([-1 if i == 1 else 1 for i in range(old.dim())])
-    return old
+
+    seed: int
+    stage: int
+
+    def inherited(self, name: str, old: Tensor, new: Tensor) -> Tensor:
+        """The old tensor in the new one's shape; `name` is its reference name."""
+        for axis, (before, after) in enumerate(zip(old.shape, new.shape, strict=True)):
+            if before != after:
+                operation = operation_of(name)
+                draws = generator(self.seed, f"widening {operation}", self.stage, before, after)
+                copies = torch.randint(before, (after - before,), generator=draws)
+                old = widened(old, axis, copies)
+        return old
+
+
+def widened(tensor: Tensor, axis: int, copies: Tensor) -> Tensor:
+    """The tensor with some of its entries along an axis repeated behind all of them."""
+    return torch.cat([tensor, tensor.index_select(axis, copies.to(tensor.device))], dim=axis)

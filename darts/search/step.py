@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from darts.loop.optimisation import Mean, StepMetrics, correct, cross_entropy, require_finite, step_down
-from darts.methods.hypergradient import Loss, Problem
+from darts.methods.hypergradient import Loss, Problem, SingleLevel
 from darts.methods.perturbation import PerturbationProblem
 from darts.methods.weight_gradient import WeightProblem
 from darts.models.batch_norm import average_statistics, frozen_statistics
-from darts.models.mixture import Mixture, Progress, dense_mixture
+from darts.models.mixture import START, Mixture, Moment, dense_mixture
 from darts.runtime import distributed
 from darts.runtime.device import autocast, widened
 from darts.runtime.reduction import whole_loss
@@ -24,41 +24,101 @@ from darts.tasks.batches import Batch, RawBatch
 
 
 def search_step(
-    state: SearchState, progress: Progress, train_raw: RawBatch, valid_raw: RawBatch, moves_alpha: bool
+    state: SearchState, moment: Moment, train_raws: Sequence[RawBatch], valid_raw: RawBatch | None, moves_alpha: bool
 ) -> StepMetrics:
-    """Take one step of the alternation, augmentation included. With plain DARTS it never waits for the device."""
-    train_batch = state.data.train.preparation.augmented(train_raw)
+    """Take one step of the search, augmentation included. With plain DARTS it never waits for the device.
+
+    Plain DARTS moves alpha by one batch of each split, then the weights by the same training batch. A method with inner
+    steps moves the weights by all training batches but the last, then alpha. A single-level method has no validation
+    batch and moves both at once.
+    """
+    train_batches = [state.data.train.preparation.augmented(raw) for raw in train_raws]
+    if valid_raw is None:
+        return joint_step(state, train_batches[0], moment)
     valid_batch = state.data.valid.preparation.augmented(valid_raw)
-    measured = architecture_step(state, train_batch, valid_batch, progress) if moves_alpha else {}
-    return measured | weight_step(state, train_batch, valid_batch, progress)
+    if len(train_batches) == 1:
+        measured = architecture_step(state, train_batches[0], valid_batch, moment) if moves_alpha else {}
+        return measured | weight_step(state, train_batches[0], valid_batch, moment)
+    measured = inner_steps(state, train_batches[:-1], valid_batch, moment)
+    return measured | (architecture_step(state, train_batches[-1], valid_batch, moment) if moves_alpha else {})
+
+
+def inner_steps(state: SearchState, batches: Sequence[Batch], valid_batch: Batch, moment: Moment) -> StepMetrics:
+    """Move the weights once by each batch; the measured means are over all of them."""
+    total: StepMetrics = {}
+    for number, batch in enumerate(batches):
+        state.inner_step = number
+        measured = weight_step(state, batch, valid_batch, moment)
+        total = {name: mean.added(total.get(name)) for name, mean in measured.items()}
+    state.inner_step = 0
+    return total
 
 
 def architecture_step(
-    state: SearchState, train_batch: Batch, valid_batch: Batch, progress: Progress = 0.0
+    state: SearchState, train_batch: Batch, valid_batch: Batch, moment: Moment = START
 ) -> StepMetrics:
     """Move alpha down the hypergradient; weights, momentum and running statistics stay as they are."""
-    alpha = list(state.alpha.values())
-    problem = bilevel_problem(state, train_batch, valid_batch, progress)
+    problem = bilevel_problem(state, train_batch, valid_batch, moment)
     with frozen_statistics(state.supernet):
         own_gradients, own_loss = state.settings.method.hypergradient(problem)
     gradients = distributed.all_reduce(own_gradients)
     loss = whole_loss(own_loss)
     require_finite(loss, "the validation loss")
-    require_finite(nn.utils.get_total_norm(gradients), "the norm of alpha's gradient")
-    for matrix, gradient in zip(alpha, gradients, strict=True):
-        matrix.grad = gradient
-    state.architecture_optimiser.step()
+    move_alpha(state, gradients, "mixture of alpha")
     return {"architecture/loss": Mean.of(loss, len(valid_batch.labels))}
 
 
-def bilevel_problem(state: SearchState, train_batch: Batch, valid_batch: Batch, progress: Progress) -> Problem:
+def move_alpha(state: SearchState, gradients: Sequence[Tensor], purpose: str) -> None:
+    """One step of alpha's optimiser, and what the method does after it; `purpose` of the mixture that was drawn."""
+    method, space = state.settings.method, state.settings.space
+    require_finite(nn.utils.get_total_norm(gradients), "the norm of alpha's gradient")
+    before = {name: matrix.detach().clone() for name, matrix in state.alpha.items()}
+    for matrix, gradient in zip(state.alpha.values(), gradients, strict=True):
+        matrix.grad = gradient
+    state.architecture_optimiser.step()
+    if not (method.relaxation.rescales or method.schedule.holds_decided):
+        return
+    with torch.no_grad(), state.noise(purpose):
+        after = method.rescaled(before, state.alpha, state.masks, space)
+        for kind, moved in after.items():
+            has_choice = state.masks[kind].sum(-1, keepdim=True) > 1
+            free = has_choice if method.schedule.holds_decided else torch.ones_like(has_choice)
+            state.alpha[kind].copy_(torch.where(free, moved, before[kind]))
+
+
+def joint_step(state: SearchState, batch: Batch, moment: Moment) -> StepMetrics:
+    """Move weights and alpha down the training loss by one backward pass (`SingleLevel`)."""
+    settings, weights = state.settings, dict(state.supernet.named_parameters())
+    rule = settings.method.hypergradient
+    if not isinstance(rule, SingleLevel):
+        raise TypeError(f"{rule} has two levels")
+    with state.noise("mixture"):
+        mixture = settings.method.mixture(state.alpha, state.masks, moment, settings.space)
+    logits = _logits(state, batch, mixture)
+    loss = total = cross_entropy(logits, batch.labels)
+    for term in state.regularisation(state.alpha, moment):
+        total = total + term / distributed.world_size()
+    tensors = [*weights.values(), *state.alpha.values()]
+    own = torch.autograd.grad(total, tensors, allow_unused=True)
+    gradients = distributed.all_reduce(list(own))
+    whole = whole_loss(loss)
+    require_finite(whole, "the training loss")
+    step_down(state.weight_optimiser, weights, gradients[: len(weights)], settings.weight_optimiser.clip, {})
+    of_alpha = zip(state.alpha.values(), gradients[len(weights) :], strict=True)
+    move_alpha(state, rule.clipped([torch.zeros_like(a) if g is None else g for a, g in of_alpha]), "mixture")
+    average_statistics(state.supernet)
+    images, right = len(batch.labels), correct(logits.detach(), batch.labels)
+    return {"train/loss": Mean.of(whole, images), "train/accuracy": Mean(right, images)}
+
+
+def bilevel_problem(state: SearchState, train_batch: Batch, valid_batch: Batch, moment: Moment) -> Problem:
     """The two losses as functions of weights and alpha, and the weight step that would follow."""
     group = state.weight_optimiser.param_groups[0]
     weights = list(state.supernet.parameters())
     optimiser_state = state.weight_optimiser.state
     return Problem(
-        train_loss=loss_on(state, train_batch, progress),
-        valid_loss=loss_on(state, valid_batch, progress, regularised=True),
+        train_loss=loss_on(state, train_batch, moment),
+        valid_loss=loss_on(state, valid_batch, moment, regularised=True),
         weights=weights,
         alpha=list(state.alpha.values()),
         momentum_buffers=[optimiser_state[weight].get("momentum_buffer") for weight in weights],
@@ -69,7 +129,7 @@ def bilevel_problem(state: SearchState, train_batch: Batch, valid_batch: Batch, 
     )
 
 
-def loss_on(state: SearchState, batch: Batch, progress: Progress = 0.0, regularised: bool = False) -> Loss:
+def loss_on(state: SearchState, batch: Batch, moment: Moment = START, regularised: bool = False) -> Loss:
     """The loss of a batch as a function of weights and alpha; `regularised`: with the terms of the architecture loss.
 
     Random numbers are the same at every evaluation within a step, so that differences of losses make sense. The loss
@@ -82,12 +142,12 @@ def loss_on(state: SearchState, batch: Batch, progress: Progress = 0.0, regulari
         named_alpha = dict(zip(state.alpha, alpha, strict=True))
         named_weights = dict(zip(names, weights, strict=True))
         with state.noise("mixture of alpha"):
-            mixture = method.mixture(named_alpha, state.masks, progress, space)
+            mixture = method.mixture(named_alpha, state.masks, moment, space)
         with state.noise("operations for alpha", by_process=True), autocast(state.device, state.settings.precision):
             logits = functional_call(state.supernet, named_weights, (batch.images, mixture))
         total = cross_entropy(widened(logits), batch.labels)
         if regularised:
-            for term in state.regularisation(named_alpha, progress):
+            for term in state.regularisation(named_alpha, moment):
                 total = total + term / distributed.world_size()
         return total
 
@@ -95,7 +155,7 @@ def loss_on(state: SearchState, batch: Batch, progress: Progress = 0.0, regulari
 
 
 def weight_step(
-    state: SearchState, batch: Batch, valid_batch: Batch | None = None, progress: Progress = 0.0
+    state: SearchState, batch: Batch, valid_batch: Batch | None = None, moment: Moment = START
 ) -> StepMetrics:
     """Move the weights down the training loss, under the present mixture or the method's perturbed one.
 
@@ -106,11 +166,13 @@ def weight_step(
     problem = WeightProblem(
         train_loss=lambda mixture: _loss_under(state, batch, mixture, first),
         valid_loss=lambda mixture: _loss_under(state, valid_batch or batch, mixture, first),
-        mixture=_training_mixture(state, batch, progress),
+        mixture=_training_mixture(state, batch, moment),
         weights=weights,
         cells=state.cells(),
         to_reference=state.supernet.to_reference,
-        progress=progress,
+        moment=moment,
+        clip=state.settings.weight_optimiser.clip,
+        candidates=state.settings.space.candidates,
         all_reduce=distributed.all_reduce,
     )
     own_gradients, memory = method.weight_gradient.gradients(problem, state.memory["weight_gradient"])
@@ -140,22 +202,23 @@ def _logits(state: SearchState, batch: Batch, mixture: Mixture) -> Tensor:
         return widened(state.supernet(batch.images, mixture))
 
 
-def _training_mixture(state: SearchState, batch: Batch, progress: Progress) -> Mixture:
+def _training_mixture(state: SearchState, batch: Batch, moment: Moment) -> Mixture:
     """What the weights are trained under, without a gradient."""
-    perturbation = state.settings.method.perturbation
+    method, space, masks = state.settings.method, state.settings.space, state.masks
+    alpha = {name: matrix.detach() for name, matrix in state.alpha.items()}
     with torch.no_grad(), state.noise("mixture"):
-        mixture = state.settings.method.mixture(state.alpha, state.masks, progress, state.settings.space)
-    if not perturbation.changes:
-        return mixture
+        candidates = method.training_candidates(alpha, masks, moment, space)
+    if method.perturbation.changes:
 
-    def loss_under(matrices: Mapping[str, Tensor]) -> Tensor:
-        state.supernet.eval()
-        logits = _logits(state, batch, dense_mixture(matrices))
-        loss = cross_entropy(logits, batch.labels)
-        state.supernet.train()
-        return loss
+        def loss_under(matrices: Mapping[str, Tensor]) -> Tensor:
+            state.supernet.eval()
+            mixture = method.completed(dense_mixture(matrices), alpha, masks, moment, space)
+            loss = cross_entropy(_logits(state, batch, mixture), batch.labels)
+            state.supernet.train()
+            return loss
 
-    matrices = {kind: weights.weights for kind, weights in mixture.items()}
-    with state.noise("perturbation"):
-        perturbed = perturbation(matrices, PerturbationProblem(loss_under, distributed.all_reduce), progress)
-    return dense_mixture(perturbed)
+        matrices = {kind: weights.weights for kind, weights in candidates.items()}
+        problem = PerturbationProblem(loss_under, distributed.all_reduce)
+        with state.noise("perturbation"):
+            candidates = dense_mixture(method.perturbation(matrices, problem, moment))
+    return method.completed(candidates, alpha, masks, moment, space)

@@ -171,6 +171,12 @@ class SearchData:
     valid: Batches
     split: Split
 
+    def joined(self) -> Batches:
+        """The images of both splits in batches of the training split's size."""
+        indices = torch.cat([self.split.train, self.split.valid]).sort().values
+        train = self.train
+        return Batches(train.images, indices, train.batch_size, train.preparation, derive(train.seed, "joined"))
+
 
 @dataclass(frozen=True)
 class TrainData:
