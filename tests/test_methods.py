@@ -164,6 +164,9 @@ PUBLISHED = {
     "pc_darts_cifar10": ("pc_darts", 256, 50, 0.1, 6e-4, 8, 8),
     "p_darts_cifar10": ("p_darts", 96, 75, 0.025, 6e-4, 5, 8),
     "drnas_cifar10": ("drnas_progressive", 64, 50, 0.1, 6e-4, 20, 7),
+    "sdarts_cifar10": ("sdarts_rs", 64, 50, 0.025, 3e-4, 8, 7),
+    "r_darts_l2": ("r_darts", 64, 50, 0.025, 3e-4, 8, 8),
+    "gdas_nasbench201": ("gdas", 64, 250, 0.025, 3e-4, 17, 5),
     "snas_cifar10": ("snas", 64, 150, 0.025, 3e-4, 8, 8),
     "fair_darts_cifar10": ("fair_darts", 128, 50, 0.005, 3e-3, 8, 7),
     "nasbench201_cifar10": ("gdas", 64, 50, 0.025, 3e-4, 17, 5),
@@ -179,8 +182,30 @@ def test_published_settings_are_the_papers(name):
     assert [found.search.batch_size, found.search.epochs, *rates, *sizes] == expected
     assert composed("final", f"experiment={name}", "genotype=random").dataset.name == "cifar10"
     if configuration("search", f"experiment={name}", f"method={method}").for_method is not None:
-        with pytest.raises(UserError, match=f"method is 'gdas'; it must be {method}, whose settings the experiment"):
-            composed("search", f"experiment={name}", "method=gdas")
+        with pytest.raises(
+            UserError, match=f"method is 'darts_es'; it must be {method}, whose settings the experiment"
+        ):
+            composed("search", f"experiment={name}", "method=darts_es")
+
+
+# By experiment: batch, epochs, drop path, cutout, auxiliary weight, learning rate, weight decay, channels, cells.
+AS_DARTS = (96, 600, 0.2, 16, 0.4, 0.025, 3e-4, 36, 20)
+RETRAINED = {
+    **dict.fromkeys(("darts_cifar10", "snas_cifar10", "sdarts_cifar10", "fair_darts_cifar10", "r_darts_l2"), AS_DARTS),
+    "pc_darts_cifar10": (96, 600, 0.3, 16, 0.4, 0.025, 3e-4, 36, 20),
+    "p_darts_cifar10": (128, 600, 0.3, 16, 0.4, 0.025, 3e-4, 36, 20),
+    "drnas_cifar10": (64, 600, 0.3, 16, 0.4, 0.025, 3e-4, 36, 20),
+    **dict.fromkeys(("nasbench201_cifar10", "gdas_nasbench201"), (256, 200, 0.0, 0, 0.0, 0.1, 5e-4, 16, 17)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_retrainings_are_the_papers(name):
+    settings = composed("final", f"experiment={name}", "genotype=random")
+    train, rule, network = settings.train, settings.weight_optimiser, settings.network
+    found = (train.batch_size, train.epochs, train.drop_path, train.cutout, train.auxiliary_weight)
+    assert (*found, rule.learning_rate, rule.weight_decay, network.channels, network.cells) == RETRAINED[name]
+    assert rule.final_learning_rate == 0 and rule.cosine_unit.name == "EPOCH" and network.stem_reductions == 0
 
 
 def test_every_experiment_of_a_search_is_known_here():

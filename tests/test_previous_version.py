@@ -40,9 +40,16 @@ def same_machine() -> bool:
     return here == RECORDED["environment"]
 
 
+CORRECTED = {  # to their authors' code, which tests/test_golden.py holds them to
+    *("beta_darts", "darts_minus", "darts_pt", "darts_pt_fixed", "drnas", "drnas_progressive", "gdas", "idarts"),
+    *("lambda_darts", "oles", "p_darts", "proxyless", "r_darts", "random_weight_sharing", "sdarts_adv", "sdarts_rs"),
+    *("sgas", "snas"),
+}
+
+
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("method", RECORDED["searches"])
-def test_a_search_of_every_method_repeats_that_of_version_0_1_0(method, tmp_path):
+@pytest.mark.parametrize("method", sorted(RECORDED["searches"].keys() - CORRECTED))
+def test_a_search_of_every_method_that_was_right_repeats_that_of_version_0_1_0(method, tmp_path):
     expected = RECORDED["searches"][method]
     settings = composed("search", *TINY_SEARCH, f"method={method}", *SHORT.get(method, []))
     genotype = search.run(settings, tmp_path)

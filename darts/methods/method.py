@@ -14,7 +14,7 @@ from darts.config.registry import register
 from darts.methods.channels import Channels, edge_softmax
 from darts.methods.discretisation import Discretisation
 from darts.methods.edge_extras import EdgeExtras
-from darts.methods.hypergradient import FiniteDifference, FirstOrder, Hypergradient
+from darts.methods.hypergradient import FiniteDifference, Hypergradient, Neumann
 from darts.methods.perturbation import Perturbation
 from darts.methods.regularisers import Regulariser
 from darts.methods.relaxation import Relaxation
@@ -69,7 +69,8 @@ class Method(SearchMethod):
             "method/weight_gradient needs the gradients of all candidates, method/relaxation computes the sampled ones "
             "only; give method/weight_gradient=training_loss": sampled and not plain_rule,
             "method/hypergradient differentiates through a weight step, which method/weight_gradient changes; "
-            "give method/hypergradient=first_order": not plain_rule and not isinstance(self.hypergradient, FirstOrder),
+            "give method/hypergradient=first_order": not plain_rule
+            and isinstance(self.hypergradient, FiniteDifference | Neumann),
             "method/hypergradient unrolls a step on all weights, method/relaxation computes the sampled ones only; "
             "give method/hypergradient=first_order": sampled and isinstance(self.hypergradient, FiniteDifference),
             "method/hypergradient=single_level trains weights and alpha by one loss, which method/perturbation and "

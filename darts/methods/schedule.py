@@ -129,6 +129,7 @@ class Stages(WarmUp):
         require(epochs >= number, "search.epochs", epochs, f"at least {number}, the method's stages")
         bounds = [round(index * epochs / number) for index in range(number + 1)]
         found = []
+        cosine = None if self.fresh else (0, epochs)
         for i, (first, last) in enumerate(itertools.pairwise(bounds)):
             found.append(Stage(
                 number=i,
@@ -138,7 +139,7 @@ class Stages(WarmUp):
                 fresh=self.fresh and i > 0,
                 alpha_frozen_fraction=self.alpha_frozen_fraction,
                 alpha_every=self.alpha_every,
-                cosine=None if self.fresh else (0, epochs),
+                cosine=cosine,
             ))  # fmt: skip
         return found
 

@@ -91,31 +91,6 @@ def training_batches(state: SearchState) -> tuple[Batches, int]:
     return train, len(train)
 
 
-def stage_learning_rate(rule: WeightOptimiser, stage: Stage, epoch: int, within: float) -> float:
-    """The learning rate of the weights: half a cosine over the stage, or over the span that it names.
-
-    `within` is the fraction of the epoch that is done. Where the span began before the stage, the rest of the cosine is
-    scaled so that the stage begins with its whole rate, as torch's scheduler does it in the code of Chen et al. 2021
-    (DrNAS), which carries its state over to an optimiser with the first learning rate.
-    """
-    highest = stage.rate * rule.learning_rate
-    lowest = min(rule.final_learning_rate, highest)
-    rule = dataclasses.replace(rule, learning_rate=highest, final_learning_rate=lowest)
-    first, last = stage.cosine or (stage.first, stage.last)
-    length = last - first
-    now = cosine_learning_rate(rule, (epoch + within - first) / length, length)
-    begin = cosine_learning_rate(rule, (stage.first - first) / length, length)
-    return lowest + (now - lowest) * (highest - lowest) / max(begin - lowest, 1e-30) if begin > lowest else now
-
-
-def set_skip_dropout(state: SearchState) -> None:
-    """Give the skip connections that drop values their probability of this epoch."""
-    stage, extras = state.stage, state.settings.method.edge_extras
-    epoch, epochs = state.epoch - stage.first, stage.last - stage.first
-    for skip in state.skip_connections():
-        skip.probability = extras.skip_dropout(stage.number, epoch, epochs, stage.alpha_frozen_fraction)
-
-
 def moves_alpha(state: SearchState, stage_progress: float) -> bool:
     """Whether this step moves alpha: after the stage's frozen beginning, once in `alpha_every` steps."""
     return stage_progress >= state.stage.alpha_frozen_fraction and state.step % state.stage.alpha_every == 0
@@ -145,15 +120,6 @@ def decide(state: SearchState) -> None:
     stages = method.schedule.stages(epochs, settings.space)
     following = (stage for stage in stages if stage.first <= done < stage.last)
     enter_stage(state, active, next(following, state.stage))
-
-
-def budget_is_spent(state: SearchState) -> bool:
-    """Whether budget.minutes is used up; budget.epochs was checked before the first step."""
-    minutes, seconds = state.settings.budget.minutes, distributed.broadcast(state.tracker.total_seconds())
-    if minutes is None or seconds < 60 * minutes:
-        return False
-    log.info("budget.minutes is reached after epoch %d", state.epoch + 1)
-    return True
 
 
 def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
@@ -245,3 +211,42 @@ def announce(genotype: Genotype, folder: Path) -> None:
     accuracy = 100 * genotype.provenance["supernet_valid_accuracy"]
     about = f"supernet accuracy {accuracy:.1f}% on the validation split: no forecast of the cell's own accuracy"
     announce_cells(genotype, folder, [*warnings, about])
+
+
+# Variants
+
+
+def stage_learning_rate(rule: WeightOptimiser, stage: Stage, epoch: int, within: float) -> float:
+    """The learning rate of the weights: half a cosine over the stage, or over the span that it names.
+
+    `within` is the fraction of the epoch that is done. Where the span began before the stage, the rest of the cosine is
+    scaled so that the stage begins with its whole rate, as torch's scheduler does it in the code of Chen et al. 2021
+    (DrNAS), which carries its state over to an optimiser with the first learning rate.
+    """
+    highest = stage.rate * rule.learning_rate
+    lowest = min(rule.final_learning_rate, highest)
+    rule = dataclasses.replace(rule, learning_rate=highest, final_learning_rate=lowest)
+    first, last = stage.cosine or (stage.first, stage.last)
+    length = last - first
+    now = cosine_learning_rate(rule, (epoch + within - first) / length, length)
+    if stage.first == first:
+        return now
+    begin = cosine_learning_rate(rule, (stage.first - first) / length, length)
+    return lowest + (now - lowest) * (highest - lowest) / max(begin - lowest, 1e-30)
+
+
+def set_skip_dropout(state: SearchState) -> None:
+    """Give the skip connections that drop values their probability of this epoch."""
+    stage, extras = state.stage, state.settings.method.edge_extras
+    epoch, epochs = state.epoch - stage.first, stage.last - stage.first
+    for skip in state.skip_connections():
+        skip.probability = extras.skip_dropout(stage.number, epoch, epochs, stage.alpha_frozen_fraction)
+
+
+def budget_is_spent(state: SearchState) -> bool:
+    """Whether budget.minutes is used up; budget.epochs was checked before the first step."""
+    minutes, seconds = state.settings.budget.minutes, distributed.broadcast(state.tracker.total_seconds())
+    if minutes is None or seconds < 60 * minutes:
+        return False
+    log.info("budget.minutes is reached after epoch %d", state.epoch + 1)
+    return True

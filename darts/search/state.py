@@ -301,6 +301,9 @@ def reference_supernet(state: SearchState) -> Supernet:
     return reference
 
 
+# Variants
+
+
 def enter_stage(state: SearchState, active: CandidateMask, stage: Stage) -> None:
     """Change to a stage, or to fewer candidates; what remains keeps weights and momentum, unless it starts afresh."""
     if active == state.active and stage == state.stage:

@@ -43,17 +43,6 @@ def search_step(
     return measured | (architecture_step(state, train_batches[-1], valid_batch, moment) if moves_alpha else {})
 
 
-def inner_steps(state: SearchState, batches: Sequence[Batch], valid_batch: Batch, moment: Moment) -> StepMetrics:
-    """Move the weights once by each batch; the measured means are over all of them."""
-    total: StepMetrics = {}
-    for number, batch in enumerate(batches):
-        state.inner_step = number
-        measured = weight_step(state, batch, valid_batch, moment)
-        total = {name: mean.added(total.get(name)) for name, mean in measured.items()}
-    state.inner_step = 0
-    return total
-
-
 def architecture_step(
     state: SearchState, train_batch: Batch, valid_batch: Batch, moment: Moment = START
 ) -> StepMetrics:
@@ -70,45 +59,14 @@ def architecture_step(
 
 def move_alpha(state: SearchState, gradients: Sequence[Tensor], purpose: str) -> None:
     """One step of alpha's optimiser, and what the method does after it; `purpose` of the mixture that was drawn."""
-    method, space = state.settings.method, state.settings.space
+    method = state.settings.method
     require_finite(nn.utils.get_total_norm(gradients), "the norm of alpha's gradient")
     before = {name: matrix.detach().clone() for name, matrix in state.alpha.items()}
     for matrix, gradient in zip(state.alpha.values(), gradients, strict=True):
         matrix.grad = gradient
     state.architecture_optimiser.step()
-    if not (method.relaxation.rescales or method.schedule.holds_decided):
-        return
-    with torch.no_grad(), state.noise(purpose):
-        after = method.rescaled(before, state.alpha, state.masks, space)
-        for kind, moved in after.items():
-            has_choice = state.masks[kind].sum(-1, keepdim=True) > 1
-            free = has_choice if method.schedule.holds_decided else torch.ones_like(has_choice)
-            state.alpha[kind].copy_(torch.where(free, moved, before[kind]))
-
-
-def joint_step(state: SearchState, batch: Batch, moment: Moment) -> StepMetrics:
-    """Move weights and alpha down the training loss by one backward pass (`SingleLevel`)."""
-    settings, weights = state.settings, dict(state.supernet.named_parameters())
-    rule = settings.method.hypergradient
-    if not isinstance(rule, SingleLevel):
-        raise TypeError(f"{rule} has two levels")
-    with state.noise("mixture"):
-        mixture = settings.method.mixture(state.alpha, state.masks, moment, settings.space)
-    logits = _logits(state, batch, mixture)
-    loss = total = cross_entropy(logits, batch.labels)
-    for term in state.regularisation(state.alpha, moment):
-        total = total + term / distributed.world_size()
-    tensors = [*weights.values(), *state.alpha.values()]
-    own = torch.autograd.grad(total, tensors, allow_unused=True)
-    gradients = distributed.all_reduce(list(own))
-    whole = whole_loss(loss)
-    require_finite(whole, "the training loss")
-    step_down(state.weight_optimiser, weights, gradients[: len(weights)], settings.weight_optimiser.clip, {})
-    of_alpha = zip(state.alpha.values(), gradients[len(weights) :], strict=True)
-    move_alpha(state, rule.clipped([torch.zeros_like(a) if g is None else g for a, g in of_alpha]), "mixture")
-    average_statistics(state.supernet)
-    images, right = len(batch.labels), correct(logits.detach(), batch.labels)
-    return {"train/loss": Mean.of(whole, images), "train/accuracy": Mean(right, images)}
+    if method.relaxation.rescales or method.schedule.holds_decided:
+        _settle_alpha(state, before, purpose)
 
 
 def bilevel_problem(state: SearchState, train_batch: Batch, valid_batch: Batch, moment: Moment) -> Problem:
@@ -209,16 +167,73 @@ def _training_mixture(state: SearchState, batch: Batch, moment: Moment) -> Mixtu
     with torch.no_grad(), state.noise("mixture"):
         candidates = method.training_candidates(alpha, masks, moment, space)
     if method.perturbation.changes:
-
-        def loss_under(matrices: Mapping[str, Tensor]) -> Tensor:
-            state.supernet.eval()
-            mixture = method.completed(dense_mixture(matrices), alpha, masks, moment, space)
-            loss = cross_entropy(_logits(state, batch, mixture), batch.labels)
-            state.supernet.train()
-            return loss
-
-        matrices = {kind: weights.weights for kind, weights in candidates.items()}
-        problem = PerturbationProblem(loss_under, distributed.all_reduce)
-        with state.noise("perturbation"):
-            candidates = dense_mixture(method.perturbation(matrices, problem, moment))
+        candidates = _perturbed(state, batch, candidates, moment)
     return method.completed(candidates, alpha, masks, moment, space)
+
+
+# Variants
+
+
+def inner_steps(state: SearchState, batches: Sequence[Batch], valid_batch: Batch, moment: Moment) -> StepMetrics:
+    """Move the weights once by each batch; the measured means are over all of them."""
+    total: StepMetrics = {}
+    for number, batch in enumerate(batches):
+        state.inner_step = number
+        measured = weight_step(state, batch, valid_batch, moment)
+        total = {name: mean.added(total.get(name)) for name, mean in measured.items()}
+    state.inner_step = 0
+    return total
+
+
+def joint_step(state: SearchState, batch: Batch, moment: Moment) -> StepMetrics:
+    """Move weights and alpha down the training loss by one backward pass (`SingleLevel`)."""
+    settings, weights = state.settings, dict(state.supernet.named_parameters())
+    rule = settings.method.hypergradient
+    if not isinstance(rule, SingleLevel):
+        raise TypeError(f"{rule} has two levels")
+    with state.noise("mixture"):
+        mixture = settings.method.mixture(state.alpha, state.masks, moment, settings.space)
+    logits = _logits(state, batch, mixture)
+    loss = total = cross_entropy(logits, batch.labels)
+    for term in state.regularisation(state.alpha, moment):
+        total = total + term / distributed.world_size()
+    tensors = [*weights.values(), *state.alpha.values()]
+    own = torch.autograd.grad(total, tensors, allow_unused=True)
+    gradients = distributed.all_reduce(list(own))
+    whole = whole_loss(loss)
+    require_finite(whole, "the training loss")
+    step_down(state.weight_optimiser, weights, gradients[: len(weights)], settings.weight_optimiser.clip, {})
+    of_alpha = zip(state.alpha.values(), gradients[len(weights) :], strict=True)
+    move_alpha(state, rule.clipped([torch.zeros_like(a) if g is None else g for a, g in of_alpha]), "mixture")
+    average_statistics(state.supernet)
+    images, right = len(batch.labels), correct(logits.detach(), batch.labels)
+    return {"train/loss": Mean.of(whole, images), "train/accuracy": Mean(right, images)}
+
+
+def _settle_alpha(state: SearchState, before: Mapping[str, Tensor], purpose: str) -> None:
+    """Rescale alpha after a step, and undo it where an edge has no choice left, as far as the method does either."""
+    method, space = state.settings.method, state.settings.space
+    with torch.no_grad(), state.noise(purpose):
+        after = method.rescaled(before, state.alpha, state.masks, space)
+        for kind, moved in after.items():
+            has_choice = state.masks[kind].sum(-1, keepdim=True) > 1
+            free = has_choice if method.schedule.holds_decided else torch.ones_like(has_choice)
+            state.alpha[kind].copy_(torch.where(free, moved, before[kind]))
+
+
+def _perturbed(state: SearchState, batch: Batch, candidates: Mixture, moment: Moment) -> Mixture:
+    """The candidates' weights as the method's perturbation changes them."""
+    method, space, masks = state.settings.method, state.settings.space, state.masks
+    alpha = {name: matrix.detach() for name, matrix in state.alpha.items()}
+
+    def loss_under(matrices: Mapping[str, Tensor]) -> Tensor:
+        state.supernet.eval()
+        mixture = method.completed(dense_mixture(matrices), alpha, masks, moment, space)
+        loss = cross_entropy(_logits(state, batch, mixture), batch.labels)
+        state.supernet.train()
+        return loss
+
+    matrices = {kind: weights.weights for kind, weights in candidates.items()}
+    problem = PerturbationProblem(loss_under, distributed.all_reduce)
+    with state.noise("perturbation"):
+        return dense_mixture(method.perturbation(matrices, problem, moment))
