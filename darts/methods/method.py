@@ -57,31 +57,9 @@ class Method(SearchMethod):
     discretisation: Discretisation  # how scores become a genotype
 
     def __post_init__(self) -> None:
-        for reason, clash in self._clashes().items():
+        for reason, clash in clashes(self).items():
             if clash:
                 raise UserError(f"method: {reason}")
-
-    def _clashes(self) -> dict[str, bool]:
-        sampled, plain_rule = self.relaxation.sampled, isinstance(self.weight_gradient, TrainingLoss)
-        return {
-            "method/perturbation changes all mixture weights, method/relaxation computes the sampled ones only; "
-            "give method/perturbation=unperturbed": sampled and self.perturbation.changes,
-            "method/weight_gradient needs the gradients of all candidates, method/relaxation computes the sampled ones "
-            "only; give method/weight_gradient=training_loss": sampled and not plain_rule,
-            "method/hypergradient differentiates through a weight step, which method/weight_gradient changes; "
-            "give method/hypergradient=first_order": not plain_rule
-            and isinstance(self.hypergradient, FiniteDifference | Neumann),
-            "method/hypergradient unrolls a step on all weights, method/relaxation computes the sampled ones only; "
-            "give method/hypergradient=first_order": sampled and isinstance(self.hypergradient, FiniteDifference),
-            "method/hypergradient=single_level trains weights and alpha by one loss, which method/perturbation and "
-            "method/weight_gradient would change; give unperturbed and training_loss": self.hypergradient.single_level
-            and (self.perturbation.changes or not plain_rule),
-            "method/relaxation draws other paths for the weights than for alpha; give "
-            "method/hypergradient=first_order": self.hypergradient.single_level and self.relaxation.sampled,
-            "method/schedule=projection chooses by accuracy and never uses alpha's order, so method/stopping has "
-            "no meaning; give method/stopping=last_epoch": isinstance(self.schedule, Projection)
-            and self.stopping.eigenvalue_every > 0,
-        }
 
     @property
     def random(self) -> bool:
@@ -183,3 +161,30 @@ class Method(SearchMethod):
             value = term([alpha[kind] for kind in space.cell_types], moment)
             total = value if total is None else total + value
         return total
+
+
+# Variants
+
+
+def clashes(method: Method) -> dict[str, bool]:
+    """By reason, whether parts of a method make no sense together."""
+    sampled, plain_rule = method.relaxation.sampled, isinstance(method.weight_gradient, TrainingLoss)
+    return {
+        "method/perturbation changes all mixture weights, method/relaxation computes the sampled ones only; "
+        "give method/perturbation=unperturbed": sampled and method.perturbation.changes,
+        "method/weight_gradient needs the gradients of all candidates, method/relaxation computes the sampled ones "
+        "only; give method/weight_gradient=training_loss": sampled and not plain_rule,
+        "method/hypergradient differentiates through a weight step, which method/weight_gradient changes; "
+        "give method/hypergradient=first_order": not plain_rule
+        and isinstance(method.hypergradient, FiniteDifference | Neumann),
+        "method/hypergradient unrolls a step on all weights, method/relaxation computes the sampled ones only; "
+        "give method/hypergradient=first_order": sampled and isinstance(method.hypergradient, FiniteDifference),
+        "method/hypergradient=single_level trains weights and alpha by one loss, which method/perturbation and "
+        "method/weight_gradient would change; give unperturbed and training_loss": method.hypergradient.single_level
+        and (method.perturbation.changes or not plain_rule),
+        "method/relaxation draws other paths for the weights than for alpha; give "
+        "method/hypergradient=first_order": method.hypergradient.single_level and method.relaxation.sampled,
+        "method/schedule=projection chooses by accuracy and never uses alpha's order, so method/stopping has "
+        "no meaning; give method/stopping=last_epoch": isinstance(method.schedule, Projection)
+        and method.stopping.eigenvalue_every > 0,
+    }
