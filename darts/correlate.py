@@ -104,7 +104,7 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     """Score every cell; what folder/points.jsonl holds of the same settings is not scored again."""
     from darts.blackbox.evaluators import EvaluationContext
     from darts.blackbox.exchange import finite_score
-    from darts.loop.record import claim_folder, experiment, refuse_other_run
+    from darts.loop.record import claim_folder, experiment, refuse_other_run, require_same_data
     from darts.runtime.device import ready_device
     from darts.runtime.files import append_line, read_lines, write_lines
     from darts.spaces.nasbench201 import load_table
@@ -135,6 +135,7 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
         points.append({**known[name], "final": final})
         if number % max(1, len(cells) // 10) == 0:
             log.info("%d/%d cells scored", number, len(cells))
+    require_same_data(own, settings.dataset)
     return points
 
 

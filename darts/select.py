@@ -66,7 +66,14 @@ def named_cells(settings: SelectSettings) -> list[str]:
 
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
-    from darts.loop.record import claim_folder, experiment, record_end, refuse_other_run, warn_of_other_data
+    from darts.loop.record import (
+        claim_folder,
+        experiment,
+        record_end,
+        refuse_other_run,
+        require_same_data,
+        warn_of_other_data,
+    )
     from darts.runtime.device import ready_device
     from darts.tasks.batches import search_data
 
@@ -95,6 +102,7 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
                 known[digest] = accuracy_of(settings, genotype, data, folder / "trials" / digest)
             accuracies[name] = known[digest]
             raise_if_interrupted(pending_signal())
+        require_same_data(own, settings.dataset)
         best = keep_best(found, accuracies, folder)
         record_end(folder)
         return best

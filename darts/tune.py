@@ -160,7 +160,14 @@ def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]
 
 def run(settings: DictConfig, folder: Path) -> Result:
     """Ask for trials until there are as many as wanted; the same folder again resumes."""
-    from darts.loop.record import claim_folder, experiment, record_end, refuse_other_run, warn_of_other_data
+    from darts.loop.record import (
+        claim_folder,
+        experiment,
+        record_end,
+        refuse_other_run,
+        require_same_data,
+        warn_of_other_data,
+    )
     from darts.runtime.device import ready_device
 
     typed = typed_settings(settings, TuneSettings)
@@ -179,6 +186,7 @@ def run(settings: DictConfig, folder: Path) -> Result:
             while (done := len(ended_trials(study))) < typed.trials:
                 run_trial(study, settings, cells, folder / "trials" / f"{done}", opened)
                 raise_if_interrupted(pending_signal())
+            require_same_data(present, typed.dataset)
             best = finish(study, typed, cells, folder)
         record_end(folder)
         return best

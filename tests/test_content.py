@@ -14,7 +14,7 @@ from darts.runtime.checkpoint import read_state, write_state
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.spaces.published import published
-from darts.tasks import content
+from darts.tasks import content, file_content
 from darts.tasks.content import content_digest
 from darts.tasks.datasets import ArrayImages, classes_by_name, open_training
 from darts.train import retraining as retrain
@@ -69,10 +69,10 @@ def removed(folder):
     (folder / "train" / "bee" / "3.bmp").unlink()
 
 
-@pytest.mark.parametrize("limit", [content.WHOLE_BYTES, 0])
+@pytest.mark.parametrize("limit", [file_content.WHOLE_BYTES, 0])
 @pytest.mark.parametrize("change", [black, moved, exchanged, renamed, removed], ids=lambda change: change.__name__)
 def test_what_changes_the_training_part_changes_its_digest_only(change, limit, folder, monkeypatch):
-    monkeypatch.setattr(content, "WHOLE_BYTES", limit)
+    monkeypatch.setattr(file_content, "WHOLE_BYTES", limit)
     before = digests(folder)
     change(folder)
     after = digests(folder)
@@ -91,8 +91,8 @@ def test_the_folders_place_and_times_do_not_change_the_digests(folder, tmp_path)
 
 
 def test_of_large_sets_the_ends_of_files_count_and_the_middle_does_not(folder, monkeypatch):
-    monkeypatch.setattr(content, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(content, "END_BYTES", 100)
+    monkeypatch.setattr(file_content, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(file_content, "END_BYTES", 100)
     before, file = digests(folder)[0], folder / "train" / "ant" / "0.bmp"
     original = file.read_bytes()
     for place, equal in ((200, True), (99, False), (len(original) - 100, False)):

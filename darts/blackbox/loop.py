@@ -21,7 +21,15 @@ from darts.blackbox.settings import BlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
 from darts.config.identity import digest, identity
 from darts.loop import plotting
-from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_end, refuse_other_run
+from darts.loop.record import (
+    announce_cells,
+    claim_folder,
+    data_record,
+    experiment,
+    record_end,
+    refuse_other_run,
+    require_same_data,
+)
 from darts.models.cost import CostModel
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
@@ -169,6 +177,7 @@ def limits(settings: BlackBoxSettings, data: SearchData, device: torch.device) -
 def finish(search: BlackBoxSearch) -> Genotype:
     """Draw, and write genotype.json last: where it exists the search has ended."""
     settings, folder, journal = search.settings, search.folder, search.journal
+    require_same_data(search.experiment, settings.dataset)
     _, score, found = search._best()
     ledger = search.ledger
     spent = {"evaluations": ledger.evaluations, "epochs": round(ledger.epochs, 6)}

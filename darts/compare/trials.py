@@ -154,7 +154,10 @@ def run_trial(config: DictConfig) -> float:
             result = retrain.run(trial_settings(settings, trial), trial.genotype, folder / "trials" / name)
             log.info("test accuracy %.2f%%", 100 * result["test_accuracy"])
             return 1 - float(result["test_accuracy"])
-    raise UserError(f"trial is {settings.trial!r}; there is none of that name")
+    raise UserError(
+        f"trial is {settings.trial!r}; there is none of that name; the data or the settings have changed since it was "
+        "planned, or the name is wrong"
+    )
 
 
 def outcomes(settings: CompareSettings, folder: Path) -> list[Outcome]:

@@ -74,6 +74,11 @@ def prepare(name: str) -> None:
     """What happens to a command's arguments before Hydra composes; `UserError` for what it could not answer well."""
     sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
     given = settings_given()
+    sweeps = {"-m", "--multirun"} & set(sys.argv[1:])
+    if sweeps and any(dotted_key(item) == "hydra.run.dir" for item in given):
+        raise UserError(
+            "hydra.run.dir is given with -m, which ignores it; give hydra.sweep.dir, the folder of all runs"
+        )
     refuse_old_names(given)
     refuse_unquoted_cells(given)
     load_plugins(named_plugins(given))
@@ -91,7 +96,8 @@ def next_command(base: str, *own: str, carried: Sequence[str] = CARRIED, without
     """
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [item for item in typed if _is_among(dotted_key(item), carried) and not _is_among(dotted_key(item), without)]
-    return " ".join([base, *(shlex.quote(item) for item in [*own, *kept])])
+    folders = [f"--config-dir={folder}" for folder in config_folders(sys.argv[1:])] if typed else []
+    return " ".join([base, *(shlex.quote(item) for item in [*own, *kept, *folders])])
 
 
 def _is_among(key: str, names: Sequence[str]) -> bool:

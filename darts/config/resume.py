@@ -46,6 +46,7 @@ def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
     require(not {"-m", "--multirun"} & set(arguments), "resume", named[-1], "left out with -m, which starts new runs")
     folder = newest_unfinished(name, others) if named[-1] == "latest" else Path(named[-1]).expanduser()
     began = _overrides(folder)
+    _refuse_lacking_folders(folder, arguments)
     given = {dotted_key(argument) for argument in others}
     kept = [override for override in began if dotted_key(override) not in given]
     lacking = [plugin for plugin in named_plugins(kept) if plugin not in named_plugins(others)]
@@ -54,9 +55,22 @@ def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
     trusting = [override for override in kept if "trust_pickle" in override]
     if trusting:
         raise UserError(f"resume: the run in {folder} had {trusting[0][:80]!r}; give benchmark.trust_pickle as well")
-    if not any(item.startswith("hydra.run.dir=") for item in others):
-        others.append(f"hydra.run.dir={quoted(str(folder))}")
-    return [*kept, *others]
+    settings = [item for item in others if "=" in item and not item.startswith("-")]
+    flags = [item for item in others if item not in settings]  # Hydra takes all settings in one row
+    if not any(item.startswith("hydra.run.dir=") for item in settings):
+        settings.append(f"hydra.run.dir={quoted(str(folder))}")
+    return [*kept, *settings, *flags]
+
+
+def _refuse_lacking_folders(folder: Path, arguments: Sequence[str]) -> None:
+    """`UserError` where a run was begun with settings in a folder of the user's own that is not given now."""
+    try:
+        record = read_json(folder / "run.json", {"environment": {"command": str}}, "")
+    except UserError:
+        return  # whoever resumes it says what is damaged
+    command = record["environment"]["command"]
+    if "--config-dir" in command and not any(item.startswith(("--config-dir", "-cd")) for item in arguments):
+        raise UserError(f"resume: the run in {folder} was begun with --config-dir; give that as well ({command[:300]})")
 
 
 def newest_unfinished(name: str, arguments: Sequence[str]) -> Path:

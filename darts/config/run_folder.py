@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from darts.runtime.errors import one_line
 from darts.runtime.files import write_bytes
 
 command_configuration: ContextVar[DictConfig | None] = ContextVar("command_configuration", default=None)
@@ -39,9 +40,20 @@ def _make(folder: Path, setting: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        _refuse_links(folder, setting)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         print(f"error: {setting} is {str(folder)!r}, where nothing can be written: {reason}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _refuse_links(folder: Path, setting: str) -> None:
+    """Exit with code 2 where a file that a run writes is a link: what it leads to would be overwritten."""
+    linked = [entry.name for entry in folder.iterdir() if entry.is_symlink() and not entry.is_dir()]
+    linked += [".hydra"] if (folder / ".hydra").is_symlink() else []
+    if linked:
+        print(f"error: {setting} is {str(folder)!r}, where {one_line(linked[0])} is a link to another file; remove it, "
+              "or give another folder", file=sys.stderr)  # fmt: skip
         sys.exit(2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from darts.loop.settings import ArchitectureOptimiser, CosineUnit, WeightOptimis
 from darts.runtime import distributed
 from darts.runtime.errors import NotFiniteError
 from darts.runtime.reduction import whole_loss
-from darts.runtime.schema import Schema, by_example, like_tensor
+from darts.runtime.schema import Schema, SchemaError, by_example, like_tensor
 from darts.tasks.batches import Batch
 
 
@@ -54,10 +55,26 @@ def optimiser_schema(optimiser: torch.optim.Optimizer) -> Schema:
     for tensor in tensors:
         same = like_tensor(tensor)
         if adam:
-            own.append({"step": torch.Tensor, "exp_avg": same, "exp_avg_sq": same})
+            step = like_tensor(torch.zeros(()))
+            own.append({"step": step, "exp_avg": same, "exp_avg_sq": same})
         else:
             own.append({"momentum_buffer": (same, None)})
     return {"state": {int: own}, "param_groups": [by_example(group) for group in groups]}
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take up an optimiser's tensors; its settings stay those that it was made with.
+
+    `SchemaError` for a number of steps below 1.
+    """
+    for place, state in saved["state"].items():
+        step = state.get("step")
+        if step is not None and not float(step) >= 1:
+            raise SchemaError(f"optimiser.state[{place}].step is {float(step)}, not at least 1")
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(saved)
+    for group, settings in zip(optimiser.param_groups, own, strict=True):
+        group.update(settings)
 
 
 def cosine_learning_rate(settings: WeightOptimiser, progress: float, epochs: int) -> float:

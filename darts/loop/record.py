@@ -17,7 +17,7 @@ import torch
 from darts import __version__
 from darts.config.command import next_command
 from darts.config.compose import quoted
-from darts.config.identity import identity, refuse_other_experiment, refuse_other_version
+from darts.config.identity import DATA, identity, refuse_other_experiment, refuse_other_version
 from darts.config.run_folder import save_configuration
 from darts.loop.settings import DataSettings
 from darts.runtime import distributed
@@ -70,6 +70,21 @@ def experiment(settings: DataSettings, tested: bool = False) -> dict[str, Any]:
     `tested`: the run reads the test images too, so that their content counts.
     """
     return {**identity(settings), **content_identity(settings.dataset, tested)}
+
+
+def require_same_data(own: Mapping[str, Any], dataset: Dataset) -> None:
+    """`UserError` where the images are no longer those with which a run began: before it writes its result.
+
+    `own` is what `experiment` gave then. Files of the same size and time of change are taken for the same.
+    """
+    tested = own.get("dataset.test_content") is not None
+    now = content_identity(dataset, tested)
+    changed = [DATA[key] for key, value in now.items() if own.get(key) != value]
+    if changed:
+        raise UserError(
+            f"dataset.root: the {' and '.join(changed)} have changed while this run was under way, so that its result "
+            "would be of neither; give back the images it began with, or another hydra.run.dir"
+        )
 
 
 def data_record(settings: Dataset, images: ImageSet, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from darts.loop.tracking import Tracker
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints, State
 from darts.runtime.errors import NotFiniteError, UserError
-from darts.runtime.schema import JSON, At, Length, Schema, SchemaError, require_schema
+from darts.runtime.schema import JSON, At, Length, Schema, SchemaError, Within, require_schema
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
 
 T = TypeVar("T")
@@ -77,16 +78,35 @@ class RunState:
             position = {"epoch": At(0, self.tracker.epochs), "step": At(0, MOST), "ended": bool}
             require_schema(saved, {"position": position})
             epochs = saved["position"]["epoch"]
-            timing = {"epoch": int, "seconds": float}
+            timing = {"epoch": int, "seconds": Within(0, MOST)}
             records = {"history": Length(epochs, self.line_schema()), "timing": Length(epochs, timing)}
             require_schema(saved, {"history": [JSON], "timing": [JSON]})
-            require_schema(saved, {**self.schema(), **records, "means": [Sums], "seconds": float})
+            require_schema(saved, {**self.schema(), **records, "means": [Sums], "seconds": Within(0, MOST)})
+            self._require_possible(saved)
+            self.load_state_dict(saved)
         except SchemaError as error:
             raise _foreign(self.checkpoints.last, error) from None
-        self.load_state_dict(saved)
         self.epoch, self.step, self.ended = (saved["position"][name] for name in ("epoch", "step", "ended"))
         self.means = RunningMeans(_own_means(saved["means"]))
         self.tracker.restore(saved["history"], saved["timing"], saved["seconds"])
+
+    def may_have_ended(self, saved: State) -> bool:
+        """Whether a run with this state can have ended before its last epoch."""
+        return False
+
+    def _require_possible(self, saved: dict[str, Any]) -> None:
+        """`SchemaError` where what a state says does not go together."""
+        position, means = saved["position"], saved["means"]
+        epochs = [line["epoch"] for line in saved["history"]]
+        if epochs != list(range(1, position["epoch"] + 1)):
+            raise SchemaError(f"history is of the epochs {epochs[:5]}, not of 1 to {position['epoch']}")
+        if position["ended"] and not self.may_have_ended(saved):
+            raise SchemaError("position.ended is true, but nothing ends this run before its last epoch")
+        if position["step"] and not (means and all(means)):
+            raise SchemaError(f"means is empty after {position['step']} steps of an epoch")
+        for name, (total, count) in ((name, sums) for one in means for name, sums in one.items()):
+            if not (math.isfinite(total) and count >= 0):
+                raise SchemaError(f"means.{name} is {[total, count]}, not a finite sum and a count")
 
     @contextmanager
     def located(self, learning_rate: float) -> Iterator[None]:

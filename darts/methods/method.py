@@ -18,7 +18,7 @@ from darts.methods.hypergradient import FiniteDifference, Hypergradient, Neumann
 from darts.methods.perturbation import Perturbation
 from darts.methods.regularisers import Regulariser
 from darts.methods.relaxation import Relaxation
-from darts.methods.schedule import Projection, Schedule
+from darts.methods.schedule import BestOfSamples, Projection, Schedule
 from darts.methods.stopping import Stopping
 from darts.methods.weight_gradient import TrainingLoss, WeightGradient
 from darts.models.mixture import Mixture, MixtureWeights, Moment
@@ -184,6 +184,8 @@ def clashes(method: Method) -> dict[str, bool]:
         and (method.perturbation.changes or not plain_rule),
         "method/relaxation draws other paths for the weights than for alpha; give "
         "method/hypergradient=first_order": method.hypergradient.single_level and method.relaxation.sampled,
+        "method/relaxation draws whole genotypes whatever alpha is, so that nothing can move alpha; give "
+        "method/schedule=best_of_samples": method.relaxation.whole and not isinstance(method.schedule, BestOfSamples),
         "method/schedule=projection chooses by accuracy and never uses alpha's order, so method/stopping has "
         "no meaning; give method/stopping=last_epoch": isinstance(method.schedule, Projection)
         and method.stopping.eigenvalue_every > 0,

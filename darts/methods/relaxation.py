@@ -182,9 +182,10 @@ class Dirichlet(Relaxation):
 
 def concentration(alpha: Tensor) -> Tensor:
     """The Dirichlet's parameters: elu(alpha) + 1, above 0."""
+    import torch
     import torch.nn.functional as F
 
-    return F.elu(alpha) + 1
+    return (F.elu(alpha) + 1).clamp_min(torch.finfo(alpha.dtype).tiny)
 
 
 @register("relaxation", "sigmoid")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import platform
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +21,10 @@ from typing import Any
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.schema import Schema, SchemaError, require_schema
+
+log = logging.getLogger(__name__)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a link or a pipe is no file of a run
+APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK
 
 
 @contextmanager
@@ -40,7 +46,8 @@ def write_bytes(path: Path, content: bytes, shared: bool = False) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            temporary.unlink(missing_ok=True)  # what a kill left, or a link to a file that is not the run's
+            with open(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -89,7 +96,7 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line to such a file."""
-    with writing(path), open(path, "a") as file:
+    with writing(path), os.fdopen(os.open(path, APPENDING, 0o666), "a") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -157,13 +164,19 @@ def _locked_file(path: Path) -> int:
     while True:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise UserError(f"{path} is no file; remove it, or give another hydra.run.dir")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with os.fdopen(handle) as file:
                 holder = _holder(file.read())
             raise UserError(f"{path.parent} is in use by {holder}; give another hydra.run.dir") from None
+        except OSError as error:  # some network file systems keep no locks
+            log.warning("%s cannot be locked (%s): a second process in this folder would not be noticed", path.parent,
+                        error.strerror)  # fmt: skip
         if _leads_to(path, handle):
             return handle
         os.close(handle)
@@ -176,12 +189,17 @@ def is_locked(folder: Path) -> bool:
     import fcntl
 
     try:
-        with open(folder / "lock", "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+        handle = os.open(folder / "lock", os.O_RDONLY | NO_LINK)
+    except OSError:  # there is none, or what is called so is no file
         return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # this file system keeps no locks
+        return False
+    finally:
+        os.close(handle)
     return False
 
 

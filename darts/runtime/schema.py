@@ -217,9 +217,11 @@ def _require_tensor(value: Any, schema: Like, place: str) -> None:
     import torch
 
     _require(isinstance(value, torch.Tensor), place, value, "a tensor")
+    _require(not value.is_nested, place, "nested", "one tensor")
     found = like_tensor(value)
     _require(found == schema, place, found, f"a tensor of {schema}")
     _require(value.layout is torch.strided, place, value.layout, "a dense tensor")
+    _require(value.device.type != "meta", place, value.device, "a tensor with values")
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -13,7 +13,15 @@ from torch import Tensor
 from darts.config.identity import digest, identity
 from darts.loop import plotting
 from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
-from darts.loop.record import announce_cells, claim_folder, data_record, experiment, record_end, refuse_other_run
+from darts.loop.record import (
+    announce_cells,
+    claim_folder,
+    data_record,
+    experiment,
+    record_end,
+    refuse_other_run,
+    require_same_data,
+)
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import WeightOptimiser
 from darts.methods.schedule import Stage
@@ -156,6 +164,7 @@ def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device
 def finish(state: SearchState, folder: Path) -> Genotype:
     """Discretise, draw, and write genotype.json last: where it exists the search has ended."""
     settings, tracker = state.settings, state.tracker
+    require_same_data(state.experiment, settings.dataset)
     last = tracker.history[-1 if state.chosen_epoch is None else state.chosen_epoch - 1]
     found = recorded_genotype(last, settings.space)
     costs = {} if state.costs is None else distributed.broadcast(state.costs.measured(found))

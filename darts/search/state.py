@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darts.loop.optimisation import architecture_optimiser, optimiser_schema, weight_optimiser
+from darts.loop.optimisation import architecture_optimiser, load_optimiser, optimiser_schema, weight_optimiser
 from darts.loop.run_state import RunState
 from darts.loop.tracking import Tracker
 from darts.methods.method import EDGES
@@ -30,7 +30,7 @@ from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import Graphed, placed
 from darts.runtime.errors import UserError
-from darts.runtime.schema import At, Length, OneOf, Part, Row, Schema, exactly, like, like_tensor
+from darts.runtime.schema import FINITE, At, Length, OneOf, Part, Row, Schema, Within, exactly, like, like_tensor
 from darts.runtime.seeding import ambient, generator
 from darts.search.settings import SearchSettings
 from darts.spaces.genotype import Genotype
@@ -105,9 +105,14 @@ class SearchState(RunState):
         space = self.settings.space
         edges, columns, kinds = len(space.edges()), len(space.candidates), space.cell_types
         edge = Row((At(0, space.nodes - 1), OneOf(tuple(space.candidates)), At(0, space.nodes + space.layout.inputs)))
-        numbers = {f"{split}/{name}": float for split in ("train", "valid") for name in ("loss", "accuracy")}
-        mixture = dict.fromkeys(kinds, Length(edges, Length(columns, float)))
+        measured = {"loss": FINITE, "accuracy": Within(0, 1)}
+        numbers = {f"{split}/{name}": schema for split in ("train", "valid") for name, schema in measured.items()}
+        mixture = dict.fromkeys(kinds, Length(edges, Length(columns, FINITE)))
         return {"epoch": int, **numbers, "mixture": mixture, "cells": {kind: [edge] for kind in kinds}}
+
+    def may_have_ended(self, saved: dict[str, Any]) -> bool:
+        """Whether a search with this state can have ended before its last epoch."""
+        return self.settings.budget.minutes is not None or saved["chosen_epoch"] is not None
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Load what `state_dict` returned; `UserError` where the images on disk are no longer the same."""
@@ -118,7 +123,7 @@ class SearchState(RunState):
             for name, matrix in self.alpha.items():
                 matrix.copy_(saved["alpha"][name])
         self.load_momentum(saved["momentum"])
-        self.architecture_optimiser.load_state_dict(saved["architecture_optimiser"])
+        load_optimiser(self.architecture_optimiser, saved["architecture_optimiser"])
         self.memory, self.chosen_epoch = saved["memory"], saved["chosen_epoch"]
 
     def momentum(self) -> dict[str, Tensor]:

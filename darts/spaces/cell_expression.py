@@ -229,7 +229,9 @@ def _edge(expression: ast.expr) -> PrintedEdge:
 def _concat(expression: ast.expr) -> tuple[int, ...]:
     found = _range(expression)
     if found is None:
-        found = [_whole(element) for element in _elements(expression)]
+        inner, is_sorted = _unwrapped(expression)
+        found = [_whole(element) for element in _listed(inner)]
+        found = sorted(found) if is_sorted else found
     if not found:
         raise MisreadError(expression, "the output joins no node")
     return tuple(found)
@@ -237,7 +239,7 @@ def _concat(expression: ast.expr) -> tuple[int, ...]:
 
 def _range(expression: ast.expr) -> list[int] | None:
     """The numbers of `range(...)`, also within `list(...)` and the like; None for what is no range."""
-    inner = _unwrapped(expression)
+    inner, _ = _unwrapped(expression)
     if not (isinstance(inner, ast.Call) and _called(inner) == "range"):
         return None
     ends = [_whole(argument) for argument in inner.args]
@@ -247,20 +249,28 @@ def _range(expression: ast.expr) -> list[int] | None:
 
 
 def _elements(expression: ast.expr) -> list[ast.expr]:
-    inner = _unwrapped(expression)
+    """What a list holds whose order has a meaning."""
+    inner, is_sorted = _unwrapped(expression)
+    if is_sorted:
+        raise MisreadError(expression, "a set or a sorted list has lost the order of its edges; give the list")
+    return _listed(inner)
+
+
+def _listed(inner: ast.expr) -> list[ast.expr]:
     if not isinstance(inner, ast.List | ast.Tuple | ast.Set):
-        raise MisreadError(expression, f"must be a list, not {_shown(ast.unparse(inner))}")
+        raise MisreadError(inner, f"must be a list, not {_shown(ast.unparse(inner))}")
     return inner.elts
 
 
-def _unwrapped(expression: ast.expr) -> ast.expr:
-    """What stands within `list(...)`, `array(...)` and the like."""
-    inner = expression
+def _unwrapped(expression: ast.expr) -> tuple[ast.expr, bool]:
+    """What stands within `list(...)`, `array(...)` and the like; and whether its order is that of the numbers."""
+    inner, is_sorted = expression, False
     while isinstance(inner, ast.Call) and _called(inner) in ("list", "tuple", "set", "sorted", "array"):
-        if len(inner.args) != 1:
+        if len(inner.args) != 1 or (inner.keywords and _called(inner) != "array"):
             raise MisreadError(inner, "a list in another takes one argument")
+        is_sorted = is_sorted or _called(inner) in ("set", "sorted")
         inner = inner.args[0]
-    return inner
+    return inner, is_sorted or isinstance(inner, ast.Set)
 
 
 def _called(call: ast.Call) -> str:

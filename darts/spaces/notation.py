@@ -51,6 +51,10 @@ class Printed:
     benchmark: bool  # the string of NAS-Bench-201 rather than an expression
 
 
+# What follows a cell within its expression: a call of one of its own methods, in the next line too, or an index.
+_CHANGED = re.compile(r"(?P<what>(?<=[)}\]])[\s)]*\.\s*(?:\w+\(|_\w)|[\[(]|\.\w)")
+
+
 def to_notation(genotype: Genotype) -> str:
     """The notation printed in papers: `Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=..., reduce=...)`.
 
@@ -171,8 +175,11 @@ def _read(text: str, place: Printed, space: str, origin: str) -> Genotype:
             return from_string(text[place.begin : place.end])
         except UserError as error:
             raise UserError(f"{origin}: {_place(text, place.begin)}: {error}") from None
-    if re.match(r"\.\w|[\[(]", text[place.end : place.end + 2]):
-        raise UserError(f"{origin}: {_place(text, place.end)}: something is done with the cell; only a cell is read")
+    after = _CHANGED.match(text, place.end)
+    if after:
+        raise UserError(
+            f"{origin}: {_place(text, after.start())}: something is done with the cell; only a cell is read"
+        )
     expression = _parsed(text, place.begin, place.end, origin)
     try:
         return Genotype(space, cells_of(expression))

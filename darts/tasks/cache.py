@@ -5,26 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_bytes
-from darts.tasks.folders import PictureFile
 
 log = logging.getLogger(__name__)
-RULES = 2  # how pictures are read: to be raised when their pixels change, so that older measurements are not taken
+RULES = 3  # how pictures are read: to be raised when their pixels change, so that older measurements are not taken
 
 T = TypeVar("T")
 
 
-def file_key(root: Path, files: Sequence[PictureFile], *settings: Any) -> str:
-    """Sixteen hexadecimal digits that stand for a list of files, their sizes and times of change, and settings."""
-    listing = [(os.path.relpath(file.path, root), file.size, file.modified) for file in files]
-    return hashlib.sha256(json.dumps([RULES, str(root), listing, settings]).encode()).hexdigest()[:16]
+def content_key(digest: str, *settings: Any) -> str:
+    """Sixteen hexadecimal digits that stand for the content of some files, as its digest has it, and settings."""
+    return hashlib.sha256(json.dumps([RULES, digest, settings]).encode()).hexdigest()[:16]
 
 
 def remembered(folder: str, name: str, measure: Callable[[], T], taken: Callable[[Any], T]) -> T:

@@ -5,29 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from darts.runtime.errors import UserError, one_line
+from darts.runtime.errors import one_line
 from darts.tasks.datasets import ImageSet
-from darts.tasks.folders import FolderListing, PictureFile, list_folder
+from darts.tasks.file_content import Content, content_of_files, digest_of, known_content, once
+from darts.tasks.folders import list_folder
 from darts.tasks.settings import Dataset, ImageFolderDataset
 
 log = logging.getLogger(__name__)
-WHOLE_BYTES = 256_000_000  # of a part's files; of the files of a larger part only the ends are read
-END_BYTES = 65_536  # of each end
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a part of the data, training or test, holds."""
-
-    digest: str  # twelve hexadecimal digits
-    files: dict[str, list[str]]  # where the pictures of the same bytes lie, by their hash; empty without a folder
 
 
 def content_digest(settings: Dataset, train: bool = True, images: ImageSet | None = None) -> str:
@@ -58,27 +45,15 @@ def content_identity(settings: Dataset, tested: bool = False) -> dict[str, str]:
 
 def _known_content(settings: Dataset, train: bool) -> Content:
     """What `read_content` gives; files that have neither size nor time changed are read once in a process."""
-    if not isinstance(settings, ImageFolderDataset):
-        return _once(repr((settings, train)), lambda: read_content(settings, train))
-    listing = list_folder(settings)
-    files = listing.training if train else listing.tested()
-    key = _digest([str(listing.root), repr(listing.classes), repr(files)])
-    return _once(key, lambda: _of_files(listing, train))
-
-
-_contents: dict[str, Content] = {}  # parts that this process has read
-
-
-def _once(key: str, read: Callable[[], Content]) -> Content:
-    if key not in _contents:
-        _contents[key] = read()
-    return _contents[key]
+    if isinstance(settings, ImageFolderDataset):
+        return known_content(list_folder(settings), train)
+    return once(repr((settings, train)), lambda: read_content(settings, train))
 
 
 def read_content(settings: Dataset, train: bool = True, images: ImageSet | None = None) -> Content:
     """The digest of a part, as `content_digest` describes it, and the hash of each picture by the same reading."""
     if isinstance(settings, ImageFolderDataset):
-        return _of_files(list_folder(settings), train)
+        return content_of_files(list_folder(settings), train)
     opened = settings.images(train) if images is None else images
     return _of_images(opened)
 
@@ -106,49 +81,9 @@ def warn_of_shared_pictures(settings: Dataset) -> None:
                     "accuracy will be too high; remove them from one part", len(shared), first, second)  # fmt: skip
 
 
-def _of_files(listing: FolderListing, train: bool) -> Content:
-    files = listing.training if train else listing.tested()
-    whole = sum(file.size for file in files) <= WHOLE_BYTES
-    hashes = [_hash_of(file, whole) for file in files]
-    lines = sorted(
-        json.dumps([listing.classes[file.label], _name_in_class(listing, file), file.size, key])
-        for file, key in zip(files, hashes, strict=True)
-    )
-    places: dict[str, list[str]] = {}
-    for file, key in zip(files, hashes, strict=True):
-        places.setdefault(key, []).append(listing.relative(file))
-    return Content(_digest([json.dumps(listing.classes), *lines]), places)
-
-
-def _name_in_class(listing: FolderListing, file: PictureFile) -> str:
-    """A picture's name below its class folder, with slashes on every system."""
-    relative = Path(listing.relative(file)).parts
-    above = 1 if listing.set_aside else 2  # the class, and the part before it
-    return "/".join(relative[above:])
-
-
-def _hash_of(file: PictureFile, whole: bool) -> str:
-    found = hashlib.sha256(str(file.size).encode())
-    try:
-        with open(file.path, "rb") as opened:
-            if whole or file.size <= 2 * END_BYTES:
-                found.update(opened.read())
-            else:
-                found.update(opened.read(END_BYTES))
-                opened.seek(-END_BYTES, os.SEEK_END)
-                found.update(opened.read())
-    except OSError as error:
-        raise UserError(f"{one_line(file.path)}: cannot be read ({error.strerror}); mend it or remove it") from None
-    return found.hexdigest()
-
-
 def _of_images(images: ImageSet) -> Content:
     found = hashlib.sha256()
     for batch in images.batches(torch.arange(len(images.labels)).split(1024)):
         found.update(batch.images.cpu().contiguous().numpy().tobytes())
     labels = json.dumps(images.labels.tolist())
-    return Content(_digest([json.dumps(images.classes), found.hexdigest(), labels]), {})
-
-
-def _digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    return Content(digest_of([json.dumps(images.classes), found.hexdigest(), labels]), {})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import zipfile
 import zlib
 from collections import Counter
@@ -24,7 +23,8 @@ from torch import Tensor
 
 from darts.runtime.errors import UserError, require
 from darts.spaces.search_space import InputShape
-from darts.tasks.cache import file_key, remembered
+from darts.tasks.cache import content_key, remembered
+from darts.tasks.file_content import known_content
 from darts.tasks.folders import FolderListing, PictureFile, list_folder, named_difference
 from darts.tasks.pictures import Decoder, read_header
 from darts.tasks.settings import BundledDataset, Dataset, ImageFolderDataset, TorchvisionDataset, TorchvisionName
@@ -164,22 +164,22 @@ def channel_statistics(settings: Dataset, images: ImageSet) -> Statistics:
     if not isinstance(settings, ImageFolderDataset) or images.origin is None:
         return _measure(images)
     listing, channels = images.origin.listing, images.channels
-    key = file_key(listing.root, listing.training, settings.image_size, channels)
+    key = content_key(known_content(listing, train=True).digest, settings.image_size, channels)
 
     def measure() -> dict[str, list[float]]:
         return dict(zip(("mean", "std"), _measure(images), strict=True))
 
     def taken(content: Any) -> dict[str, list[float]]:
-        return {name: _statistics(content[name], channels) for name in ("mean", "std")}
+        return {name: _statistics(content[name], channels, least) for name, least in (("mean", 0.0), ("std", 1e-9))}
 
     found = remembered(settings.cache, f"statistics-{key}.json", measure, taken)
     return found["mean"], found["std"]
 
 
-def _statistics(content: Any, channels: int) -> list[float]:
-    """One list of a cache's statistics; ValueError where it is of other channels or not finite."""
-    values = [float(value) for value in content]
-    if len(values) != channels or not all(map(math.isfinite, values)):
+def _statistics(content: Any, channels: int, least: float) -> list[float]:
+    """One list of a cache's statistics; ValueError where it is of other channels or not from `least` to 1."""
+    values = [float(value) for value in content] if isinstance(content, list) else []
+    if len(values) != channels or not all(least <= value <= 1 for value in values):
         raise ValueError("no statistics of these channels")
     return values
 
@@ -235,8 +235,8 @@ def _origin(settings: ImageFolderDataset, listing: FolderListing) -> FolderOrigi
             found[COLOUR] += header.colour
         return dict(found)
 
-    key = file_key(listing.root, listing.training)
     many = len(listing.training) >= KEPT_HEADERS
+    key = content_key(known_content(listing, train=True).digest) if many else ""
     found = remembered(settings.cache, f"headers-{key}.json", counted, _counts) if many else counted()
     converted = {name: count for name, count in found.items() if name != COLOUR}
     coloured, training = found[COLOUR], len(listing.training)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from darts.tasks.settings import ImageFolderDataset
 
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # made by file managers; in small letters
 VALIDATION_NAMES = ("val", "valid", "validation")
+PARTS = ("train", "test", *VALIDATION_NAMES)
 
 HIDDEN = "hidden or made by the system"
 OUTSIDE = "outside the class folders"
@@ -87,12 +89,14 @@ class _Walk:
             if not stat.S_ISDIR(status.st_mode):
                 self.skipped[OUTSIDE] += 1
                 continue
-            name, key = entry.name, (status.st_dev, status.st_ino)
+            name, key = class_name(entry.name), (status.st_dev, status.st_ino)
+            place = f"dataset.root {one_line(self.part)}"
             if key in owners:
                 pair = f"{owners[key]!r} and {name!r}"
-                raise UserError(
-                    f"dataset.root {one_line(self.part)}: the class folders {pair} are one folder; remove one"
-                )
+                raise UserError(f"{place}: the class folders {pair} are one folder; remove one")
+            if name in found:
+                pair = f"{found[name].name!a} and {entry.name!a}"
+                raise UserError(f"{place}: the class folders {pair} are one name in two spellings; rename one")
             found[name], owners[key] = entry, name
         resolved = self.part.resolve()
         above = [folder.stat() for folder in (resolved, *resolved.parents)]
@@ -165,6 +169,28 @@ class _Walk:
             self.skipped[reason] += count
 
 
+def class_name(folder: str) -> str:
+    """The name of a class: its folder's, with letters and accents composed, as systems spell them differently."""
+    return unicodedata.normalize("NFC", folder)
+
+
+def part_folders(root: Path) -> dict[str, Path]:
+    """The folders train and test, and those of validation pictures, by their names in small letters.
+
+    `UserError` where one part has two.
+    """
+    found: dict[str, Path] = {}
+    for entry in sorted(root.iterdir()):
+        name = entry.name.lower()
+        if name not in PARTS or not entry.is_dir():
+            continue
+        if name in found and not entry.samefile(found[name]):
+            pair = f"{found[name].name} and {entry.name}"
+            raise UserError(f"dataset.root {one_line(root)}: {pair} are one part in two spellings; rename one")
+        found[name] = entry
+    return found
+
+
 def list_folder(settings: ImageFolderDataset) -> FolderListing:
     """List the training and test pictures of `dataset.root`; `UserError` where it holds no classes to tell apart.
 
@@ -176,18 +202,19 @@ def list_folder(settings: ImageFolderDataset) -> FolderListing:
         raise UserError(f"dataset.root {settings.root!r} is no folder; it must hold train/CLASS/*.png or CLASS/*.png")
     root = root.resolve()  # so that every picture's path begins with it
     skipped: Counter[str] = Counter()
-    if not (root / "train").is_dir():
-        _refuse_test_without_train(root)
+    parts = part_folders(root)
+    if "train" not in parts:
+        _refuse_test_without_train(root, parts)
         classes, files = _scan(settings, root, skipped)
         _refuse_few_classes(root, classes, files)
         training, test = _set_aside(settings, files, len(classes))
         return FolderListing(root, classes, training, test, True, dict(skipped), [])
-    unused = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
-    if not (root / "test").is_dir():
+    unused = [parts[name].name for name in VALIDATION_NAMES if name in parts]
+    if "test" not in parts:
         raise UserError(_without_test(root, unused))
-    classes, training = _scan(settings, root / "train", skipped)
-    _refuse_few_classes(root / "train", classes, training)
-    test_classes, test = _scan(settings, root / "test", skipped)
+    classes, training = _scan(settings, parts["train"], skipped)
+    _refuse_few_classes(parts["train"], classes, training)
+    test_classes, test = _scan(settings, parts["test"], skipped)
     if classes != test_classes:
         difference = named_difference(classes, test_classes, "train", "test")
         raise UserError(f"dataset.root {one_line(root)}: the class folders of train and test differ: {difference}")
@@ -256,9 +283,9 @@ def _without_test(root: Path, unused: list[str]) -> str:
     return f"{told}; to use the pictures of {unused[0]} as the test set, rename that folder to test or link it as test"
 
 
-def _refuse_test_without_train(root: Path) -> None:
+def _refuse_test_without_train(root: Path, parts: Mapping[str, Path]) -> None:
     """A folder test without a folder train would be taken for a class."""
-    if (root / "test").is_dir():
+    if "test" in parts:
         told = f"dataset.root {one_line(root)}: there is a folder test but no folder train beside it"
         raise UserError(f"{told}; name the training folder train, or move all classes into one folder")
 

@@ -113,6 +113,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
     try:
         with pillow.open(path) as image:
             yield image
+    except FileNotFoundError:
+        raise UserError(f"{one_line(path)}: the picture is gone; it was there when the folder was listed") from None
     except (pillow.DecompressionBombError, *UNREADABLE) as error:
         reason = one_line(" ".join(str(error).split())) or type(error).__name__
         raise UserError(f"{one_line(path)}: not a readable image ({reason}); mend it or remove it") from None

@@ -24,6 +24,7 @@ from darts.loop.optimisation import (
     cross_entropy,
     descend,
     evaluate,
+    load_optimiser,
     optimiser_schema,
     set_learning_rate,
     stop_unless_finite,
@@ -36,6 +37,7 @@ from darts.loop.record import (
     experiment,
     record_end,
     refuse_other_run,
+    require_same_data,
 )
 from darts.loop.run_state import RunState, load_checkpoint
 from darts.loop.tracking import Tracker
@@ -100,7 +102,7 @@ class TrainState(RunState):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.network.load_state_dict(saved["network"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        load_optimiser(self.optimiser, saved["optimiser"])
 
 
 def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dict[str, Any]:
@@ -236,6 +238,7 @@ def finish(state: TrainState, folder: Path) -> Result:
     names = state.data.train.images.classes
     images = classes_by_name(open_test(settings.dataset), names, "the training images")
     tested = evaluate(state.network, state.network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
+    require_same_data(state.experiment, settings.dataset)
     shape = state.data.shape
     image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
     flat = state.experiment

@@ -15,7 +15,7 @@ from darts.models.network import Network, build_network
 from darts.runtime.checkpoint import DamagedFileError, read_state
 from darts.runtime.device import choose_device, placed
 from darts.runtime.errors import UserError
-from darts.runtime.schema import JSON, At, Length, SchemaError, like, require_schema
+from darts.runtime.schema import JSON, At, Length, SchemaError, Within, like, require_schema
 from darts.spaces.genotype import from_json, to_json
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Preparation, test_batches
@@ -72,12 +72,13 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
         require_schema(described, FILE)
         described.setdefault("class_names", None)
         shape = InputShape(**{name: described["input"][name] for name in ("channels", "size", "classes")})
-        numbers = Length(shape.channels, float)
+        means, deviations = Length(shape.channels, Within(0, 1)), Length(shape.channels, Within(1e-9, 1))
         names = (None, Length(shape.classes, str))
-        require_schema(described, {"mean": numbers, "std": numbers, "class_names": names})
+        require_schema(described, {"mean": means, "std": deviations, "class_names": names})
         with torch.device("meta"):
             expected = _network(described, shape, path).state_dict()
         require_schema(described["weights"], like(expected), "weights")
+        require_usable(described["weights"])
     except DamagedFileError as error:
         raise UserError(f"weights: {error}") from None
     except SchemaError as error:
@@ -85,6 +86,15 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
     network = _network(described, shape, path)
     network.load_state_dict(described["weights"])
     return network.eval(), described
+
+
+def require_usable(weights: dict[str, torch.Tensor]) -> None:
+    """`SchemaError` naming a tensor with a NaN or an infinity, or a variance below 0: no training leaves such."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise SchemaError(f"weights.{name} is not finite")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise SchemaError(f"weights.{name} is below 0, not a variance")
 
 
 def _network(described: dict[str, Any], shape: InputShape, path: Path) -> Network:
