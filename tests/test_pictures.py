@@ -63,8 +63,8 @@ def test_statistics_of_a_folder_are_measured_on_training_images_and_cached(folde
     assert mean == pytest.approx(values.mean(1).tolist(), abs=1e-5)
     assert std == pytest.approx(values.std(1, correction=0).tolist(), abs=1e-5)
     (cached,) = (folder / "cache").iterdir()
-    cached.write_text('{"mean": [1, 2, 3], "std": [4, 5, 6]}')
-    assert datasets.channel_statistics(settings, images) == ([1, 2, 3], [4, 5, 6])
+    cached.write_text('{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}')
+    assert datasets.channel_statistics(settings, images) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     cached.write_text('{"mean": [1, 2')  # torn: measured and written again
     assert datasets.channel_statistics(settings, images) == (mean, std)
     assert list((folder / "cache").iterdir()) == [cached] and json.loads(cached.read_text())["std"] == std

@@ -24,6 +24,7 @@ from darts.runtime.schema import Schema, SchemaError, require_schema
 
 log = logging.getLogger(__name__)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a link or a pipe is no file of a run
+REPLACING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK
 APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK
 
 
@@ -46,8 +47,7 @@ def write_bytes(path: Path, content: bytes, shared: bool = False) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.unlink(missing_ok=True)  # what a kill left, or a link to a file that is not the run's
-            with open(temporary, "xb") as file:
+            with os.fdopen(os.open(temporary, REPLACING, 0o666), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from darts.runtime import files
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_bytes
@@ -30,12 +32,13 @@ def needs_small_disks() -> None:
         pytest.skip("no small disks for this user")
 
 
-def test_a_device_without_space_is_named(tmp_path, injected):
+def test_a_device_without_space_is_named(tmp_path, monkeypatch, injected):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save({"epoch": 1})
     (tmp_path / "checkpoints" / "fresh.pt.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(files, "REPLACING", os.O_WRONLY)  # otherwise no file is written through a link
     with pytest.raises(UserError, match=rf"fresh\.pt: {FULL}"):
         checkpoints.save({"epoch": 2})
     assert checkpoints.load() == {"epoch": 1}
