@@ -133,6 +133,7 @@ def test_every_key_of_every_experiment_reaches_the_settings(command, name):
     stated = dict(leaves(yaml.safe_load(file.read_text()))) if file.exists() else {}
     found = configuration(command, f"experiment={name}")
     stated.pop("defaults", None)
+    stated = {key: value for key, value in stated.items() if not key.startswith("hydra.")}
     for key, value in stated.items():
         expected = float(value) if isinstance(OmegaConf.select(found, key), float) else value
         reached = OmegaConf.select(found, key)

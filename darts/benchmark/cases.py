@@ -181,11 +181,19 @@ def _as_originally(network: nn.Module) -> None:
 
 def search_action(state: SearchState) -> Action:
     """A step of this search, on other random draws every time."""
-    train = state.data.train.shuffled_raw(0, 0, 10**9)
+    rule = state.settings.method.hypergradient
+    train = search.training_batches(state)[0].shuffled_raw(0, 0, 10**9)
     valid = state.data.valid.shuffled_raw(0, 0, 10**9)
     step = search.step_action(state, True)
-    done = torch.zeros((), device=state.device)
-    return lambda: step(done, *next(train), *next(valid))
+    beginning = torch.zeros(2, device=state.device)  # progress and epoch
+
+    def action() -> Mapping[str, Any]:
+        raws = [next(train) for _ in range(rule.inner_steps + 1)]
+        if not rule.single_level:
+            raws.append(next(valid))
+        return step(beginning, *[tensor for raw in raws for tensor in raw])
+
+    return action
 
 
 def _train_action(state: retrain.TrainState) -> Action:
