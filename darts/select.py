@@ -93,19 +93,27 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
         claim_folder(folder, KIND, own, device)
         for name, genotype in found.items():
             warn_of_other_data(name, genotype, settings)
-        known: dict[str, float] = {}  # by the cell itself: equal cells are trained once
-        accuracies: dict[str, float] = {}
-        for number, (name, genotype) in enumerate(found.items(), start=1):
-            log.info("%d/%d: %s", number, len(found), name)
-            digest = genotype.digest()
-            if digest not in known:
-                known[digest] = accuracy_of(settings, genotype, data, folder / "trials" / digest)
-            accuracies[name] = known[digest]
-            raise_if_interrupted(pending_signal())
+        accuracies = accuracies_of(settings, found, data, folder)
         require_same_data(own, settings.dataset)
         best = keep_best(found, accuracies, folder)
         record_end(folder)
         return best
+
+
+def accuracies_of(
+    settings: SelectSettings, found: dict[str, Genotype], data: SearchData, folder: Path
+) -> dict[str, float]:
+    """By name the validation accuracy of every cell; equal cells are trained once."""
+    known: dict[str, float] = {}  # by the cell itself
+    accuracies: dict[str, float] = {}
+    for number, (name, genotype) in enumerate(found.items(), start=1):
+        log.info("%d/%d: %s", number, len(found), name)
+        digest = genotype.digest()
+        if digest not in known:
+            known[digest] = accuracy_of(settings, genotype, data, folder / "trials" / digest)
+        accuracies[name] = known[digest]
+        raise_if_interrupted(pending_signal())
+    return accuracies
 
 
 def accuracy_of(settings: SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:

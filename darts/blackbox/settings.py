@@ -32,7 +32,7 @@ class Rules:
 
     most_skips: int | None  # skip connections in a cell
     required: list[str]  # operations that every cell must have
-    forbidden: list[str]  # and that none may have
+    forbidden: list[str]  # operations that no cell may have
     least_depth: int | None  # operations on the longest way from an input to the output
     most_depth: int | None  # operations on that way at most
     uniform: bool  # draw all valid cells alike, by drawing again; false: find one by going back, which is quicker

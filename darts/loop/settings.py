@@ -33,7 +33,7 @@ class WeightOptimiser:
 
     learning_rate: float  # at the start
     final_learning_rate: float  # at the end of the cosine
-    cosine_unit: CosineUnit  # the published settings change the learning rate once an epoch
+    cosine_unit: CosineUnit  # whether the learning rate changes with every step or once an epoch, as published
     momentum: float  # of stochastic gradient descent
     nesterov: bool  # Nesterov's form of momentum
     weight_decay: float  # added to the gradient, times the weight

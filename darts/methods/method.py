@@ -50,7 +50,7 @@ class Method(SearchMethod):
     edge_extras: EdgeExtras  # what is added to every edge besides the candidates
     regularisers: dict[str, Regulariser]  # what is added to the architecture loss
     perturbation: Perturbation  # which mixture the weights are trained under
-    hypergradient: Hypergradient  # how the validation loss depends on alpha
+    hypergradient: Hypergradient  # which gradient moves alpha
     weight_gradient: WeightGradient  # which gradient moves the weights
     schedule: Schedule  # when alpha moves, which candidates stay active
     stopping: Stopping  # when the search ends

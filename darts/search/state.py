@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darts.loop.optimisation import architecture_optimiser, load_optimiser, optimiser_schema, weight_optimiser
+from darts.loop.optimisation import architecture_optimiser, weight_optimiser
+from darts.loop.optimiser_state import load_optimiser, optimiser_schema
 from darts.loop.run_state import RunState
 from darts.loop.tracking import Tracker
 from darts.methods.method import EDGES

@@ -19,7 +19,7 @@ class Augmentation:
     """Which random changes a training image undergoes (Liu et al. 2019: crop of 4 and flip; retraining: cutout 16)."""
 
     crop_padding: int  # pixels of zero padding on each side before a crop of the original size; 0: no crop
-    flip: bool  # mirror left and right every other time
+    flip: bool  # mirror left and right with probability 1/2
     cutout: int  # side in pixels of a square set to the mean (DeVries and Taylor 2017); 0: none
 
 
@@ -34,7 +34,7 @@ class Dataset:
     mean: list[float] | None  # by channel, of the range 0 to 1; null: measured on the training images
     std: list[float] | None  # standard deviations by channel, like mean
     crop_padding: int  # pixels of zero padding before a random crop; 0: no crop
-    flip: bool  # mirror training images left and right every other time
+    flip: bool  # mirror training images left and right with probability 1/2
 
     def images(self, train: bool) -> ImageSet:
         """Open the training images, or the test images."""

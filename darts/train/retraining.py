@@ -24,12 +24,11 @@ from darts.loop.optimisation import (
     cross_entropy,
     descend,
     evaluate,
-    load_optimiser,
-    optimiser_schema,
     set_learning_rate,
     stop_unless_finite,
     weight_optimiser,
 )
+from darts.loop.optimiser_state import load_optimiser, optimiser_schema
 from darts.loop.record import (
     claim_folder,
     data_record,
