@@ -62,7 +62,7 @@ def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
     for folder in settings.results:
         for file in sorted(Path(folder).rglob("result.json")):
             result = read_result(file)
-            data.add((result["config"].get("dataset.name"), result["config"].get("dataset.content")))
+            data.add((_text(result, "dataset.name"), _text(result, "dataset.content")))
             genotype = from_json(json.dumps(result["genotype"]), origin=str(file))
             check_membership(genotype, settings.space, str(file))
             protocols.add(result["protocol"])
@@ -73,6 +73,12 @@ def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
         raise UserError(f"results is {settings.results}; the networks were trained by {len(protocols)} protocols")
     warn_of_data(settings, *data.pop())
     return [(genotype, statistics.fmean(values)) for genotype, values in found.values()]
+
+
+def _text(result: dict[str, Any], key: str) -> str | None:
+    """A setting of a trained network that is a text; None for any other, and where there is none."""
+    value = result["config"].get(key)
+    return value if isinstance(value, str) else None
 
 
 def warn_of_data(settings: CorrelateSettings, name: str | None, digest: str | None) -> None:

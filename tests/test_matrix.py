@@ -10,6 +10,7 @@ import pytest
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search.settings import SearchSettings
+from darts.spaces.membership import check_membership
 from tests.conftest import ROOT, TINY, composed
 
 SPACES = sorted(file.stem for file in (ROOT / "conf" / "space").glob("*.yaml"))
@@ -70,7 +71,7 @@ def test_every_combination_searches(method, space, way, tmp_path, without_pictur
             settings(method, space, *way)
         return
     genotype = search.run(settings(method, space, *way), tmp_path)
-    composed("search", f"space={space}").space.check(genotype, "the found cell")
+    check_membership(genotype, composed("search", f"space={space}").space, "the found cell")
     last = json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])
     assert last["valid/loss"] > 0
 

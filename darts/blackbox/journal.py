@@ -14,10 +14,13 @@ from darts.loop.loggers import Logger
 from darts.loop.tracking import peak_memory_mb
 from darts.runtime.errors import UserError
 from darts.runtime.files import append_line, read_lines, write_lines
-from darts.runtime.schema import FINITE
+from darts.runtime.schema import FINITE, JSON, Within
 
 Line = dict[str, Any]
-LINE = {"evaluation": int, "key": str, "score": FINITE, "cost/epochs": FINITE}
+LINE = {
+    **{"evaluation": int, "key": str, "fraction": Within(0, 1), "score": FINITE, "best": FINITE, "cost/epochs": FINITE},
+    "cells": {str: JSON},
+}
 TIMING = {"evaluation": int, "seconds": FINITE}
 
 

@@ -20,7 +20,7 @@ from darts.config.compose import CONF, dotted_key
 from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
 from darts.config.resume import resumed_arguments
-from darts.config.run_folder import command_configuration
+from darts.config.run_folder import keep_configuration
 from darts.runtime.errors import UserError, one_line, reported
 
 CELL = re.compile(r"Genotype\s*\(|\|[^\s|]*~|[\[{(]\s*['\"\[(]")  # how a cell as people print it looks
@@ -37,7 +37,7 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
     def decorate(main: Callable[[Any], Any]) -> Callable[[], Any]:
         @functools.wraps(main)
         def run(settings: DictConfig) -> Any:
-            command_configuration.set(settings)
+            keep_configuration(settings)
             return reported(main)(settings)
 
         composed = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(run)

@@ -23,6 +23,11 @@ from darts.runtime.files import write_bytes
 command_configuration: ContextVar[DictConfig | None] = ContextVar("command_configuration", default=None)
 
 
+def keep_configuration(settings: DictConfig) -> None:
+    """Keep a command's composed configuration for `save_configuration`. A function, which launchers can pickle."""
+    command_configuration.set(settings)
+
+
 class OutputFolder(Callback):
     """Make a command's folder before Hydra does; where that fails say why in one line, and exit with code 2."""
 

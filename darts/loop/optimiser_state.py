@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from darts.runtime.schema import Schema, SchemaError, by_example, like_tensor
+from darts.runtime.schema import Row, Schema, SchemaError, by_example, like_tensor
 
 
 def optimiser_schema(optimiser: torch.optim.Optimizer) -> Schema:
@@ -22,7 +22,7 @@ def optimiser_schema(optimiser: torch.optim.Optimizer) -> Schema:
             own.append({"step": step, "exp_avg": same, "exp_avg_sq": same})
         else:
             own.append({"momentum_buffer": (same, None)})
-    return {"state": {int: own}, "param_groups": [by_example(group) for group in groups]}
+    return {"state": {int: own}, "param_groups": Row(tuple(by_example(group) for group in groups))}
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

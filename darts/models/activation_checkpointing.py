@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +10,6 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from darts.models.mixture import MixtureWeights
-
-
-@contextmanager
-def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
-    """Whatever the block does to them, the module's buffers are after it what they were."""
-    held = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in held:
-            buffer.data.copy_(value)  # .data: autograd need not know, the value is the old one
-
 
 Modes = list[tuple[nn.Module, dict[str, bool]]]  # by layer: what decides how it computes, besides its weights
 
@@ -40,16 +27,24 @@ def _set_modes(modes: Modes) -> None:
         vars(layer).update(values)
 
 
-@contextmanager
-def _as_before(module: nn.Module, modes: Modes) -> Iterator[None]:
-    """Compute within the block in given modes; whatever it does to the module's buffers is undone after it."""
-    now = _modes(module)
-    _set_modes(modes)
-    try:
-        with _unchanged_buffers(module):
-            yield
-    finally:
-        _set_modes(now)
+class _AsBefore:
+    """Compute within the block in given modes; whatever it does to the module's buffers is undone after it.
+
+    It may be entered again after it was left: for second derivatives a cell is computed more than twice.
+    """
+
+    def __init__(self, module: nn.Module, modes: Modes) -> None:
+        self.module, self.modes = module, modes
+
+    def __enter__(self) -> None:
+        self.now = _modes(self.module)
+        self.held = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        _set_modes(self.modes)
+
+    def __exit__(self, *error: object) -> None:
+        for buffer, value in self.held:
+            buffer.data.copy_(value)  # .data: autograd need not know, the value is the old one
+        _set_modes(self.now)
 
 
 def checkpointed(cell: nn.Module, *inputs: Tensor | MixtureWeights | None) -> Tensor:
@@ -65,6 +60,6 @@ def checkpointed(cell: nn.Module, *inputs: Tensor | MixtureWeights | None) -> Te
         return functional_call(cell, weights, given)
 
     modes = _modes(cell)
-    contexts = lambda: (nullcontext(), _as_before(cell, modes))  # noqa: E731
+    contexts = lambda: (nullcontext(), _AsBefore(cell, modes))  # noqa: E731
     recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
     return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=not recording, context_fn=contexts)

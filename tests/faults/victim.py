@@ -10,7 +10,6 @@ again on its folder, which is left as FOLDER/name. A line of JSON a death says h
 
 from __future__ import annotations
 
-import builtins
 import functools
 import json
 import os
@@ -79,17 +78,20 @@ class HalfWritten:
 def die_in_write(place: str, number: int) -> None:
     """Within the given write of a checkpoint, from 0."""
     writes, renames = [], []
-    flush, replace = os.fsync, Path.replace
+    flush, replace, system_open, fdopen = os.fsync, Path.replace, os.open, os.fdopen
 
-    def opened(path, mode="r"):
+    def opened(path, flags, mode=0o777):
         if Path(path).name == "fresh.pt.tmp":
             writes.append(path)
             renames.clear()
             if len(writes) > number and place == "before it is opened":
                 die()
-            if len(writes) > number and place == "half written":
-                return HalfWritten(builtins.open(path, mode))
-        return builtins.open(path, mode)
+        return system_open(path, flags, mode)
+
+    def buffered(handle, mode="r"):
+        file = fdopen(handle, mode)
+        checkpoint = len(writes) > number and not renames and place == "half written"
+        return HalfWritten(file) if checkpoint and mode == "wb" else file
 
     def flushed(handle) -> None:
         now = len(writes) > number
@@ -107,7 +109,7 @@ def die_in_write(place: str, number: int) -> None:
                 die()
         return found
 
-    files.open, files.os.fsync, Path.replace = opened, flushed, renamed
+    files.os.open, files.os.fdopen, files.os.fsync, Path.replace = opened, buffered, flushed, renamed
 
 
 WRITES = [
