@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from darts.loop.optimisation import Mean
 from darts.models.batch_norm import frozen_statistics
 from darts.models.cost import count_parameters, count_parameters_without_auxiliary
 from darts.models.mixture import MixtureWeights
@@ -67,6 +68,11 @@ def batch(step: int, valid: bool = False) -> Batch:
     return Batch(wave((4, 3, 8, 8), 3000 + 100 * valid + step), labels)
 
 
+def mean(measured: Mean) -> torch.Tensor:
+    """The mean of what a step measured."""
+    return measured.total / measured.count
+
+
 class Begun:
     """A search before its first step, in float64, with the formulas' weights, and what its steps measure."""
 
@@ -96,6 +102,12 @@ class Begun:
     def size(self) -> tuple[int, int]:
         return len(list(self.reference.parameters())), count_parameters(self.reference)
 
+    def assert_like(self, found) -> None:
+        """Sizes and learning rates of a file."""
+        assert self.size() == (found["tensors"], found["parameters"])
+        assert self.state.weight_optimiser.param_groups[0]["lr"] == found["learning_rate"]
+        assert self.state.architecture_optimiser.param_groups[0]["lr"] == found["alpha_learning_rate"]
+
     def step(self, number: int) -> dict[str, object]:
         """One step of alpha, then one of the weights: what the files write down of it."""
         state, pair, moment = self.state, (batch(number), batch(number, valid=True)), self.state.moment(0)
@@ -104,7 +116,7 @@ class Begun:
         measured = search_steps.weight_step(state, *pair, moment)
         weights = torch.cat([weight.detach().flatten() for weight in state.supernet.parameters()])
         return {
-            "train_loss": measured["train/loss"].total / measured["train/loss"].count,
+            "train_loss": mean(measured["train/loss"]),
             "weight_gradient_norm": self.norms[-1],
             "weights_norm_after": weights.norm(),
             "alpha_gradient_norms": torch.stack([gradient.norm() for gradient in gradients.values()]),
@@ -138,9 +150,7 @@ def test_golden_darts_steps(order, engine, tmp_path, monkeypatch):
         tmp_path, monkeypatch, "experiment=darts_cifar10", f"method={method}", f"engine={engine}",
         "network.channels=4", "network.cells=4",
     )  # fmt: skip
-    assert begun.size() == (found["tensors"], found["parameters"])
-    assert begun.state.weight_optimiser.param_groups[0]["lr"] == found["learning_rate"]
-    assert begun.state.architecture_optimiser.param_groups[0]["lr"] == found["alpha_learning_rate"]
+    begun.assert_like(found)
     begun.give_alpha(normal=wave((14, 8), 3200, 0.4), reduction=wave((14, 8), 3201, 0.4))
     assert_steps(begun, found[order], **(CLOSE if order == "first_order" else SECOND_ORDER))
 
@@ -152,9 +162,7 @@ def test_golden_pc_darts_steps(engine, tmp_path, monkeypatch):
         tmp_path, monkeypatch, "experiment=pc_darts_cifar10", "method=pc_darts", f"engine={engine}",
         "network.channels=8", "network.cells=4",
     )  # fmt: skip
-    assert begun.size() == (found["tensors"], found["parameters"])
-    assert begun.state.weight_optimiser.param_groups[0]["lr"] == found["learning_rate"]
-    assert begun.state.architecture_optimiser.param_groups[0]["lr"] == found["alpha_learning_rate"]
+    begun.assert_like(found)
     begun.give_alpha(normal=wave((14, 8), 3200, 0.4), reduction=wave((14, 8), 3201, 0.4))
     begun.give_alpha(edges_normal=wave((14,), 3202, 0.4), edges_reduction=wave((14,), 3203, 0.4))
     assert_steps(begun, found["steps"], **CLOSE)
@@ -175,8 +183,7 @@ def test_golden_drnas_weight_step(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(method.relaxation, "training_weights", lambda alpha, active, moment: MixtureWeights(alpha))
     measured = search_steps.weight_step(begun.state, batch(0), batch(0, valid=True), begun.state.moment(0))
     torch.testing.assert_close(begun.answers[-1], tensor(found["logits"]), **CLOSE)
-    loss = measured["train/loss"].total / measured["train/loss"].count
-    assert float(loss) == pytest.approx(found["loss"], abs=1e-9)
+    assert float(mean(measured["train/loss"])) == pytest.approx(found["loss"], abs=1e-9)
     assert float(begun.norms[-1]) == pytest.approx(found["weight_gradient_norm"], abs=1e-9)
 
 
@@ -194,8 +201,7 @@ def test_golden_p_darts_stage_of_five_candidates(engine, tmp_path, monkeypatch):
         begun.give_alpha(**{kind: torch.zeros(14, 8).double().scatter(1, kept, wave((14, 5), k))})
     measured = search_steps.architecture_step(begun.state, batch(0, valid=True), batch(0), begun.state.moment(0))
     torch.testing.assert_close(begun.answers[-1], tensor(found["logits"]), **CLOSE)
-    loss = measured["architecture/loss"].total / measured["architecture/loss"].count
-    assert float(loss) == pytest.approx(found["loss"], abs=1e-9)
+    assert float(mean(measured["architecture/loss"])) == pytest.approx(found["loss"], abs=1e-9)
     gradients = [matrix.grad for matrix in begun.state.alpha.values()]
     norms = torch.stack([gradient.norm() for gradient in gradients])
     torch.testing.assert_close(norms, tensor(found["alpha_gradient_norms"]), **CLOSE)
