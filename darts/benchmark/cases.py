@@ -181,17 +181,12 @@ def _as_originally(network: nn.Module) -> None:
 
 def search_action(state: SearchState) -> Action:
     """A step of this search, on other random draws every time."""
-    rule = state.settings.method.hypergradient
-    train = search.training_batches(state)[0].shuffled_raw(0, 0, 10**9)
-    valid = state.data.valid.shuffled_raw(0, 0, 10**9)
+    batches = search.batches_of_steps(state, 0, 0, 10**9)
     step = search.step_action(state, True)
     beginning = torch.zeros(2, device=state.device)  # progress and epoch
 
     def action() -> Mapping[str, Any]:
-        raws = [next(train) for _ in range(rule.inner_steps + 1)]
-        if not rule.single_level:
-            raws.append(next(valid))
-        return step(beginning, *[tensor for raw in raws for tensor in raw])
+        return step(beginning, *[tensor for raw in next(batches) for tensor in raw])
 
     return action
 

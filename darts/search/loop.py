@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -68,16 +68,8 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
 
 def search_epoch(state: SearchState) -> None:
     """One epoch of steps, each on a batch, or as many as the method needs, of the two splits of the images."""
-    train, steps = training_batches(state)
-    each = state.settings.method.hypergradient.inner_steps + 1  # training batches of a step
-    stream = train.shuffled_raw(state.epoch, state.step * each, steps * each)
-    groups = zip(*[stream] * each, strict=True)
-    paired: Iterable[tuple[tuple[RawBatch, ...], RawBatch | None]]
-    if state.settings.method.hypergradient.single_level:
-        paired = ((group, None) for group in groups)
-    else:
-        paired = zip(groups, state.data.valid.shuffled_raw(state.epoch, state.step, steps), strict=True)
-    for train_raws, valid_raw in state.steps(paired, steps):
+    steps = len(training_batches(state))
+    for raws in state.steps(batches_of_steps(state, state.epoch, state.step, steps), steps):
         rule, within = state.settings.weight_optimiser, state.step / steps
         learning_rate = stage_learning_rate(rule, state.stage, state.epoch, within)
         set_learning_rate(state.weight_optimiser, learning_rate)
@@ -85,18 +77,28 @@ def search_epoch(state: SearchState) -> None:
         action = step_action(state, moves_alpha(state, state.stage_progress(steps)))
         moment = state.moment(steps)
         now = torch.tensor([moment.progress, moment.epoch], device=state.device)
-        raws = [*train_raws] if valid_raw is None else [*train_raws, valid_raw]
         with state.located(learning_rate):
             measured = action(now, *[tensor for raw in raws for tensor in raw])
         for name, mean in measured.items():
             state.means.add(name, mean)
 
 
-def training_batches(state: SearchState) -> tuple[Batches, int]:
-    """The images that train the weights, and the steps of an epoch: all images where the method has one level."""
-    data = state.data
-    train = data.joined() if state.settings.method.hypergradient.single_level else data.train
-    return train, len(train)
+def training_batches(state: SearchState) -> Batches:
+    """The images that train the weights, a batch for each step of an epoch: all images where there is one level."""
+    return state.data.joined() if state.settings.method.hypergradient.single_level else state.data.train
+
+
+def batches_of_steps(state: SearchState, epoch: int, first: int, steps: int) -> Iterator[tuple[RawBatch, ...]]:
+    """The raw batches of steps `first` to `steps`: for the weights, then, with two levels, the validation batch."""
+    rule = state.settings.method.hypergradient
+    each = rule.inner_steps + 1  # training batches of a step
+    stream = training_batches(state).shuffled_raw(epoch, first * each, steps * each)
+    groups = zip(*[stream] * each, strict=True)
+    if rule.single_level:
+        yield from groups
+        return
+    for group, valid_raw in zip(groups, state.data.valid.shuffled_raw(epoch, first, steps), strict=True):
+        yield (*group, valid_raw)
 
 
 def moves_alpha(state: SearchState, stage_progress: float) -> bool:
