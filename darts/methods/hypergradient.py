@@ -141,6 +141,12 @@ def _norm(tensors: Tensors) -> Tensor:
 # Variants
 
 
+def clipped(gradients: Tensors, most: float) -> list[Tensor]:
+    """Gradients scaled so that their norm, all together, is at most `most`, as torch's `clip_grad_norm_` does it."""
+    factor = (most / (_norm(gradients) + 1e-6)).clamp(max=1.0)
+    return [gradient * factor for gradient in gradients]
+
+
 @register("hypergradient", "neumann")
 @dataclass
 class Neumann(Hypergradient):
@@ -206,8 +212,3 @@ class SingleLevel(Hypergradient):
 
     def __post_init__(self) -> None:
         require(self.clip > 0, "method.hypergradient.clip", self.clip, "above 0 (inf: no clipping)")
-
-    def clipped(self, gradients: Tensors) -> list[Tensor]:
-        """Return alpha's gradients, scaled so that their norm is at most `clip`."""
-        factor = (self.clip / (_norm(gradients) + 1e-6)).clamp(max=1.0)
-        return [gradient * factor for gradient in gradients]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from darts.config.registry import register
+from darts.methods.hypergradient import clipped
 from darts.models.mixture import Mixture, Moment
 from darts.runtime.errors import require
 from darts.runtime.schema import FINITE, At, Schema, exactly
@@ -154,7 +155,8 @@ class FrozenOperations(WeightGradient):
         train = problem.gradients(problem.train_loss(problem.mixture))
         named = problem.in_reference(train)
         moving = {name: gradient for name, gradient in named.items() if not name.startswith(tuple(frozen))}
-        previous = operation_tensors(clipped(moving, problem.clip), problem.candidates)
+        scaled = clipped(list(moving.values()), problem.clip)
+        previous = operation_tensors(dict(zip(moving, scaled, strict=True)), problem.candidates)
         return train, {"previous": previous, "agreement": sums, "agreements": count, "frozen": frozen}
 
     def watched(
@@ -214,12 +216,3 @@ def operation_of(name: str) -> str:
     """The prefix of an operation's tensors: cells.I.edges.E.operations.C."""
     head, mark, rest = name.partition(".operations.")
     return f"{head}{mark}{rest.split('.')[0]}."
-
-
-def clipped(gradients: Mapping[str, Tensor], most: float) -> dict[str, Tensor]:
-    """Gradients scaled so that their norm, all together, is at most `most`."""
-    import torch
-
-    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
-    factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    return {name: gradient * factor for name, gradient in gradients.items()}

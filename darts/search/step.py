@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from darts.loop.optimisation import Mean, StepMetrics, correct, cross_entropy, require_finite, step_down
-from darts.methods.hypergradient import Loss, Problem, SingleLevel
+from darts.methods.hypergradient import Loss, Problem, SingleLevel, clipped
 from darts.methods.perturbation import PerturbationProblem
 from darts.methods.weight_gradient import WeightProblem
 from darts.models.batch_norm import average_statistics, frozen_statistics
@@ -61,11 +61,12 @@ def move_alpha(state: SearchState, gradients: Sequence[Tensor], purpose: str) ->
     """One step of alpha's optimiser, and what the method does after it; `purpose` of the mixture that was drawn."""
     method = state.settings.method
     require_finite(nn.utils.get_total_norm(gradients), "the norm of alpha's gradient")
-    before = {name: matrix.detach().clone() for name, matrix in state.alpha.items()}
+    settles = method.relaxation.rescales or method.schedule.holds_decided
+    before = {name: matrix.detach().clone() for name, matrix in state.alpha.items()} if settles else {}
     for matrix, gradient in zip(state.alpha.values(), gradients, strict=True):
         matrix.grad = gradient
     state.architecture_optimiser.step()
-    if method.relaxation.rescales or method.schedule.holds_decided:
+    if settles:
         _settle_alpha(state, before, purpose)
 
 
@@ -204,7 +205,7 @@ def joint_step(state: SearchState, batch: Batch, moment: Moment) -> StepMetrics:
     require_finite(whole, "the training loss")
     step_down(state.weight_optimiser, weights, gradients[: len(weights)], settings.weight_optimiser.clip, {})
     of_alpha = zip(state.alpha.values(), gradients[len(weights) :], strict=True)
-    move_alpha(state, rule.clipped([torch.zeros_like(a) if g is None else g for a, g in of_alpha]), "mixture")
+    move_alpha(state, clipped([torch.zeros_like(a) if g is None else g for a, g in of_alpha], rule.clip), "mixture")
     average_statistics(state.supernet)
     images, right = len(batch.labels), correct(logits.detach(), batch.labels)
     return {"train/loss": Mean.of(whole, images), "train/accuracy": Mean(right, images)}
