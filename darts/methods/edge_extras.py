@@ -62,7 +62,7 @@ class AuxiliarySkip(EdgeExtras):
         return ("skip_connect",)
 
     def weights(self, moment: Moment) -> Sequence[Number]:
-        return (self.start * (1 - moment.epochs_done),)
+        return (self.start * (1 - moment.epoch_progress),)
 
 
 @register("edge_extras", "skip_dropout")

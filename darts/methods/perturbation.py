@@ -78,7 +78,7 @@ class RandomSmoothing(Perturbation):
 
     def epsilon(self, moment: Moment) -> Number:
         """Return epsilon at a moment of the search."""
-        return self.start + (self.end - self.start) * moment.epochs_done
+        return self.start + (self.end - self.start) * moment.epoch_progress
 
     def __call__(self, mixture: Matrices, problem: PerturbationProblem, moment: Moment) -> Matrices:
         return normalised({kind: noisy(matrix, self.epsilon(moment)) for kind, matrix in mixture.items()}, mixture)

@@ -56,7 +56,7 @@ class Moment(NamedTuple):
     epochs: int  # search.epochs
 
     @property
-    def epochs_done(self) -> Number:
+    def epoch_progress(self) -> Number:
         """Fraction of search.epochs that is done, epoch by epoch: 0 in the first, 1 - 1/epochs in the last."""
         return self.epoch / self.epochs
 

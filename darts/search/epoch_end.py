@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from darts.search.state import SearchState, reference_supernet
 from darts.search.step import loss_on
 from darts.spaces.genotype import Cell, Edge, Genotype
 from darts.spaces.search_space import SearchSpace
+from darts.tasks.batches import Batch
 
 log = logging.getLogger(__name__)
 LARGER = 4  # times a training batch: for an evaluation, which keeps no maps for gradients, and needs fewer calls
@@ -102,20 +103,23 @@ def batch_accuracy(state: SearchState, mixture: Mixture) -> float:
 
 def path_accuracy(state: SearchState, genotype: Genotype, batches: int | None) -> float:
     """Accuracy of a genotype's path on so many batches of the validation split, None: on all."""
-    mixture, chosen = selecting(state, genotype), state.data.valid.mixed()
+    mixture = selecting(state, genotype)
     if batches is None:
         return validation_metrics(state, mixture)["accuracy"]
-    some = itertools.islice(chosen, batches)
-    with autocast(state.device, state.settings.precision), state.noise("evaluation"):
-        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, some)["accuracy"]
+    return evaluated(state, mixture, itertools.islice(state.data.valid.mixed(), batches))["accuracy"]
 
 
 def validation_metrics(state: SearchState, mixture: Mixture) -> dict[str, float]:
     """Loss and accuracy of the supernet on the validation split, under a mixture."""
     valid = state.data.valid
     larger = valid.of(min(LARGER * valid.batch_size, len(valid.indices)))
+    return evaluated(state, mixture, larger.mixed())
+
+
+def evaluated(state: SearchState, mixture: Mixture, batches: Iterable[Batch]) -> dict[str, float]:
+    """Loss and accuracy of the supernet, in evaluation mode, on some batches."""
     with autocast(state.device, state.settings.precision), state.noise("evaluation"):
-        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, larger.mixed())
+        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, batches)
 
 
 def costly_metrics(state: SearchState, genotype: Genotype, accuracy: float) -> Iterator[tuple[str, float]]:
