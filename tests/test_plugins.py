@@ -151,7 +151,15 @@ def test_a_found_cell_names_the_plugin_it_needs(folder):
     [
         [str(ROOT / "train_final.py"), *TINY_TRAIN, "train.epochs=1", "genotype=found"],
         ["-m", "darts.describe", "network.cells=3", "network.channels=4", "genotype=found", "device=cpu"],
-        ["-m", "darts.compare", *TINY_TRAIN, "train.epochs=1", "random.samples=2", "searched=[found]"],
+        [
+            "-m",
+            "darts.compare",
+            *TINY_TRAIN,
+            "train.epochs=1",
+            "random.samples=2",
+            "searched=[found]",
+            "allow_underpowered=true",
+        ],
         ["-m", "darts.select", *TINY_TRAIN, "train.epochs=1", "searched=[found,again]"],
         ["-m", "darts.tune", *TINY_TRAIN, "train.epochs=1", "trials=1", "genotype=found"],
     ],
@@ -161,7 +169,9 @@ def test_every_command_takes_plugins(folder, command):
     again = folder / "again"
     if not again.exists():
         again.mkdir()
-        (again / "genotype.json").write_text((folder / "found" / "genotype.json").read_text())
+        other = json.loads((folder / "found" / "genotype.json").read_text())
+        other["provenance"]["seed"] = 1  # of another search, which found the same
+        (again / "genotype.json").write_text(json.dumps(other))
     name = command[1] if command[0] == "-m" else "train_final"
     out = f"hydra.run.dir=out_{name}"
     done = run(folder, *command, *BLURRED, out)
