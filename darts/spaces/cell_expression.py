@@ -13,12 +13,14 @@ from typing import Any
 
 from darts.runtime.errors import UserError
 from darts.spaces.genotype import Cell, Edge, _shown
+from darts.spaces.search_space import RECURRENT
 
 INPUTS = 2  # of a cell in this notation: 0 and 1 are the two previous cells, nodes go from 2 on
 KINDS = {"normal": "normal", "reduce": "reduction"}  # cell types, as printed and as called here
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+RECURRENT_FIELDS = ("recurrent", "concat")  # of a recurrent cell: input 0 is the first state, nodes go from 1 on
 FORM = "Genotype(normal=[('op', input), ...], normal_concat=[...], reduce=[...], reduce_concat=[...])"
-LARGEST = 1000  # node number
+LARGEST = 1000  # node number, here and in a concat
 _NUMBERS = {
     *("int8", "int16", "int32", "int64", "uint8", "intc", "int_", "intp", "longlong"),
     *("float16", "float32", "float64", "float_", "str_"),
@@ -45,6 +47,8 @@ class PrintedEdge:
 def cells_of(expression: ast.expr) -> dict[str, Cell]:
     """The cells of `Genotype(...)` or of a dictionary with the same keys; raises `MisreadError` for anything else."""
     fields = _fields(expression)
+    if RECURRENT in fields:
+        return {RECURRENT: _recurrent_cell(fields["recurrent"], fields["concat"])}
     cells = {}
     for printed, kind in KINDS.items():
         concat = _concat(fields[f"{printed}_concat"])
@@ -57,6 +61,19 @@ def cells_of(expression: ast.expr) -> dict[str, Cell]:
     return cells
 
 
+def _recurrent_cell(expression: ast.expr, concat: ast.expr) -> Cell:
+    """A recurrent cell: one edge a node, in the nodes' order."""
+    nodes = []
+    for element in _elements(expression):
+        nodes.append((_edge(element).edge,))
+    try:
+        return Cell(tuple(nodes), _concat(concat), inputs=1)
+    except MisreadError:
+        raise
+    except UserError as error:
+        raise MisreadError(expression, f"recurrent cell: {error}") from None
+
+
 def node_edges(expression: ast.expr) -> list[list[Edge]]:
     """The edges of each node of a list of lists of edges, weights left out; raises `MisreadError` otherwise."""
     nodes = []
@@ -66,19 +83,20 @@ def node_edges(expression: ast.expr) -> list[list[Edge]]:
 
 
 def _fields(expression: ast.expr) -> dict[str, ast.expr]:
-    """The four parts of a genotype by their names."""
+    """The parts of a genotype by their names: four, or the two of a recurrent cell."""
     if isinstance(expression, ast.Call):
         found = _arguments(expression)
     elif isinstance(expression, ast.Dict):
         found = _items(expression)
     else:
         raise MisreadError(expression, f"a genotype is {FORM}")
+    fields = RECURRENT_FIELDS if RECURRENT in found else FIELDS
     for name, value in found.items():
-        if name not in FIELDS and not (isinstance(value, ast.Constant) and value.value in (None, "")):
-            raise MisreadError(value, f"{name!r} is none of {', '.join(FIELDS)}")
-    for name in FIELDS:
+        if name not in fields and not (isinstance(value, ast.Constant) and value.value in (None, "")):
+            raise MisreadError(value, f"{name!r} is none of {', '.join(fields)}")
+    for name in fields:
         if name not in found:
-            raise MisreadError(expression, f"{name!r} is missing; a genotype has {', '.join(FIELDS)}")
+            raise MisreadError(expression, f"{name!r} is missing; a genotype has {', '.join(fields)}")
     return found
 
 
@@ -234,6 +252,8 @@ def _concat(expression: ast.expr) -> tuple[int, ...]:
         found = sorted(found) if is_sorted else found
     if not found:
         raise MisreadError(expression, "the output joins no node")
+    if not all(abs(node) <= LARGEST for node in found):
+        raise MisreadError(expression, f"a cell has no node of such a number; the largest is {LARGEST}")
     return tuple(found)
 
 

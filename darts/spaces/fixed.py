@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from darts.runtime.errors import UserError
 from darts.runtime.files import read_json, write_json
 from darts.runtime.schema import JSON
 from darts.spaces.genotype import Genotype, from_json, to_json
@@ -33,6 +34,19 @@ def find_cell(reference: str, space: SearchSpace, runs: str, seed: int) -> Fixed
         lasting["latest"] = str(newest_search(runs).parent)
     origin = lasting.get(reference, reference)
     return FixedCell(origin, find_genotype(origin, space, runs, seed))
+
+
+def refuse_one_cell_twice(cells: Sequence[FixedCell], setting: str) -> None:
+    """`UserError` where two entries are one cell of one search, by whatever names: it is one observation.
+
+    Two searches may find equal cells; their records differ in seed or settings.
+    """
+    known: dict[str, str] = {}
+    for origin, genotype in cells:
+        name = to_json(genotype)  # the cell with its record
+        if name in known and known[name] != origin:
+            raise UserError(f"{setting}: {known[name]} and {origin} are one and the same cell; name it once")
+        known[name] = origin
 
 
 def fixed_cells(file: Path, references: Sequence[str], find: Callable[[str], FixedCell]) -> dict[str, FixedCell]:

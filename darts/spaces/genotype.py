@@ -17,6 +17,7 @@ from darts.runtime.errors import UserError
 
 FORMAT = "darts genotype"
 VERSION = 1
+SKIPS = ("skip_connect", "identity")  # what does nothing, in cells of images and in recurrent ones
 LONGEST_FILE = 1_000_000
 LONGEST_NOTATION = 20_000
 
@@ -84,13 +85,14 @@ class Genotype:
 
     def skips(self, kind: str = "normal") -> int:
         """How many edges of a cell are skip connections; many of them are the known sign of a collapsed search."""
-        return self.cells[kind].operations().count("skip_connect")
+        return sum(name in SKIPS for name in self.cells[kind].operations())
 
 
 def to_json(genotype: Genotype) -> str:
     """The strict JSON form; `from_json` gives back an equal genotype."""
     content = {"format": FORMAT, "version": VERSION, **_as_content(genotype), "provenance": dict(genotype.provenance)}
-    needed = plugins_of([("space", genotype.space), *(("operation", name) for name in genotype.operations())])
+    kind = "activation" if "recurrent" in genotype.cells else "operation"
+    needed = plugins_of([("space", genotype.space), *((kind, name) for name in genotype.operations())])
     if needed:
         content["plugins"] = needed
     text = json.dumps(content, indent=1, allow_nan=False)
@@ -150,6 +152,10 @@ def _from_content(content: Any) -> Genotype:
     needs_plugins = isinstance(content, dict) and "plugins" in content  # the key is there only where there are any
     if needs_plugins:
         keys.append("plugins")
+    if isinstance(content, dict) and "format" not in content:
+        raise UserError(
+            "key 'format' is missing; a cell that other programs print begins with its own key, {\"normal\": ...}"
+        )
     _exact_keys(content, keys, "the file")
     if needs_plugins:
         _require_plugins(content["plugins"])

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from darts.runtime.errors import UserError, require
+from darts.runtime.errors import UserError, one_line, require
+from darts.runtime.files import read_regular
 from darts.spaces.genotype import Cell, Edge, Genotype
 from darts.spaces.search_space import SearchSpace
 
@@ -105,6 +108,19 @@ class Table:
 
     index: Mapping[str, int]
     columns: Mapping[str, numpy.ndarray]
+    place: str = "benchmark.table"  # what messages begin with
+    lines: Sequence[int] = ()  # of the file, by row; none where it is no text
+
+    def require_accuracies(self, column: str) -> None:
+        """`UserError` naming the line where a column that counts holds anything but a number from 0 to 100."""
+        values = self._column(column)
+        strange = ~((values >= 0) & (values <= 100))
+        if strange.any():
+            row = int(strange.argmax())
+            cell = next(cell for cell, place in self.index.items() if place == row)
+            where = f"line {self.lines[row]}, {cell}" if self.lines else cell
+            told = f"{column} is {values[row]:g}; it must be a number from 0 to 100, percent"
+            raise UserError(f"{self.place}: {one_line(where)}: {told}")
 
     def accuracy(self, genotype: Genotype, column: str) -> float:
         """Of a cell, in percent; raises `UserError` for a cell or a column that the table lacks."""
@@ -132,7 +148,9 @@ class Table:
 
 
 def read_table(path: Path, trust_pickle: bool = False) -> Table:
-    """Read a CSV table, gzipped or not: a column `arch` with the strings, the others numbers.
+    """Read a CSV table, gzipped or not: a column `arch` with the strings, the others numbers, each name once.
+
+    Rows that say the same of a cell are one; `UserError` where they say different things.
 
     The official files are read by their own packages, where these are installed: NATS-Bench's topology folder
     (nats_bench) and NAS-Bench-201's .pth (nas_201_api). They are pickles: `UserError` unless `trust_pickle`.
@@ -143,26 +161,60 @@ def read_table(path: Path, trust_pickle: bool = False) -> Table:
         allowed = f"true to open {path}: official files are pickles, which can run any code; or give a CSV file"
         require(trust_pickle, "benchmark.trust_pickle", trust_pickle, allowed)
         return _official(path)
+    return _from_csv(path)
+
+
+def _from_csv(path: Path) -> Table:
+    """A CSV table, as Excel saves it too; rows that say the same of a cell are one."""
     import numpy
 
+    place = f"benchmark.table {one_line(path)}"
     try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
-        names, *rows = csv.reader(text.splitlines())
-        data = list(zip(*rows, strict=True))
-        cells = data[names.index("arch")]
-        columns = {
-            n: numpy.array(v, dtype=float) for n, v in zip(names, data, strict=True) if n not in ("arch", "index")
-        }
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"benchmark.table {path}: not a table with a column 'arch' and numbers ({error})") from None
-    return Table({cell: row for row, cell in enumerate(cells)}, columns)
+        data = read_regular(path)
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""))
+        rows = [(reader.line_num, *row) for row in reader if row]
+        lines, *values = zip(*rows, strict=True)
+        names = [column[0].strip() for column in values]
+        cells = [cell.strip() for cell in values[names.index("arch")][1:]]
+        numbers = [(n, v[1:]) for n, v in zip(names, values, strict=True) if n not in ("arch", "index")]
+        columns = {name: numpy.array(value, dtype=float) for name, value in numbers}
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        raise UserError(f"{place}: not a table with a column 'arch' and numbers ({one_line(error)})") from None
+    twice = sorted(name for name in set(names) if names.count(name) > 1)
+    if twice:
+        raise UserError(f"{place}: line {lines[0]} has the column {one_line(twice[0])!r} twice; each name once")
+    return _without_repeats(cells, columns, place, lines[1:])
+
+
+def _without_repeats(
+    cells: Sequence[str], columns: Mapping[str, numpy.ndarray], place: str, lines: Sequence[int]
+) -> Table:
+    """The table of these rows, each cell once; `UserError` where two rows say different things of one cell."""
+    index: dict[str, int] = {}
+    kept: list[int] = []  # rows
+    for row, cell in enumerate(cells):
+        first = index.setdefault(cell, len(kept))
+        if first == len(kept):
+            kept.append(row)
+            continue
+        for name, values in columns.items():
+            before, again = values[kept[first]], values[row]
+            if before != again and not (before != before and again != again):
+                told = f"{name} is {again:g}, and {before:g} in line {lines[kept[first]]}"
+                raise UserError(f"{place}: line {lines[row]}, {one_line(cell)}: {told}; leave one of them")
+    return Table(index, {name: values[kept] for name, values in columns.items()}, place, [lines[row] for row in kept])
 
 
 def load_table(settings: BenchmarkTable, space: SearchSpace) -> Table | None:
-    """The table of true accuracies, where one is given."""
-    if settings.table is not None and space.name != SPACE:
+    """The table of true accuracies, where one is given, with its column that counts checked."""
+    if settings.table is None:
+        return None
+    if space.name != SPACE:
         raise UserError(f"benchmark.table is of space {SPACE!r}, but space is {space.name!r}")
-    return None if settings.table is None else read_table(Path(settings.table).expanduser(), settings.trust_pickle)
+    table = read_table(Path(settings.table).expanduser(), settings.trust_pickle)
+    table.require_accuracies(settings.column)
+    return table
 
 
 def _official(path: Path) -> Table:

@@ -25,12 +25,13 @@ from darts.spaces.cell_expression import (
 )
 from darts.spaces.genotype import LONGEST_NOTATION, Cell, Genotype
 from darts.spaces.nasbench201 import from_string
+from darts.spaces.search_space import RECURRENT, is_recurrent
 
 LONGEST_TEXT = 20_000_000  # characters of a log
 MOST_CELLS = 5_000  # that one text holds
 _BEGIN = re.compile(
     r"""(?P<call>(?<!\w)(?<!class\ )(?:Genotype|OrderedDict)\s*\()
-    |(?P<dictionary>\{\s*[ubr]?['"](?:normal|reduce)(?:_concat)?['"]\s*:)
+    |(?P<dictionary>\{\s*[ubr]?['"](?:(?:normal|reduce)(?:_concat)?|recurrent)['"]\s*:)
     |(?P<string>\|[^\s|~'"]*~)""",
     re.VERBOSE,
 )
@@ -51,16 +52,30 @@ class Printed:
     benchmark: bool  # the string of NAS-Bench-201 rather than an expression
 
 
-# What follows a cell within its expression: a call of one of its own methods, in the next line too, or an index.
-_CHANGED = re.compile(r"(?P<what>(?<=[)}\]])[\s)]*\.\s*(?:\w+\(|_\w)|[\[(]|\.\w)")
+# What follows a cell within its expression: a call of one of its own methods, in the next line too, one of its fields,
+# an index, or an operator.
+_CHANGED = re.compile(
+    r"""(?P<what>(?<=[)}\]])[\s)]*\.\s*(?:\w+\(|_\w)
+    |[)\]\ \t]*(?:\.\s*(?:normal|reduce)(?:_concat)?\b|[*+/%@&^<>~]|==|!=|(?:or|and)\b\s+[\w'"(\[]|if\b.*\belse\b)
+    |\ *[\[(]|[)\]]+\ *\[|\.\w)""",
+    re.VERBOSE,
+)
+# What stands before it there: a call of something else than what prints, or an operator.
+_HANDED = re.compile(r"(?P<what>(?<![\w.])(?:not|lambda[^:\n]*:)\s*[(\[]*|(?P<called>[A-Za-z_][\w.]*)\(\s*)$")
+_PRINTS = re.compile(r"(?:.*\.)?(?:print|str|repr|format|info|debug|warning|log|write|eval|pprint|tuple)|Genotype")
 
 
 def to_notation(genotype: Genotype) -> str:
     """The notation printed in papers: `Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=..., reduce=...)`.
 
-    A list of all edges, where it can be read in one way only; else a list of each node's edges. Raises `UserError` for
-    what this notation cannot express: cells of one input, and other cell types than normal and reduction.
+    A list of all edges, where it can be read in one way only; else a list of each node's edges. A recurrent cell is
+    `Genotype(recurrent=[('tanh', 0), ...], concat=[...])`. Raises `UserError` for what this notation cannot express:
+    cells of one input, and other cell types than normal and reduction.
     """
+    if is_recurrent(genotype):
+        cell = genotype.cells[RECURRENT]
+        edges = [(edge.operation, edge.source) for node in cell.nodes for edge in node]
+        return f"Genotype(recurrent={edges}, concat={list(cell.concat)})"
     if not has_notation(genotype):
         raise UserError(
             f"the papers' notation holds a normal and a reduction cell of {INPUTS} inputs each, not cells of space "
@@ -77,6 +92,8 @@ def to_notation(genotype: Genotype) -> str:
 
 def has_notation(genotype: Genotype) -> bool:
     """Whether the papers' notation can express a genotype."""
+    if is_recurrent(genotype):
+        return True
     two_inputs = all(cell.inputs == INPUTS for cell in genotype.cells.values())
     return set(genotype.cells) == set(KINDS.values()) and two_inputs
 
@@ -93,7 +110,8 @@ def _printed_edges(cell: Cell) -> list[tuple[str, int]] | list[list[tuple[str, i
 def from_notation(text: str, space: str = "darts", origin: str = "genotype", which: str = "") -> Genotype:
     """Read the cell that a text prints, by parsing; nothing in it is ever executed.
 
-    `space` is what the genotype is stamped with (a benchmark's string is of NAS-Bench-201). `which` names one of
+    `space` is what the genotype is stamped with (a benchmark's string is of NAS-Bench-201, a recurrent cell of the
+    space of that name). `which` names one of
     several: the number of its line, or the name that it is assigned to. Raises `UserError`, beginning with `origin`
     and with the place, for a text without a cell, with different cells, and with one that has no one meaning.
     """
@@ -175,19 +193,30 @@ def _read(text: str, place: Printed, space: str, origin: str) -> Genotype:
             return from_string(text[place.begin : place.end])
         except UserError as error:
             raise UserError(f"{origin}: {_place(text, place.begin)}: {error}") from None
-    after = _CHANGED.match(text, place.end)
-    if after:
+    changed = _CHANGED.match(text, place.end) or _handed_over(text, place.begin)
+    if changed:
         raise UserError(
-            f"{origin}: {_place(text, after.start())}: something is done with the cell; only a cell is read"
+            f"{origin}: {_place(text, changed.start())}: something is done with the cell; only a cell is read"
         )
     expression = _parsed(text, place.begin, place.end, origin)
     try:
-        return Genotype(space, cells_of(expression))
+        cells = cells_of(expression)
+        stamp = RECURRENT if RECURRENT in cells else space
+        return Genotype(stamp, cells)
     except MisreadError as error:
         at = _position(text, place.begin, error.node)
         raise UserError(f"{origin}: {_place(text, at)}: {error}") from None
     except RecursionError:
         raise UserError(f"{origin}: {_place(text, place.begin)}: too deep for a cell") from None
+
+
+def _handed_over(text: str, begin: int) -> re.Match[str] | None:
+    """What stands before a cell, on its line, and makes something else of it."""
+    first = text.rfind("\n", 0, begin) + 1
+    found = _HANDED.search(text[max(first, begin - 100) : begin])
+    if found is None or (found["called"] and _PRINTS.fullmatch(found["called"])):
+        return None
+    return re.compile(re.escape(found["what"])).search(text, max(first, begin - 100))
 
 
 def _listed(text: str, origin: str) -> Genotype | None:

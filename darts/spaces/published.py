@@ -154,6 +154,39 @@ _PRINTED = {
             reduce_concat=[3, 4, 6],
         )""",
     ),
+    "darts_v1_recurrent": (
+        "DARTS on text, first order (Liu et al. 2019, arXiv 1806.09055)",
+        "recurrent",
+        """Genotype(
+            recurrent=[
+                ('relu', 0), ('relu', 1), ('tanh', 2), ('relu', 3),
+                ('relu', 4), ('identity', 1), ('relu', 5), ('relu', 1),
+            ],
+            concat=range(1, 9),
+        )""",
+    ),
+    "darts_v2_recurrent": (
+        "DARTS on text, second order (Liu et al. 2019, arXiv 1806.09055)",
+        "recurrent",
+        """Genotype(
+            recurrent=[
+                ('sigmoid', 0), ('relu', 1), ('relu', 1), ('identity', 1),
+                ('tanh', 2), ('sigmoid', 5), ('tanh', 3), ('relu', 5),
+            ],
+            concat=range(1, 9),
+        )""",
+    ),
+    "enas_recurrent": (
+        "ENAS on text (Pham et al. 2018, arXiv 1802.03268)",
+        "recurrent",
+        """Genotype(
+            recurrent=[
+                ('tanh', 0), ('tanh', 1), ('relu', 1), ('tanh', 3), ('tanh', 3), ('relu', 3),
+                ('relu', 4), ('relu', 7), ('relu', 8), ('relu', 8), ('relu', 8),
+            ],
+            concat=[2, 5, 6, 9, 10, 11],
+        )""",
+    ),
 }
 
 NAMES = tuple(_PRINTED)

@@ -14,6 +14,8 @@ from darts.runtime.errors import UserError, require
 from darts.spaces.genotype import Cell, Edge, Genotype
 
 CELL_TYPES = ("normal", "reduction")
+RECURRENT = "recurrent"  # the one cell type of a language model
+MOST_NODES = 32  # of a cell: 560 edges in the skeleton of DARTS, each with all candidates, in every cell
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Skeleton(Enum):
 
     darts = "darts"  # two inputs a cell, all nodes joined, reduction cells searched too (Liu et al. 2019)
     nasbench201 = "nasbench201"  # one input, the last node, residual blocks between stages (Dong and Yang 2020)
+    recurrent = "recurrent"  # a cell that reads a text word by word; the mean of its nodes (Liu et al. 2019)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Layout:
 LAYOUTS = {
     Skeleton.darts: Layout(CELL_TYPES, 2, 3, True, True, True),
     Skeleton.nasbench201: Layout(("normal",), 1, 1, False, False, False),
+    Skeleton.recurrent: Layout((RECURRENT,), 1, 1, True, False, True),
 }
 
 
@@ -78,7 +82,7 @@ class SearchSpace:
     edge_candidates: dict[str, list[list[str]]] | None  # by cell type and edge, where not all are allowed on each
 
     def __post_init__(self) -> None:
-        require(self.nodes >= 1, "space.nodes", self.nodes, "at least 1")
+        require(1 <= self.nodes <= MOST_NODES, "space.nodes", self.nodes, f"from 1 to {MOST_NODES}")
         most = self.layout.inputs
         allowed = f"from 1 to {most} (the first node has {most} inputs), or null for all"
         require(self.edges_kept is None or 1 <= self.edges_kept <= most, "space.edges_kept", self.edges_kept, allowed)
@@ -174,10 +178,18 @@ class SearchSpace:
         return Cell(tuple(nodes), self.joined(), self.layout.inputs)
 
 
+def is_recurrent(genotype: Genotype) -> bool:
+    """Whether a genotype is a recurrent cell's."""
+    return RECURRENT in genotype.cells
+
+
 def layout_of(genotype: Genotype) -> Layout:
-    """The layout of the skeleton that a genotype's cells are made for: the one with as many inputs."""
-    inputs = {cell.inputs for cell in genotype.cells.values()}
-    found = [layout for layout in LAYOUTS.values() if {layout.inputs} == inputs]
+    """The layout of the skeleton that a genotype's cells are made for: with as many inputs, recurrent or not."""
+    inputs, recurrent = {cell.inputs for cell in genotype.cells.values()}, is_recurrent(genotype)
+    fitting = {
+        skeleton: layout for skeleton, layout in LAYOUTS.items() if recurrent == (skeleton is Skeleton.recurrent)
+    }
+    found = [layout for layout in fitting.values() if {layout.inputs} == inputs]
     if not found:
         raise UserError(f"genotype: cells of {sorted(inputs)} inputs fit no skeleton")
     return found[0]

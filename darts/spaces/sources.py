@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from darts.runtime.errors import UserError, unknown
+from darts.runtime.files import newest
 from darts.runtime.seeding import python_generator
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership
 from darts.spaces.notation import from_notation, holds_cells
 from darts.spaces.published import NAMES, is_published, published
-from darts.spaces.search_space import SearchSpace
+from darts.spaces.search_space import RECURRENT, SearchSpace, Skeleton
 
-_DICTIONARY = re.compile(r"""\{\s*[ubr]?['"](?:normal|reduce)(?:_concat)?['"]\s*:""")
+RESULT = "result.json"  # of a retraining, whose cell it holds
+_DICTIONARY = re.compile(r"""\{\s*[ubr]?['"](?:(?:normal|reduce)(?:_concat)?|recurrent)['"]\s*:""")
 _DRAWN = re.compile(r"random(:(?P<seed>\d{1,10}))?")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -26,13 +29,17 @@ def find_genotype(
     """The genotype that a setting names.
 
     `latest` is that of the newest finished search under `runs`; `random` is drawn uniformly from `space` with `seed`,
-    and `random:7` with the seed 7; else a published name, a run folder, a file (FILE:LINE and FILE:NAME choose one of
-    its cells), or the text of a cell itself. A published name stands for its cell whatever the space. Raises
-    `UserError` for what is none of these, for a genotype that is not of `space`, and first, where `operations` are
-    given, for an operation of another name.
+    and `random:7` with the seed 7; else a published name, the folder of a search or of a retraining, a file
+    (FILE:LINE and FILE:NAME choose one of its cells), or the text of a cell itself. A published name stands for
+    its cell whatever the space; with a recurrent space darts_v1, darts_v2 and enas are the recurrent cells of those
+    papers. Raises `UserError` for what is none of these, for a genotype that is not of `space`, and first, where
+    `operations` are given, for an operation of another name.
     """
     if drawn := _DRAWN.fullmatch(reference):
         return random_genotype(space, int(drawn["seed"] or seed), 0)
+    recurrent = f"{reference}_{RECURRENT}"
+    if space.skeleton is Skeleton.recurrent and is_published(recurrent):
+        return published(recurrent)
     if is_published(reference):
         return published(reference)
     path = newest_search(runs) if reference == "latest" else Path(reference)
@@ -48,6 +55,12 @@ def random_genotype(space: SearchSpace, seed: int, number: int) -> Genotype:
     """The `number`-th of an endless list of uniform draws that depends on the seed only."""
     drawn = space.sample(python_generator(seed, "random genotype", number))
     return Genotype(drawn.space, drawn.cells, {"drawn": "uniformly", "seed": seed, "number": number})
+
+
+def finished_genotype(folder: Path) -> Genotype:
+    """The result of a run that has ended, in its genotype.json; `UserError` where the file is damaged."""
+    file = folder / "genotype.json"
+    return from_json(_decoded(file), str(file))
 
 
 def read_genotype(path: Path, space: SearchSpace) -> Genotype:
@@ -70,9 +83,11 @@ def read_text(text: str, space: str, origin: str, which: str = "") -> Genotype:
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is meant to be the JSON form: it begins with a brace, and is no dictionary of printed cells."""
+    """Whether a text is meant to be the JSON form: it begins with a brace, and holds no dictionary of printed cells."""
     begin = text.lstrip("\ufeff \t\r\n")
-    return begin.startswith("{") and _DICTIONARY.match(begin) is None
+    if not begin.startswith("{") or _DICTIONARY.match(begin) is not None:
+        return False
+    return any(f'"{key}"' in begin for key in ("format", "space", "cells")) or not holds_cells(begin)
 
 
 def _refuse_unknown_operations(genotype: Genotype, operations: Collection[str], origin: str) -> None:
@@ -85,7 +100,8 @@ def _text_of(path: Path, reference: str) -> tuple[str, str, str]:
     """The text that a reference stands for, how to call it in a message, and which of its cells is meant."""
     file, which = _file_of(path)
     if file is not None:
-        return _decoded(file), str(file), which
+        text = _decoded(file)
+        return _cell_of_result(text, file) if file.name == RESULT else text, str(file), which
     if holds_cells(reference) or _is_json(reference):
         return reference, "genotype", ""
     raise unknown("genotype", reference, ("latest", "random", *NAMES, "or a file"))
@@ -95,9 +111,10 @@ def _file_of(path: Path) -> tuple[Path | None, str]:
     """The file that a path names, or None; and what stands after a colon behind the file's name."""
     try:
         if path.is_dir():
-            if not (path / "genotype.json").is_file():
+            held = [path / name for name in ("genotype.json", RESULT) if (path / name).is_file()]
+            if not held:
                 raise UserError(f"genotype {path}: no genotype.json in this folder; the search has not ended")
-            return path / "genotype.json", ""
+            return held[0], ""
         if path.is_file():
             return path, ""
         name, colon, which = path.name.rpartition(":")
@@ -107,12 +124,20 @@ def _file_of(path: Path) -> tuple[Path | None, str]:
         return None, ""
 
 
+def _cell_of_result(text: str, file: Path) -> str:
+    """The cell within the text of a retraining's result.json, in the JSON form."""
+    try:
+        return json.dumps(json.loads(text)["genotype"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"genotype {file}: is no result of a retraining, which holds its genotype") from None
+
+
 def _decoded(file: Path) -> str:
     """The text of a file in UTF-8, or in what its byte-order mark says."""
     try:
         data = file.read_bytes()
         encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
-        return data.decode(encoding)
+        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"genotype {file}: cannot be read as text ({error})") from None
 
@@ -128,8 +153,8 @@ def folders_of_searches(reference: str) -> list[str]:
 
 def newest_search(runs: str) -> Path:
     """The genotype.json that was written last under `runs`/search; a search writes it when it ends."""
-    found = list((Path(runs) / "search").rglob("genotype.json"))
-    if not found:
+    last = newest((Path(runs) / "search").rglob("genotype.json"))
+    if last is None:
         place = (Path(runs) / "search").resolve()
         raise UserError(f"genotype is 'latest', but there is no finished search in {place}; run train_search.py first")
-    return max(found, key=lambda file: (file.stat().st_mtime_ns, str(file)))
+    return last

@@ -1,5 +1,6 @@
-"""What is learned: data sets, the two splits of a search, batches and their augmentation.
+"""What is learned: tasks with their losses and metrics, data sets of images and texts, splits, batches and pieces.
 
 Imports from: spaces, config, runtime.
-Public: Dataset, search_data, train_data, Batches, Batch, RawBatch, DataSummary, summarise, content_digest.
+Public: Task, Metric, Batch; of images Dataset, search_data, train_data, Batches, RawBatch; of texts TextDataset,
+open_corpus, text_search_data, text_train_data, Pieces; DataSummary, summarise, content_digest.
 """

@@ -7,29 +7,30 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from darts.runtime import distributed
+from darts.runtime.device import convolutions, sent
 from darts.runtime.errors import require
 from darts.runtime.seeding import derive, generator
 from darts.spaces.search_space import InputShape
 from darts.tasks.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
 from darts.tasks.datasets import ImageSet, channel_statistics, open_training
 from darts.tasks.settings import Augmentation, Dataset
+from darts.tasks.task import CLASSIFICATION, Batch, Task
 
-
-class Batch(NamedTuple):
-    """Normalised images (batch, C, H, W), channels last in memory, and labels (batch,), on the device."""
-
-    images: Tensor
-    labels: Tensor
+EVALUATION_BATCH = 500  # images at a time where nothing is learnt
+LARGER = 4  # times a training batch: for an evaluation, which keeps no maps for gradients, and needs fewer calls
 
 
 class RawBatch(NamedTuple):
-    """Pixels (batch, C, H, W), 0 to 255, labels (batch,), and the draws of the augmentation (batch, DRAWS)."""
+    """Pixels (batch, C, H, W), 0 to 255, labels (batch,), and the draws of the augmentation (batch, DRAWS).
+
+    All of them are on the device: what a step is given it need not copy.
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -48,13 +49,12 @@ class Preparation:
     def normalised(self, pixels: Tensor, labels: Tensor) -> Batch:
         """Normalised and not augmented, for evaluation."""
         images = normalise(pixels.to(self.device), *self._normalisation)
-        return Batch(images.contiguous(memory_format=torch.channels_last), labels.to(self.device))
+        return Batch(images.contiguous(memory_format=convolutions.memory_format), labels.to(self.device))
 
     def augmented(self, raw: RawBatch) -> Batch:
-        """Cropped, flipped, normalised, cut out."""
-        draws = raw.draws.to(self.device)
-        batch = self.normalised(crop_and_flip(raw.pixels.to(self.device), self.augmentation, draws), raw.labels)
-        return Batch(cut_out(batch.images, self.augmentation, draws), batch.labels)
+        """Cropped, flipped, normalised, cut out; of a batch that is on the device."""
+        batch = self.normalised(crop_and_flip(raw.pixels, self.augmentation, raw.draws), raw.labels)
+        return Batch(cut_out(batch.inputs, self.augmentation, raw.draws), batch.targets)
 
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
@@ -77,6 +77,18 @@ class Batches:
     def __len__(self) -> int:
         """Batches that show every image once; the last may be smaller."""
         return len(self._chunks(self.indices))
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch: those that show every image once."""
+        return len(self)
+
+    def rate_factor(self, epoch: int, step: int) -> float:
+        """What the learning rate of a step is multiplied with: nothing changes for images."""
+        return 1.0
+
+    def prepared(self, raw: Any) -> Batch:
+        """A raw batch as a model is trained on it: augmented and normalised."""
+        return self.preparation.augmented(raw)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, not augmented, for evaluation."""
@@ -122,11 +134,13 @@ class Batches:
                 yield from self._one_pass(epoch, first // len(self), begin, end)
 
     def _one_pass(self, epoch: int, number: int, begin: int, end: int) -> Iterator[RawBatch]:
+        device = self.preparation.device  # where everything is before a step begins
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "order", epoch, number))
         draws = augmentation_draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
         chunks = [distributed.shard(chunk) for chunk in self._chunks(self.indices[order])[begin:end]]
         for chunk, raw in zip(chunks, self.images.batches(chunks), strict=True):
-            yield RawBatch(raw.images, raw.labels, draws[chunk])
+            raw_batch = RawBatch(raw.images, raw.labels, draws[chunk])
+            yield RawBatch(*(sent(tensor, device) for tensor in raw_batch))
 
     def _chunks(self, indices: Tensor) -> list[Tensor]:
         """Batches of indices, the same for any number of processes; see `batch_lengths`."""
@@ -171,6 +185,22 @@ class SearchData:
     valid: Batches
     split: Split
 
+    raw_type = RawBatch
+    task: Task = CLASSIFICATION
+
+    def told(self) -> str:
+        """What a search says of its data at its start."""
+        return f"{len(self.split.train)} images train the weights, {len(self.split.valid)} the architecture"
+
+    def evaluation(self) -> Iterator[Batch]:
+        """The validation images in larger batches than a training step's, for the evaluation after an epoch."""
+        size = min(LARGER * self.valid.batch_size, len(self.valid.indices))
+        return self.valid.of(size).mixed()
+
+    def judging(self) -> Iterator[Batch]:
+        """The validation images in the search's batches, by which a schedule judges candidates."""
+        return self.valid.mixed()
+
     def joined(self) -> Batches:
         """The images of both splits in batches of the training split's size."""
         indices = torch.cat([self.split.train, self.split.valid]).sort().values
@@ -180,11 +210,12 @@ class SearchData:
 
 @dataclass(frozen=True)
 class TrainData:
-    """What retraining sees: the whole training set."""
+    """What retraining sees: the whole training set, or what is left where a part of it is held out."""
 
     shape: InputShape
     train: Batches
     preparation: Preparation
+    valid: Batches | None = None  # images that are only watched
 
 
 def stratified(labels: Tensor, fraction: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -228,11 +259,29 @@ def search_data(
     return SearchData(shape, batches[0], batches[1], split)
 
 
-def train_data(settings: Dataset, cutout: int, batch_size: int, seed: int, device: torch.device) -> TrainData:
-    """Open the training images for retraining; the test images stay closed."""
+def train_data(
+    settings: Dataset, cutout: int, batch_size: int, seed: int, device: torch.device, validation: float = 0
+) -> TrainData:
+    """Open the training images for retraining; the test images stay closed.
+
+    `validation`: the fraction of every class that is held out.
+    """
     images, used, preparation, shape = _training_images(settings, cutout, seed, device)
+    held = None
+    watched = settings.validation_images()
+    if watched is not None:
+        allowed = "0 with dataset.validation_folder, whose pictures are watched"
+        require(validation == 0, "train.validation", validation, allowed)
+    if validation:
+        first, second = stratified(images.labels.cpu()[used], 1 - validation, generator(seed, "validation"))
+        used, held = used[first], used[second]
     train = Batches(images, used, _fitting(batch_size, used, "train.batch_size"), preparation, derive(seed, "train"))
-    return TrainData(shape, train, preparation)
+    if watched is not None:
+        images, held = watched.to(device), torch.arange(len(watched.labels))
+    if held is None:
+        return TrainData(shape, train, preparation)
+    valid = Batches(images, held, min(EVALUATION_BATCH, len(held)), preparation, derive(seed, "validation"))
+    return TrainData(shape, train, preparation, valid)
 
 
 def test_batches(images: ImageSet, batch_size: int, preparation: Preparation) -> Batches:

@@ -36,7 +36,7 @@ def remembered(folder: str, name: str, measure: Callable[[], T], taken: Callable
         log.info("dataset.cache %s: %s; what is measured on the pictures is not kept", folder, error)
         return measure()
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # it is measured again
-        return taken(json.loads(file.read_text()))
+        return taken(json.loads(file.read_text(encoding="utf-8")))
     measured = measure()
     try:
         write_bytes(file, json.dumps(measured).encode(), shared=True)

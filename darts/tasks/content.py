@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import itertools
 import json
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from darts.runtime.errors import one_line
 from darts.tasks.datasets import ImageSet
-from darts.tasks.file_content import Content, content_of_files, digest_of, known_content, once
+from darts.tasks.file_content import END_BYTES, Content, content_of_files, digest_of, known_content, once
 from darts.tasks.folders import list_folder
-from darts.tasks.settings import Dataset, ImageFolderDataset
+from darts.tasks.settings import AnyDataset, Dataset, ImageFolderDataset, TextDataset
 
 log = logging.getLogger(__name__)
 
@@ -31,54 +35,96 @@ def content_digest(settings: Dataset, train: bool = True, images: ImageSet | Non
     return read_content(settings, train, images).digest
 
 
-def content_identity(settings: Dataset, tested: bool = False) -> dict[str, str]:
+def content_identity(settings: AnyDataset, tested: bool = False) -> dict[str, str]:
     """What stands for the data in a run's identity: the digest of the training part and, if asked, of the test part.
 
     The test part of a set that is no folder has none: it is not opened for it, and comes whole with the training part.
-    Files that have neither size nor time changed are not read again within a process.
+    Files that have neither size nor time changed are not read again within a process. Of a text the validation part
+    stands with the training part.
     """
+    if isinstance(settings, TextDataset):
+        own = {"dataset.content": text_content(settings, ("train", "valid"))}
+        test = {"dataset.test_content": text_content(settings, ("test",))} if tested and settings.root else {}
+        return own | test
+    if not isinstance(settings, Dataset):
+        raise TypeError(f"no digest of {type(settings).__name__}")
     found = {"dataset.content": _known_content(settings, train=True).digest}
     if tested and isinstance(settings, ImageFolderDataset):
         found["dataset.test_content"] = _known_content(settings, train=False).digest
+        if settings.validation_folder is not None:
+            found["dataset.validation_content"] = known_content(list_folder(settings), "validation").digest
     return found
+
+
+def text_content(settings: TextDataset, parts: Sequence[str]) -> str:
+    """Twelve hexadecimal digits that stand for parts of a text, to the letter."""
+    return digest_of([hashlib.sha256(settings.text(part).encode()).hexdigest() for part in parts])
 
 
 def _known_content(settings: Dataset, train: bool) -> Content:
     """What `read_content` gives; files that have neither size nor time changed are read once in a process."""
     if isinstance(settings, ImageFolderDataset):
-        return known_content(list_folder(settings), train)
+        part = "training" if train else "test"
+        return known_content(list_folder(settings), part)
     return once(repr((settings, train)), lambda: read_content(settings, train))
 
 
 def read_content(settings: Dataset, train: bool = True, images: ImageSet | None = None) -> Content:
     """The digest of a part, as `content_digest` describes it, and the hash of each picture by the same reading."""
     if isinstance(settings, ImageFolderDataset):
-        return content_of_files(list_folder(settings), train)
+        part = "training" if train else "test"
+        return content_of_files(list_folder(settings), part)
     opened = settings.images(train) if images is None else images
     return _of_images(opened)
 
 
-def shared_pictures(training: Content, test: Content) -> list[tuple[str, str]]:
-    """Test pictures whose bytes are those of a training picture: where the two lie, sorted by the test picture."""
+def shared_pictures(first: Content, second: Content, root: Path) -> list[tuple[str, str]]:
+    """Pictures of a second part whose bytes are those of one of a first: where the two lie, sorted by the second.
+
+    `root`: the folder that both lie in, where pictures of equal size and ends are read once more.
+    """
     found = []
-    for key in training.files.keys() & test.files.keys():
-        found += [(training.files[key][0], place) for place in test.files[key]]
+    for key in first.files.keys() & second.files.keys():
+        for place in second.files[key]:
+            equal = (own for own in first.files[key] if _same_bytes(root / own, root / place))
+            found += [(own, place) for own in itertools.islice(equal, 1)]
     return sorted(found, key=lambda pair: pair[1])
 
 
-def warn_of_shared_pictures(settings: Dataset) -> None:
-    """Warn where test pictures are training pictures too, byte for byte.
+def _same_bytes(first: Path, second: Path) -> bool:
+    """Whether two files of equal size and ends are equal; one that cannot be read now is taken for it."""
+    try:
+        return first.stat().st_size <= 2 * END_BYTES or filecmp.cmp(first, second, shallow=False)
+    except OSError:
+        return True
+
+
+SHARED = {
+    ("training", "test"): "the test accuracy will be too high",
+    ("training", "validation"): "the epoch that is kept is chosen by pictures that it has learnt",
+    ("validation", "test"): "the epoch that is kept is chosen by test pictures, and the test accuracy will be too high",
+}  # two parts of the data, and what it means where pictures are in both
+
+
+def warn_of_shared_pictures(settings: AnyDataset) -> None:
+    """Warn where pictures of one part are in another too, byte for byte.
+
 
     It reads the bytes of the test part: for a retraining, not for a search.
-    Errors: `UserError` naming a class without a test picture, or a file that cannot be read.
+    Errors: `UserError` naming a class without a picture in a part, or a file that cannot be read.
     """
     if not isinstance(settings, ImageFolderDataset):
         return
-    shared = shared_pictures(_known_content(settings, train=True), _known_content(settings, train=False))
-    if shared:
-        first, second = (one_line(place) for place in shared[0])
-        log.warning("%d test pictures are training pictures too, byte for byte, for example %s and %s: the test "
-                    "accuracy will be too high; remove them from one part", len(shared), first, second)  # fmt: skip
+    listing = list_folder(settings)
+    unused = () if listing.validation_folder else ("validation",)
+    contents = {part: known_content(listing, part) for part in ("training", "validation", "test") if part not in unused}
+    for (one, other), meaning in SHARED.items():
+        known = one in contents and other in contents
+        pair = shared_pictures(contents[one], contents[other], listing.root) if known else []
+        if pair:
+            first, second = (one_line(place) for place in pair[0])
+            log.warning("%d %s pictures are %s pictures too, byte for byte, for example %s and %s: %s; remove them "
+                        "from one part", len(pair), other, one, first, second, meaning)  # fmt: skip
 
 
 def _of_images(images: ImageSet) -> Content:

@@ -164,7 +164,7 @@ def channel_statistics(settings: Dataset, images: ImageSet) -> Statistics:
     if not isinstance(settings, ImageFolderDataset) or images.origin is None:
         return _measure(images)
     listing, channels = images.origin.listing, images.channels
-    key = content_key(known_content(listing, train=True).digest, settings.image_size, channels)
+    key = content_key(known_content(listing, "training").digest, settings.image_size, channels)
 
     def measure() -> dict[str, list[float]]:
         return dict(zip(("mean", "std"), _measure(images), strict=True))
@@ -210,15 +210,17 @@ def torchvision_images(settings: TorchvisionDataset, train: bool) -> ImageSet:
     return ArrayImages(_pad(pixels, settings), labels, classes)
 
 
-def folder_images(settings: ImageFolderDataset, train: bool) -> ImageSet:
+def folder_images(settings: ImageFolderDataset, part: str) -> ImageSet:
     """Pictures in class folders, decoded at once or, where they are too many, when their turn comes.
+
+    `part`: training, test or validation.
 
     The training pictures decide the channels of all parts: colour if any of them has colours.
     """
     listing = list_folder(settings)
     origin = _origin(settings, listing)
     decoder = Decoder(settings.image_size, origin.channels)
-    chosen = listing.training if train else listing.tested()
+    chosen = listing.part(part)
     images = FileImages(chosen, decoder, settings.workers, origin)
     megabytes = len(chosen) * decoder.channels * settings.image_size**2 / 1e6
     return images.in_memory() if megabytes <= settings.device_megabytes else images
@@ -236,7 +238,7 @@ def _origin(settings: ImageFolderDataset, listing: FolderListing) -> FolderOrigi
         return dict(found)
 
     many = len(listing.training) >= KEPT_HEADERS
-    key = content_key(known_content(listing, train=True).digest) if many else ""
+    key = content_key(known_content(listing, "training").digest) if many else ""
     found = remembered(settings.cache, f"headers-{key}.json", counted, _counts) if many else counted()
     converted = {name: count for name, count in found.items() if name != COLOUR}
     coloured, training = found[COLOUR], len(listing.training)
@@ -266,6 +268,43 @@ def classes_by_name(images: ImageSet, names: Sequence[str], owner: str) -> Image
     renumbered = copy.copy(images)
     renumbered.labels, renumbered.classes = numbers[images.labels], list(names)
     return renumbered
+
+
+def images_of(dataset: Any, classes: Sequence[str] | None = None) -> ArrayImages:
+    """A map-style torch Dataset of (image, label) as the images that `Dataset.images` returns.
+
+    An image is a PIL picture, a tensor (C, H, W) of type uint8, or one of floating point from 0 to 1; all are of one
+    size. `classes` names the labels from 0 on; without it `dataset.classes`, or the numbers. `UserError` for others.
+    """
+    pixels, labels = [], []
+    for index in range(len(dataset)):
+        image, label = dataset[index]
+        pixels.append(_as_pixels(image, index))
+        labels.append(int(label))
+    if not pixels:
+        raise UserError("images_of: the data set is empty")
+    shapes = {tuple(image.shape) for image in pixels}
+    if len(shapes) > 1:
+        raise UserError(f"images_of: images of the shapes {sorted(shapes)[:3]}; all must be of one size")
+    names = classes or getattr(dataset, "classes", None) or [str(label) for label in range(max(labels) + 1)]
+    return ArrayImages(torch.stack(pixels), torch.tensor(labels), names)
+
+
+def _as_pixels(image: Any, index: int) -> Tensor:
+    """One image as (C, H, W), uint8."""
+    if not isinstance(image, Tensor):
+        array = np.array(image)
+        channels_first = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        image = torch.from_numpy(channels_first.copy())
+    if image.ndim != 3:
+        raise UserError(f"images_of: image {index} is of shape {tuple(image.shape)}; it must be (C, H, W)")
+    if image.is_floating_point():
+        if not 0 <= float(image.min()) <= float(image.max()) <= 1:
+            raise UserError(f"images_of: image {index} has values beyond 0 to 1; give it without normalisation")
+        image = (image * 255).round().to(torch.uint8)
+    if image.dtype is not torch.uint8:
+        raise UserError(f"images_of: image {index} is of type {image.dtype}; it must be uint8, or floating point")
+    return image
 
 
 FASHION_CLASSES = (

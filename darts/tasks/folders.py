@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from darts.runtime.errors import UserError, one_line
+from darts.runtime.text import utf8_name
 from darts.tasks.pictures import ENDINGS
 from darts.tasks.settings import ImageFolderDataset
 
@@ -50,19 +51,31 @@ class FolderListing:
     test: list[PictureFile]
     set_aside: bool  # whether the test pictures are a part of the one folder of each class
     skipped: dict[str, int]  # entries that are no pictures of a class, by reason
-    unused: list[str]  # folders of validation pictures beside train and test
+    unused: list[str]  # folders of validation pictures beside train and test that are not used
+    validation: list[PictureFile] = field(default_factory=list)  # pictures that a retraining watches
+    test_folder: str = "test"
+    validation_folder: str = ""
 
-    def tested(self) -> list[PictureFile]:
-        """The test pictures, for those who open them; `UserError` naming classes that have none."""
-        empty = self.without_test_pictures()
-        if empty:
-            raise UserError(f"dataset.root {one_line(self.root / 'test')}: no picture of class {shortened(empty, 5)}")
-        return self.test
+    def part(self, name: str) -> list[PictureFile]:
+        """The pictures of "training", "test" or "validation", for those who open them.
+
+        `UserError` naming classes that have none in the part.
+        """
+        folders = {"test": self.test_folder, "validation": self.validation_folder}
+        files = {"training": self.training, "test": self.test, "validation": self.validation}[name]
+        empty = self._without_pictures(files)
+        if empty and name in folders:
+            place = one_line(self.root / folders[name])
+            raise UserError(f"dataset.root {place}: no picture of class {shortened(empty, 5)}")
+        return files
 
     def without_test_pictures(self) -> list[str]:
         """The classes that have no test picture."""
-        tested = {file.label for file in self.test}
-        return [name for label, name in enumerate(self.classes) if label not in tested]
+        return self._without_pictures(self.test)
+
+    def _without_pictures(self, files: Iterable[PictureFile]) -> list[str]:
+        filled = {file.label for file in files}
+        return [name for label, name in enumerate(self.classes) if label not in filled]
 
     def relative(self, file: PictureFile) -> str:
         """Where a picture lies within the folder."""
@@ -76,21 +89,25 @@ class _Walk:
     part: Path
     cache: Path | None  # a folder that is no class, wherever it lies
     skipped: Counter[str]
+    setting: str = "dataset.root"  # that names the folder, for messages
     seen: set[tuple[int, int]] = field(default_factory=set)  # folders, by device and number
 
     def classes(self) -> dict[str, os.DirEntry[str]]:
-        """The class folders by name; `UserError` where two are links to one folder."""
+        """The class folders by name, sorted by it; `UserError` where two are links to one folder."""
         found: dict[str, os.DirEntry[str]] = {}
         owners: dict[tuple[int, int], str] = {}
         for entry in self._visible(str(self.part)):
             status = self._status(entry)
-            if status is None or Path(entry.path) == self.cache:
+            if status is None:
+                continue
+            if Path(entry.path) == self.cache:
+                _refuse_pictures_in_cache(Path(entry.path))
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 self.skipped[OUTSIDE] += 1
                 continue
             name, key = class_name(entry.name), (status.st_dev, status.st_ino)
-            place = f"dataset.root {one_line(self.part)}"
+            place = f"{self.setting} {one_line(self.part)}"
             if key in owners:
                 pair = f"{owners[key]!r} and {name!r}"
                 raise UserError(f"{place}: the class folders {pair} are one folder; remove one")
@@ -98,10 +115,19 @@ class _Walk:
                 pair = f"{found[name].name!a} and {entry.name!a}"
                 raise UserError(f"{place}: the class folders {pair} are one name in two spellings; rename one")
             found[name], owners[key] = entry, name
+        self.seen = {*owners, *self._above()}
+        return dict(sorted(found.items()))
+
+    def _above(self) -> set[tuple[int, int]]:
+        """The part's folder and those above it, by device and number."""
         resolved = self.part.resolve()
         above = [folder.stat() for folder in (resolved, *resolved.parents)]
-        self.seen = {*owners, *((status.st_dev, status.st_ino) for status in above)}
-        return found
+        return {(status.st_dev, status.st_ino) for status in above}
+
+    def everything(self) -> list[PictureFile]:
+        """The pictures of the part's own folder and of all below it, of no class."""
+        self.seen = self._above()
+        return self.pictures(str(self.part), 0)
 
     def pictures(self, top: str, label: int) -> list[PictureFile]:
         """The pictures below a class folder, sorted by folder and name."""
@@ -126,7 +152,7 @@ class _Walk:
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            raise UserError(f"dataset.root: {one_line(folder)} cannot be read ({error.strerror})") from None
+            raise UserError(f"{self.setting}: {one_line(folder)} cannot be read ({error.strerror})") from None
         visible = [entry for entry in found if not _is_hidden(entry.name)]
         self._skip(HIDDEN, len(found) - len(visible))
         return visible
@@ -137,7 +163,7 @@ class _Walk:
             return entry.stat()
         except OSError as error:
             if not entry.is_symlink():
-                raise UserError(f"dataset.root: {one_line(entry.path)} cannot be read ({error.strerror})") from None
+                raise UserError(f"{self.setting}: {one_line(entry.path)} cannot be read ({error.strerror})") from None
         self._skip(BROKEN)
         return None
 
@@ -171,18 +197,36 @@ class _Walk:
 
 def class_name(folder: str) -> str:
     """The name of a class: its folder's, with letters and accents composed, as systems spell them differently."""
-    return unicodedata.normalize("NFC", folder)
+    return unicodedata.normalize("NFC", utf8_name(folder))
 
 
-def part_folders(root: Path) -> dict[str, Path]:
+def list_pictures(place: Path, in_classes: bool, setting: str) -> tuple[list[str], dict[str, int]]:
+    """The pictures of a folder by the rules of `list_folder`, sorted by path, and what is skipped, by reason.
+
+    `in_classes`: those of its class folders, as of a part of the data; else those in it and below it at any depth.
+    `setting`: that names the folder. `UserError` where a folder cannot be read.
+    """
+    skipped: Counter[str] = Counter()
+    walk = _Walk(place, None, skipped, setting)
+    found: list[PictureFile] = []
+    if in_classes:
+        for entry in walk.classes().values():
+            found += walk.pictures(entry.path, 0)
+    else:
+        found = walk.everything()
+    return sorted(file.path for file in found), dict(skipped)
+
+
+def part_folders(root: Path, settings: ImageFolderDataset) -> dict[str, Path]:
     """The folders train and test, and those of validation pictures, by their names in small letters.
 
     `UserError` where one part has two.
     """
+    named = {*PARTS, settings.test_folder.lower(), (settings.validation_folder or "train").lower()}
     found: dict[str, Path] = {}
     for entry in sorted(root.iterdir()):
         name = entry.name.lower()
-        if name not in PARTS or not entry.is_dir():
+        if name not in named or not entry.is_dir():
             continue
         if name in found and not entry.samefile(found[name]):
             pair = f"{found[name].name} and {entry.name}"
@@ -194,31 +238,48 @@ def part_folders(root: Path) -> dict[str, Path]:
 def list_folder(settings: ImageFolderDataset) -> FolderListing:
     """List the training and test pictures of `dataset.root`; `UserError` where it holds no classes to tell apart.
 
-    The folder holds train/CLASS and test/CLASS, or CLASS only: then the last pictures of each class, in an order that
-    depends on the file names only, are the test part.
+    The folder holds train/CLASS and test/CLASS (`dataset.test_folder` names another, such as val), or CLASS only: then
+    the last pictures of each class, in an order that depends on the file names only, are the test part.
     """
     root = Path(settings.root)
     if not root.is_dir():
         raise UserError(f"dataset.root {settings.root!r} is no folder; it must hold train/CLASS/*.png or CLASS/*.png")
     root = root.resolve()  # so that every picture's path begins with it
     skipped: Counter[str] = Counter()
-    parts = part_folders(root)
+    parts = part_folders(root, settings)
     if "train" not in parts:
-        _refuse_test_without_train(root, parts)
+        _refuse_parts_without_train(root, parts, settings)
         classes, files = _scan(settings, root, skipped)
         _refuse_few_classes(root, classes, files)
         training, test = _set_aside(settings, files, len(classes))
         return FolderListing(root, classes, training, test, True, dict(skipped), [])
-    unused = [parts[name].name for name in VALIDATION_NAMES if name in parts]
-    if "test" not in parts:
-        raise UserError(_without_test(root, unused))
+    tested, watched = settings.test_folder.lower(), (settings.validation_folder or "").lower()
+    unused = [parts[name].name for name in VALIDATION_NAMES if name in parts and name not in (tested, watched)]
+    if tested not in parts:
+        raise UserError(_without_test(root, settings.test_folder, unused))
     classes, training = _scan(settings, parts["train"], skipped)
     _refuse_few_classes(parts["train"], classes, training)
-    test_classes, test = _scan(settings, parts["test"], skipped)
-    if classes != test_classes:
-        difference = named_difference(classes, test_classes, "train", "test")
-        raise UserError(f"dataset.root {one_line(root)}: the class folders of train and test differ: {difference}")
-    return FolderListing(root, classes, training, test, False, dict(skipped), unused)
+    test = _scan_alike(settings, parts[tested], classes, skipped)
+    validation: list[PictureFile] = []
+    if watched:
+        if watched not in parts:
+            place = one_line(root / str(settings.validation_folder))
+            raise UserError(f"dataset.validation_folder is {settings.validation_folder!r}; there is no folder {place}")
+        validation = _scan_alike(settings, parts[watched], classes, skipped)
+    names = parts[tested].name, parts[watched].name if watched else ""
+    return FolderListing(root, classes, training, test, False, dict(skipped), unused, validation, *names)
+
+
+def _scan_alike(
+    settings: ImageFolderDataset, part: Path, classes: list[str], skipped: Counter[str]
+) -> list[PictureFile]:
+    """The pictures of a part beside train; `UserError` where its classes are others."""
+    own, files = _scan(settings, part, skipped)
+    if own != classes:
+        difference = named_difference(classes, own, "train", part.name)
+        root = one_line(part.parent)
+        raise UserError(f"dataset.root {root}: the class folders of train and {part.name} differ: {difference}")
+    return files
 
 
 def named_difference(first: Iterable[str], second: Iterable[str], in_first: str, in_second: str) -> str:
@@ -255,6 +316,14 @@ def _scan(settings: ImageFolderDataset, part: Path, skipped: Counter[str]) -> tu
     return list(classes), files
 
 
+def _refuse_pictures_in_cache(folder: Path) -> None:
+    """`UserError` where the folder that dataset.cache names, which is no class, holds pictures."""
+    picture = next((file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS), None)
+    if picture is not None:
+        place = one_line(folder)
+        raise UserError(f"dataset.cache is {place!r}, a class folder with pictures; give a folder of its own")
+
+
 def _cache_folder(settings: ImageFolderDataset) -> Path | None:
     try:
         return Path(settings.cache).expanduser().resolve()
@@ -275,19 +344,29 @@ def _refuse_few_classes(part: Path, classes: list[str], files: list[PictureFile]
         raise UserError(f"{place}: class {shortened(empty, 5)} holds no picture; pictures end in {endings}")
 
 
-def _without_test(root: Path, unused: list[str]) -> str:
+def _without_test(root: Path, name: str, unused: list[str]) -> str:
     """The message for a folder train alone; with pictures for validation, as ImageNet is laid out, what to do."""
-    told = f"dataset.root {one_line(root)}: there is a folder train but no folder test beside it"
+    told = f"dataset.root {one_line(root)}: there is a folder train but no folder {name} beside it"
     if not unused:
         return told
-    return f"{told}; to use the pictures of {unused[0]} as the test set, rename that folder to test or link it as test"
+    return f"{told}; to use the pictures of {unused[0]} as the test set, give dataset.test_folder={unused[0]}"
 
 
-def _refuse_test_without_train(root: Path, parts: Mapping[str, Path]) -> None:
-    """A folder test without a folder train would be taken for a class."""
-    if "test" in parts:
-        told = f"dataset.root {one_line(root)}: there is a folder test but no folder train beside it"
-        raise UserError(f"{told}; name the training folder train, or move all classes into one folder")
+def _refuse_parts_without_train(root: Path, parts: Mapping[str, Path], settings: ImageFolderDataset) -> None:
+    """`UserError` where a part is there or asked for and no folder train: it would be a class, or not be used."""
+    advice = "name the training folder train, or move all classes into one folder"
+    there = next((parts[name].name for name in ("test", settings.test_folder.lower()) if name in parts), None)
+    if there is not None:
+        told = f"dataset.root {one_line(root)}: there is a folder {there} but no folder train beside it"
+        raise UserError(f"{told}; {advice}")
+    for setting, value, default in (
+        ("test_folder", settings.test_folder, "test"),
+        ("validation_folder", settings.validation_folder, None),
+    ):
+        if value != default:
+            shown = "null" if default is None else default
+            told = f"dataset.{setting} is {value!r}, but dataset.root {one_line(root)} has no folder train"
+            raise UserError(f"{told}; it must be {shown} there, or {advice}")
 
 
 def _set_aside(

@@ -1,14 +1,14 @@
-"""Settings of the data: where images come from and how they are changed."""
+"""Settings of the data: where images and texts come from and how they are changed and read."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from darts.config.registry import register
-from darts.runtime.errors import require
+from darts.runtime.errors import UserError, require
 
 if TYPE_CHECKING:
     from darts.tasks.datasets import ImageSet
@@ -24,12 +24,24 @@ class Augmentation:
 
 
 @dataclass
-class Dataset:
-    """What every data set has; the classes below say where its images come from."""
+class AnyDataset:
+    """What every data set has, whatever is learned from it."""
+
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("root",)  # settings, where data come from no folder of the user's
+    is_text: ClassVar[bool] = False
 
     name: str  # of the data set, as reports print it
     root: str  # the folder its files lie in
-    fraction: float  # fraction of the training images that is used, the same of every class
+    fraction: float  # fraction of the training data that is used: images, the same of every class; the first words
+
+    def __post_init__(self) -> None:
+        require(0 < self.fraction <= 1, "dataset.fraction", self.fraction, "above 0 and at most 1")
+
+
+@dataclass
+class Dataset(AnyDataset):
+    """What every set of images has; the classes below say where its images come from."""
+
     image_size: int  # pixels; square
     mean: list[float] | None  # by channel, of the range 0 to 1; null: measured on the training images
     std: list[float] | None  # standard deviations by channel, like mean
@@ -40,15 +52,26 @@ class Dataset:
         """Open the training images, or the test images."""
         raise NotImplementedError
 
+    def validation_images(self) -> ImageSet | None:
+        """Open the images that a retraining watches, where the data set has such a part of its own."""
+        return None
+
     def __post_init__(self) -> None:
-        require(0 < self.fraction <= 1, "dataset.fraction", self.fraction, "above 0 and at most 1")
+        super().__post_init__()
         require(1 <= self.image_size <= 4096, "dataset.image_size", self.image_size, "from 1 to 4096")
-        require(self.crop_padding >= 0, "dataset.crop_padding", self.crop_padding, "at least 0")
+        require(0 <= self.crop_padding <= 4096, "dataset.crop_padding", self.crop_padding, "from 0 to 4096")
         require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given together with dataset.mean")
         for setting, values in (("dataset.mean", self.mean), ("dataset.std", self.std)):
             finite = values is None or all(math.isfinite(value) for value in values)
             require(finite, setting, values, "finite")
         require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "above 0")
+
+
+def require_images(dataset: AnyDataset) -> Dataset:
+    """The data set as one of images; `UserError` for another, where a command knows images only."""
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"dataset is {dataset.name}, which holds no images; this command takes a set of images")
+    return dataset
 
 
 @register("dataset", "bundled")
@@ -76,6 +99,8 @@ class TorchvisionName(Enum):
 class TorchvisionDataset(Dataset):
     """A set that torchvision knows; smaller images than `image_size` are padded with zeros."""
 
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
+
     source: TorchvisionName  # which of torchvision's sets
     download: bool  # fetch it into `root` if it is not there
 
@@ -90,7 +115,11 @@ class TorchvisionDataset(Dataset):
 class ImageFolderDataset(Dataset):
     """One's own pictures: root/train/CLASS/*.png and root/test/CLASS/*.png, or root/CLASS/*.png only."""
 
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
+
     channels: int | None  # 1 grey, 3 colour; null: colour if any training picture has colours
+    test_folder: str  # beside train: test, or val where data are laid out as ImageNet is
+    validation_folder: str | None  # beside train: pictures that a retraining watches, to keep the best epoch; or null
     test_fraction: float  # where root has no test folder: fraction of each class that is the test set, always the same
     device_megabytes: int  # a set whose pixels take more than this is streamed from disk instead
     workers: int  # processes that read a streamed set
@@ -99,6 +128,13 @@ class ImageFolderDataset(Dataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.channels in (None, 1, 3), "dataset.channels", self.channels, "1, 3 or null")
+        for name in ("test_folder", "validation_folder"):
+            value = getattr(self, name)
+            plain = value is None or (value.strip(". ") != "" and "/" not in value and value.lower() != "train")
+            require(plain, f"dataset.{name}", value, "the name of a folder beside train")
+        watched = self.validation_folder
+        same = watched is not None and watched.lower() == self.test_folder.lower()
+        require(not same, "dataset.validation_folder", watched, "another folder than dataset.test_folder")
         require(0 < self.test_fraction < 1, "dataset.test_fraction", self.test_fraction, "above 0 and below 1")
         require(self.device_megabytes >= 0, "dataset.device_megabytes", self.device_megabytes, "at least 0")
         require(0 <= self.workers <= 256, "dataset.workers", self.workers, "from 0 to 256")
@@ -106,4 +142,116 @@ class ImageFolderDataset(Dataset):
     def images(self, train: bool) -> ImageSet:
         from darts.tasks.datasets import folder_images
 
-        return folder_images(self, train)
+        part = "training" if train else "test"
+        return folder_images(self, part)
+
+    def validation_images(self) -> ImageSet | None:
+        from darts.tasks.datasets import folder_images
+
+        return None if self.validation_folder is None else folder_images(self, "validation")
+
+
+@dataclass
+class TextDataset(AnyDataset):
+    """What every text has: a training, a validation and a test part."""
+
+    is_text: ClassVar[bool] = True
+
+    characters: bool  # true: a text is read character by character; false: word by word
+    vocabulary: int | None  # most words that are known, the most frequent ones; others are <unk>; null: all
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = "from 2 to 10000000, or null for all"
+        within = self.vocabulary is None or 2 <= self.vocabulary <= 10**7
+        require(within, "dataset.vocabulary", self.vocabulary, allowed)
+
+    def text(self, part: str) -> str:
+        """Read a part: train, valid or test."""
+        raise NotImplementedError
+
+    def place(self, part: str) -> str:
+        """Where a part comes from, for a message."""
+        raise NotImplementedError
+
+
+@register("dataset", "bundled_text")
+@dataclass
+class BundledText(TextDataset):
+    """The text that ships with this package."""
+
+    def text(self, part: str) -> str:
+        from darts.tasks.text import bundled_text
+
+        return bundled_text(self, part)
+
+    def place(self, part: str) -> str:
+        return f"dataset {self.name}, part {part}"
+
+
+@register("dataset", "text_folder")
+@dataclass
+class TextFolder(TextDataset):
+    """One's own text: root/train.txt, root/valid.txt, root/test.txt, as the Penn Treebank and WikiText come."""
+
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
+
+    def text(self, part: str) -> str:
+        from darts.tasks.text import folder_text
+
+        return folder_text(self, part)
+
+    def place(self, part: str) -> str:
+        return f"dataset.root: {self.root}/{part}.txt"
+
+
+class DropoutMasks(Enum):
+    """Which dropout masks the passes of one step of a search see."""
+
+    COMMON = "common"  # the same ones, so that differences of losses are not those of masks
+    INDEPENDENT = "independent"  # each pass its own, as in the code of Liu et al. 2019
+
+
+class UnrolledEmbedding(Enum):
+    """What the unrolled step of the second order does with the embedding, which is the decoder too."""
+
+    MOVED = "moved"  # it moves like every other weight
+    HELD = "held"  # it stays, as in the code of Liu et al. 2019, whose tied matrix has two names
+
+
+@dataclass
+class LanguageSettings:
+    """How a language model is built, read and regularised (Liu et al. 2019, appendix A.1.2; Merity et al. 2018)."""
+
+    units: int  # of the embedding and of the cell's state
+    dropout_embedding: float  # probability with which a word of the vocabulary is dropped
+    dropout_inputs: float  # with which a value of an embedded word is dropped
+    dropout_cell_input: float  # and once more where the cell reads it
+    dropout_hidden: float  # with which a value of a state is dropped, wherever the cell reads it
+    dropout_output: float  # with which a value of the cell's output is dropped before the decoder
+    masks: DropoutMasks  # which masks the passes of one step of a search see
+    activation: float  # weight of the mean square of the outputs in the weights' loss
+    temporal: float  # weight of the mean square of their changes from word to word
+    piece: int  # words of a column in a piece: how far gradients reach back
+    piece_halved: float  # probability of a piece of half the length
+    piece_deviation: float  # standard deviation of the length; 0: exactly `piece` or half of it
+    piece_most_above: int  # words by which a piece may be longer than `piece`
+    evaluation_columns: int  # columns of the validation text where it is only evaluated
+    test_columns: int  # columns of the test text
+    unrolled_embedding: UnrolledEmbedding  # whether the second order's unrolled step moves the embedding
+    average_after: int  # epochs without a lower validation loss until averaged SGD takes over; 0: never
+
+    def __post_init__(self) -> None:
+        require(1 <= self.units <= 65536, "language.units", self.units, "from 1 to 65536")
+        for name in ("embedding", "inputs", "cell_input", "hidden", "output"):
+            value = getattr(self, f"dropout_{name}")
+            require(0 <= value < 1, f"language.dropout_{name}", value, "at least 0 and below 1")
+        for name in ("activation", "temporal", "piece_deviation"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"language.{name}", value, "at least 0, finite")
+        require(2 <= self.piece <= 10000, "language.piece", self.piece, "from 2 to 10000")
+        require(0 <= self.piece_halved <= 1, "language.piece_halved", self.piece_halved, "from 0 to 1")
+        require(0 <= self.piece_most_above <= 10000, "language.piece_most_above", self.piece_most_above, "0 to 10000")
+        for name in ("evaluation_columns", "test_columns"):
+            require(1 <= getattr(self, name) <= 100000, f"language.{name}", getattr(self, name), "from 1 to 100000")
+        require(self.average_after >= 0, "language.average_after", self.average_after, "at least 0 (0: never)")

@@ -6,14 +6,16 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from darts.runtime.errors import one_line
-from darts.tasks.datasets import FolderOrigin, ImageSet
+from darts.tasks.datasets import FolderOrigin, ImageSet, open_training
 from darts.tasks.folders import shortened
-from darts.tasks.settings import Dataset
+from darts.tasks.settings import AnyDataset, Dataset, TextDataset
+from darts.tasks.text import Corpus, open_corpus
 
 log = logging.getLogger(__name__)
 SHOWN_CLASSES = 12
@@ -35,6 +37,7 @@ class DataSummary:
     skipped: dict[str, int]  # entries of the folder that are no pictures of a class, by reason
     untested: list[str]  # classes without a test picture, which the test will refuse
     unused: list[str]  # folders beside train and test whose pictures are not used
+    validation: int = 0  # pictures that a retraining watches
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON can hold them."""
@@ -48,11 +51,13 @@ class DataSummary:
         counts = [f"{name} {count}" for name, count in self.classes.items()]
         told.append(f"{len(counts)} classes: {shortened(counts, SHOWN_CLASSES)}")
         if self.converted:
-            told.append(f"converted training pictures: {_counted(self.converted)}")
+            told.append(f"converted training pictures: {counted(self.converted)}")
         if self.skipped:
-            told.append(f"skipped: {_counted(self.skipped)}")
+            told.append(f"skipped: {counted(self.skipped)}")
         if self.untested:
             told.append(f"no test picture of class {shortened(self.untested, SHOWN_CLASSES)}: a retraining needs some")
+        if self.validation:
+            told.append(f"validation: {self.validation} pictures, which a retraining watches")
         if self.unused:
             told.append(f"not used: folder {', '.join(self.unused)} beside train and test")
         return told
@@ -95,14 +100,73 @@ def _of_folder(facts: DataSummary, origin: FolderOrigin) -> DataSummary:
         skipped=dict(listing.skipped),
         untested=listing.without_test_pictures(),
         unused=list(listing.unused),
+        validation=len(listing.validation),
     )
 
 
-def log_summary(settings: Dataset, images: ImageSet) -> None:
+@dataclass(frozen=True)
+class TextSummary:
+    """The facts of an opened text."""
+
+    name: str  # of the data set
+    folder: str | None  # resolved; None where the text comes from no folder
+    unit: str  # words or characters
+    vocabulary: int  # different ones that a model knows
+    tokens: dict[str, int]  # by opened part
+    unknown: dict[str, int]  # by opened part: those that are not in the vocabulary
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    def lines(self) -> list[str]:
+        """The summary for people."""
+        place = "" if self.folder is None else f" in {one_line(self.folder)}"
+        parts = ", ".join(f"{part} {count}" for part, count in self.tokens.items())
+        told = [f"data: {one_line(self.name)}{place}, {self.unit}: {parts}; vocabulary {self.vocabulary}"]
+        if any(self.unknown.values()):
+            told.append(f"unknown {self.unit}, read as <unk>: {counted(self.unknown)}")
+        return told
+
+
+def summarise_text(settings: TextDataset, corpus: Corpus) -> TextSummary:
+    """The summary of a text whose parts are open."""
+    folder = str(Path(settings.root).expanduser().resolve()) if settings.root else None
+    unit = "characters" if settings.characters else "words"
+    return TextSummary(
+        name=settings.name,
+        folder=folder,
+        unit=unit,
+        vocabulary=len(corpus.vocabulary.tokens),
+        tokens={part: len(numbers) for part, numbers in corpus.parts.items()},
+        unknown=dict(corpus.unknown),
+    )
+
+
+def summary_of(settings: AnyDataset, data: Any) -> DataSummary | TextSummary:
+    """The summary of what a run has opened: `SearchData`, `TrainData` or their likes for text."""
+    if isinstance(settings, TextDataset):
+        return summarise_text(settings, data.corpus)
+    if isinstance(settings, Dataset):
+        return summarise(settings, data.train.images)
+    raise TypeError(f"no summary of {type(settings).__name__}")
+
+
+def summary_of_training(settings: AnyDataset) -> DataSummary | TextSummary:
+    """The summary of a data set whose training data are opened for it."""
+    if isinstance(settings, TextDataset):
+        return summarise_text(settings, open_corpus(settings))
+    if isinstance(settings, Dataset):
+        return summarise(settings, open_training(settings))
+    raise TypeError(f"no summary of {type(settings).__name__}")
+
+
+def log_summary(summary: DataSummary | TextSummary) -> None:
     """Say at a run's start what its data are."""
-    for line in summarise(settings, images).lines():
+    for line in summary.lines():
         log.info("%s", line)
 
 
-def _counted(counts: Mapping[str, int]) -> str:
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts with what they are of, with commas between them."""
     return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,0 +1,33 @@
+"""What one choice brings with it: a recurrent cell reads text, and a text asks for a recurrent cell.
+
+Hydra's defaults list cannot say so, for a group that follows from another may not override a third. Values that follow
+from a space (sizes, rates) stand in conf/implied/COMMAND/SPACE.yaml, beneath experiments and what is typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from darts.config.overrides import given_value
+
+FOLLOWING = {
+    ("space", "recurrent"): ("dataset", "bible"),
+    ("dataset", "bible"): ("space", "recurrent"),
+    ("dataset", "text_folder"): ("space", "recurrent"),
+}
+WITH_DATA = ("search", "final", "compare", "select", "tune", "correlate", "benchmark")  # commands with a data set
+
+
+def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
+    """The choices, `group=name`, that follow from typed ones and are not typed themselves."""
+    typed = {}
+    for override in overrides:
+        key, _, _ = override.lstrip("+").partition("=")
+        typed[key] = given_value(override)
+    if command not in WITH_DATA or "experiment" in typed:  # which chooses both
+        return []
+    found = []
+    for (group, name), (other, following) in FOLLOWING.items():
+        if typed.get(group) == name and other not in typed:
+            found.append(f"{other}={following}")
+    return found

@@ -1,0 +1,74 @@
+"""What a search is made of: its data and its supernet, for each task."""
+
+from __future__ import annotations
+
+import torch
+
+from darts.methods.schedule import CandidateMask, Stage
+from darts.models.batch_norm import synchronise
+from darts.models.fused.supernet import FusedSupernet
+from darts.models.recurrent import AlgebraicSupernet, RecurrentMacs, RecurrentSupernet, dropouts_of
+from darts.models.settings import Engine
+from darts.models.supernet import Mixing, Supernet
+from darts.models.supernet_macs import SupernetMacs
+from darts.runtime.seeding import ambient
+from darts.search.settings import SearchSettings, TextSearchSettings
+from darts.spaces.search_space import InputShape, plan_cells
+from darts.tasks.batches import SearchData, search_data
+from darts.tasks.pieces import TextSearchData, TextShape, text_search_data
+from darts.tasks.settings import UnrolledEmbedding, require_images
+
+SearchedData = SearchData | TextSearchData
+AnySupernet = Supernet | RecurrentSupernet
+
+
+def open_data(settings: SearchSettings, device: torch.device) -> SearchedData:
+    """Open what a search learns from, in its two splits; the test data stay closed."""
+    loop = settings.search
+    if isinstance(settings, TextSearchSettings):
+        return text_search_data(settings.dataset, settings.language, loop.batch_size, settings.seed, device)
+    return search_data(require_images(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
+
+
+def build_supernet(
+    settings: SearchSettings, shape: InputShape | TextShape, stage: Stage, active: CandidateMask
+) -> AnySupernet:
+    """The supernet of a stage, with the weights of its seed; the same weights for both engines."""
+    with ambient(settings.seed, "weights", *([stage.number] if stage.number else [])):
+        if isinstance(settings, TextSearchSettings) and isinstance(shape, TextShape):
+            supernet: AnySupernet = language_supernet(settings, shape)
+        elif isinstance(shape, InputShape):
+            supernet = image_supernet(settings, shape, stage, active)
+    synchronise(supernet)
+    return supernet
+
+
+def image_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, active: CandidateMask) -> Supernet:
+    """The supernet of images; draws its weights from the ambient generator."""
+    network, space, method = settings.network, settings.space, settings.method
+    mixing = Mixing(
+        active=active,
+        edge_extras=method.edge_extras.operations,
+        k=method.channels.k_of_stage(stage.number),
+        skip_dropout=method.edge_extras.drops_skips,
+        path_dropout=method.edge_extras.drops_paths,
+    )
+    plans = plan_cells(network.cells + stage.more_cells, network.channels, space.multipliers(), space.layout)
+    supernet = Supernet(plans, space, shape, network.stem_reductions, mixing)
+    whole_edges = not (method.relaxation.sampled or method.edge_extras.drops_paths)  # else there is nothing to fuse
+    if settings.engine is Engine.fused and whole_edges:
+        supernet = FusedSupernet(supernet)
+    supernet.activation_checkpointing = settings.memory.activation_checkpointing
+    supernet.macs = SupernetMacs(plans, space, shape, network.stem_reductions, mixing)
+    return supernet
+
+
+def language_supernet(settings: TextSearchSettings, shape: TextShape) -> RecurrentSupernet:
+    """The supernet of a text; draws its weights from the ambient generator."""
+    language, space = settings.language, settings.space
+    kind = AlgebraicSupernet if settings.engine is Engine.fused else RecurrentSupernet
+    supernet = kind(space, shape.vocabulary, language.units, dropouts_of(language))
+    if language.unrolled_embedding is UnrolledEmbedding.HELD:
+        supernet.held_in_unrolled_step = ("embedding",)
+    supernet.macs = RecurrentMacs(language.units, shape.vocabulary, len(space.edges()))
+    return supernet
