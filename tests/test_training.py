@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from darts.loop.optimisation import Mean, RunningMeans, cosine_learning_rate, evaluate
+from darts.loop.optimisation import RunningMeans, cosine_learning_rate, evaluate
 from darts.models.batch_norm import frozen_statistics
 from darts.spaces.genotype import to_json
 from darts.spaces.published import published
+from darts.tasks.task import Mean
 from darts.train import retraining as retrain
 from darts.train import saved
 from tests.conftest import TINY_TRAIN, composed
@@ -57,9 +58,9 @@ def test_cutout_reaches_only_the_training_images(tmp_path):
     settings = composed("final", *TINY_TRAIN, "train.cutout=16")
     state = retrain.start_or_resume(settings, published("darts_v2"), tmp_path)
     batch = next(state.data.train.shuffled(0))
-    assert ((batch.images == 0).flatten(1).sum(1) > 60).all()
+    assert ((batch.inputs == 0).flatten(1).sum(1) > 60).all()
     for plain in state.data.train.in_order():
-        assert (plain.images == 0).sum() == 0
+        assert (plain.inputs == 0).sum() == 0
 
 
 def test_the_whole_training_set_is_used():
@@ -78,7 +79,7 @@ def test_without_an_auxiliary_weight_there_is_no_head(tmp_path):
 def test_a_saved_network_describes_itself(tmp_path):
     settings = composed("final", *TINY_TRAIN, "train.epochs=1")
     retrain.run(settings, published("darts_v2"), tmp_path)
-    network, described = saved.load_network(tmp_path / "weights.pt")
+    network, described = saved.read_network(tmp_path / "weights.pt")
     assert described["genotype"] == to_json(published("darts_v2"))
     assert described["mean"] == settings.dataset.mean and described["input"]["classes"] == 10
     assert not network.training
@@ -112,7 +113,7 @@ def test_evaluation_counts_every_image_and_leaves_the_network_as_it_was(tmp_path
     network = state.network.eval()
     with torch.no_grad():
         right = sum(
-            int((network(batch.images).argmax(1) == batch.labels).sum()) for batch in state.data.train.in_order()
+            int((network(batch.inputs).argmax(1) == batch.targets).sum()) for batch in state.data.train.in_order()
         )
     assert found["accuracy"] == pytest.approx(right / 100)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

@@ -1,5 +1,5 @@
-"""What the loops share: optimisers and one step, a run's position, records, pictures, common settings.
+"""What the loops share: optimisers and one step, a run's position, records, measures, pictures, settings.
 
 Imports from: methods and below.
-Public: RunState, Tracker, RunningMeans, Mean, evaluate, descend, environment.
+Public: RunState, Tracker, RunningMeans, Mean, evaluate, descend, environment, measured.
 """

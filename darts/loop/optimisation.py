@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts.loop.optimiser_state import lay_out_gradients
 from darts.loop.settings import ArchitectureOptimiser, CosineUnit, WeightOptimiser
 from darts.runtime import distributed
+from darts.runtime.device import Outputs, Recorder
 from darts.runtime.errors import NotFiniteError
 from darts.runtime.reduction import whole_loss
-from darts.tasks.batches import Batch
+from darts.tasks.task import CLASSIFICATION, Batch, Mean, Task
 
 
 def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser, graphs: bool = False) -> torch.optim.SGD:
     """SGD whose learning rate `set_learning_rate` moves; with `graphs` that is a tensor which a CUDA graph reads."""
-    parameters = list(parameters)
-    rate = torch.tensor(settings.learning_rate, device=parameters[0].device) if graphs else settings.learning_rate
-    return torch.optim.SGD(
+    optimiser = torch.optim.SGD(
         parameters,
-        lr=rate,
+        lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
         fused=graphs or None,
     )
+    for group in optimiser.param_groups if graphs else []:
+        group["lr"] = torch.full((), settings.learning_rate, device=group["params"][0].device)
+    return optimiser
 
 
 def architecture_optimiser(
@@ -78,7 +80,7 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: Sequence
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     _clip(parameters, clip)
-    optimiser.step()
+    take_step(optimiser)
 
 
 def require_finite(value: Tensor, what: str) -> None:
@@ -99,6 +101,16 @@ def _clip(parameters: Iterable[Tensor], clip: float) -> None:
         nn.utils.clip_grads_with_norm_(with_gradient, clip, norm)
 
 
+def take_step(optimiser: torch.optim.Optimizer, rate: str = "the learning rate") -> None:
+    """One step of an optimiser; `NotFiniteError` where float32 does not hold it, naming `rate`."""
+    try:
+        optimiser.step()
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        raise NotFiniteError(f"a step by {rate} is beyond float32") from None
+
+
 def step_down(
     optimiser: torch.optim.Optimizer,
     weights: Mapping[str, Tensor],
@@ -111,32 +123,13 @@ def step_down(
         if gradient is not None and name in frozen:
             gradient = gradient.masked_fill(frozen[name], 0)
         weight.grad = gradient
+    lay_out_gradients(weights.values())
     _clip(weights.values(), clip)
     before = {name: weights[name].detach().clone() for name in frozen}
-    optimiser.step()
+    take_step(optimiser)
     with torch.no_grad():
         for name, mask in frozen.items():
             weights[name].copy_(torch.where(mask, before[name], weights[name]))
-
-
-@dataclass(frozen=True)
-class Mean:
-    """What a step measured: a sum, and over how many it is one, so that it cannot be divided by another number."""
-
-    total: Tensor  # a scalar on the device
-    count: int
-
-    @classmethod
-    def of(cls, value: Tensor, count: int = 1) -> Mean:
-        """A mean over `count` images, or a single number."""
-        return cls(value * count, count)
-
-    def added(self, other: Mean | None) -> Mean:
-        """The mean over what both are over."""
-        return self if other is None else Mean(self.total + other.total, self.count + other.count)
-
-
-StepMetrics = dict[str, Mean]
 
 
 class RunningMeans:
@@ -164,6 +157,10 @@ class RunningMeans:
         sums = distributed.all_reduce_numbers(own)
         return {name: sums[at] / sums[len(names) + at] for at, name in enumerate(names)}
 
+    def own_means(self) -> dict[str, float]:
+        """Return the means by name, over what this process has measured; waits for the device."""
+        return {name: float(total) / self._counts[name] for name, total in self._totals.items()}
+
     def require_finite(self) -> None:
         """Raise `NotFiniteError` naming the first mean that is NaN or infinite; waits for the device."""
         for name, mean in self.means().items():
@@ -175,31 +172,38 @@ class RunningMeans:
         return {name: [float(total), self._counts[name]] for name, total in self._totals.items()}
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return this process's part of the whole batch's mean loss; with one process, the mean itself."""
-    if distributed.world_size() == 1:
-        return F.cross_entropy(logits, labels)
-    (images,) = distributed.all_reduce_numbers([len(labels)])
-    return F.cross_entropy(logits, labels, reduction="sum") / images
-
-
-def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how many of a batch are classified correctly."""
-    return (logits.argmax(dim=1) == labels).sum()
-
-
 @torch.no_grad()
-def evaluate(forward: Callable[[Tensor], Tensor], module: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-    """Return mean loss and accuracy (0 to 1) in evaluation mode."""
-    training = module.training
+def evaluate(
+    forward: Callable[[Any], Any],
+    module: nn.Module,
+    batches: Iterable[Batch],
+    graphed: Recorder = lambda s: s,
+    seen: Callable[[Any, Tensor], None] = lambda output, targets: None,
+    task: Task = CLASSIFICATION,
+) -> dict[str, float]:
+    """Return the means of what a task measures, in evaluation mode; of images loss and accuracy (0 to 1).
+
+    `graphed` may record the step of a batch; `seen` is given each batch's output and targets, valid until the next.
+    The batches of a sequence follow each other: each begins with the state that the one before it left.
+    """
+    carry: Tensor | None = None
+
+    def step(inputs: Any, targets: Tensor) -> Outputs:
+        nonlocal carry
+        output = forward(inputs)
+        carry = task.carry(output)
+        return {"output": output, "measured": task.evaluated(output, targets)}
+
+    training, run = module.training, graphed(step)
     module.eval()
     means = RunningMeans()
-    for images, labels in batches:
-        logits = forward(images)
-        means.add("loss", Mean(F.cross_entropy(logits.float(), labels, reduction="sum"), len(labels)))
-        means.add("accuracy", Mean(correct(logits, labels), len(labels)))
+    for batch in batches:
+        found = run(*task.continued(batch, carry))
+        for name, mean in found["measured"].items():
+            means.add(name, mean)
+        seen(found["output"], batch.targets)
     module.train(training)
-    return means.means()
+    return task.completed(means.means())
 
 
 def stop_unless_finite(metrics: dict[str, float], epoch: int, learning_rate: float, remedy: str) -> None:

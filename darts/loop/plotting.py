@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from darts.models.activations import all_activations
+from darts.runtime.errors import one_line
 from darts.runtime.files import writing
 from darts.spaces.genotype import Cell, Genotype
-from darts.spaces.search_space import SearchSpace
+from darts.spaces.search_space import SearchSpace, Skeleton
+from darts.tasks.task import metric_among
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +35,15 @@ COLOURS = {
     "nor_conv_1x1": "#1f77b4",
     "nor_conv_3x3": "#17537f",
     "noise": "#e377c2",
+    "tanh": "#1f77b4",
+    "relu": "#ff7f0e",
+    "sigmoid": "#9467bd",
+    "identity": "#2ca02c",
 }
+
+BOX = {"boxstyle": "round,pad=0.35", "edgecolor": "#888888"}
+VECTOR: dict[Any, Any] = {"svg.hashsalt": "darts", "svg.fonttype": "none", "pdf.fonttype": 42}
+WITHOUT_DATE = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def colour(operation: str) -> str:
@@ -38,18 +53,42 @@ def colour(operation: str) -> str:
 
 def draw_cell(cell: Cell, title: str) -> Figure:
     """A cell as a chart: a column for each input, node and the output; a row for each edge, drawn as an arrow."""
-    inputs = ["c_{k-2}", "c_{k-1}"][-cell.inputs :]
-    columns = [*inputs, *map(str, range(len(cell.nodes))), "c_{k}"]
-    rows = [(edge, node + cell.inputs) for node, edges in enumerate(cell.nodes) for edge in edges]
-    figure = new_figure(1.15 * len(columns) + 0.6, 0.42 * (len(rows) + 3) + 0.4)
+    columns = cell.inputs + len(cell.nodes) + 1
+    figure = new_figure(1.15 * columns + 0.6, 0.42 * (rows_of(cell) + 3) + 0.4)
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.88))
+    figure.suptitle(title, fontsize=11)
+    draw_cell_on(axes, cell)
+    return figure
+
+
+def rows_of(cell: Cell) -> int:
+    """How many edges a cell keeps: the rows of its chart."""
+    return sum(map(len, cell.nodes))
+
+
+def end_names(cell: Cell) -> tuple[list[str], str]:
+    """What the inputs of a cell and its output are called; of a recurrent cell the first state and the new one."""
+    if cell.inputs == 1 and all_activations(cell.operations()):
+        return ["s_{0}"], "h_{t}"
+    return input_names(cell.inputs), "c_{k}"
+
+
+def input_names(inputs: int) -> list[str]:
+    """What the inputs of a cell of images are called."""
+    return ["c_{k-2}", "c_{k-1}"][-inputs:]
+
+
+def draw_cell_on(axes: Axes, cell: Cell) -> None:
+    """Draw the chart of a cell on given axes."""
+    inputs, output = end_names(cell)
+    columns = [*inputs, *map(str, range(len(cell.nodes))), output]
+    rows = [(edge, node + cell.inputs) for node, edges in enumerate(cell.nodes) for edge in edges]
     axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) + 1.0, -1.5))
     axes.axis("off")
-    figure.suptitle(title, fontsize=11)
     for index, name in enumerate(columns):
         kind = "#fde9c9" if index < cell.inputs or index == len(columns) - 1 else "#dbe9f6"
         axes.plot([index, index], [-0.6, len(rows) + 0.6], color="#dddddd", linewidth=1, zorder=0)
-        box = {"boxstyle": "round,pad=0.35", "facecolor": kind, "edgecolor": "#888888"}
+        box = {**BOX, "facecolor": kind}
         axes.text(index, -0.95, f"${name}$", ha="center", va="center", fontsize=10, bbox=box)
     for row, (edge, target) in enumerate(rows):
         _arrow(axes, (edge.source, target, row), colour(edge.operation))
@@ -60,7 +99,6 @@ def draw_cell(cell: Cell, title: str) -> Figure:
     for node in cell.concat:
         axes.plot([node], [len(rows)], "o", color="#888888", markersize=4)
     _arrow(axes, (min(cell.concat), len(columns) - 1, len(rows)), "#888888")
-    return figure
 
 
 def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: SearchSpace) -> Figure:
@@ -70,6 +108,8 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
     down = -(-len(edges) // across)
     figure = new_figure(2.4 * across, 1.7 * down + 0.8)
     figure.suptitle(f"mixture weights, {kind} cell", fontsize=11)
+    figure.supxlabel("epoch", fontsize=8, y=0.42 / (1.7 * down + 0.8))
+    figure.supylabel("weight", fontsize=8)
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     epochs = [line["epoch"] for line in history]
     for index, axes in enumerate(grid.flat):
@@ -77,8 +117,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
         if index >= len(edges):
             axes.axis("off")
             continue
-        source, node = edges[index]
-        axes.set_title(f"{_state(source, space.layout.inputs)} to {node}", fontsize=8)
+        axes.set_title(edge_name(edges[index], space), fontsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
         for column, name in enumerate(space.candidates):
             values = [line["mixture"][kind][index][column] for line in history]
@@ -90,10 +129,37 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
     return figure
 
 
+def edge_name(edge: tuple[int, int], space: SearchSpace) -> str:
+    """An edge as all pictures and logs call it: from an input or node to a node."""
+    source, node = edge
+    inputs = space.layout.inputs
+    if source >= inputs:
+        return f"{source - inputs} to {node}"
+    names = ["s_{0}"] if space.skeleton is Skeleton.recurrent else input_names(inputs)
+    return f"${names[source]}$ to {node}"
+
+
+def draw_alpha(matrix: Sequence[Sequence[float]], kind: str, space: SearchSpace) -> Figure:
+    """The architecture parameters of a cell type as a heatmap: a row an edge, a column a candidate."""
+    edges, candidates = space.edges(), list(space.candidates)
+    figure = new_figure(2.2 + 0.55 * len(candidates), 1.8 + 0.3 * len(edges))
+    axes = figure.subplots()
+    most = max((abs(value) for row in matrix for value in row), default=0.0) or 1.0
+    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    axes.set_xticks(range(len(candidates)), candidates, rotation=40, ha="right", fontsize=7)
+    axes.set_yticks(range(len(edges)), [edge_name(edge, space) for edge in edges], fontsize=7)
+    axes.set_title(f"alpha, {kind} cell", fontsize=10)
+    figure.colorbar(image, ax=axes)
+    figure.tight_layout()
+    return figure
+
+
 def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Losses and accuracies over the epochs."""
+    """Losses and metrics over the epochs."""
     figure = new_figure(8, 3)
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    names = history[0] if history else {}
+    metric = metric_among(names, "train/")
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", metric.name), strict=True):
         for split in ("train", "valid"):
             if history and f"{split}/{quantity}" in history[0]:
                 epochs = [line["epoch"] for line in history]
@@ -107,20 +173,21 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 PANELS = {
-    "entropy of the mixtures": ("entropy/",),
-    "skip connections": ("skips/",),
-    "edges changed": ("changes/",),
-    "dominant eigenvalue": ("eigenvalue",),
-    "discretisation gap": ("gap",),
-    "true accuracy %": ("table/accuracy",),
-}
+    "entropy of the mixtures": ("entropy/", "nats"),
+    "skip connections": ("skips/", "edges"),
+    "edges changed": ("changes/", "edges"),
+    "dominant eigenvalue": ("eigenvalue", "of the Hessian in alpha"),
+    "discretisation gap": ("gap", "lost by discretisation"),
+    "alpha's gradients alike": ("gradient/", "cosine; norm of mean / mean of norms"),
+    "true accuracy": ("table/accuracy", "%"),
+}  # by title, how the names of the values begin, and the axis
 
 
-def draw_diagnostics(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """What was measured of a search from inside, a small chart each."""
+def draw_diagnostics(history: Sequence[Mapping[str, Any]], candidates: int) -> Figure:
+    """What was measured of a search from inside, a small chart each; `candidates` an edge: for the largest entropy."""
     measured = sorted({key for line in history for key in line})
     shown = {}
-    for title, starts in PANELS.items():
+    for title, (starts, _) in PANELS.items():
         keys = [key for key in measured if key.startswith(starts)]
         if keys:
             shown[title] = keys
@@ -132,8 +199,13 @@ def draw_diagnostics(history: Sequence[Mapping[str, Any]]) -> Figure:
             axes.plot(*zip(*points, strict=True), marker=_marker(points), label=key.split("/")[-1])
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
+        axes.set_ylabel(PANELS[title][1], fontsize=8)
         axes.tick_params(labelsize=7)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if PANELS[title][1] == "edges":
+            axes.yaxis.get_major_locator().set_params(integer=True)
+        if title.startswith("entropy"):
+            axes.axhline(math.log(candidates), color="#999999", linestyle="--", linewidth=1, label="maximum")
         if len(keys) > 1:
             axes.legend(fontsize=7, frameon=False)
     figure.tight_layout()
@@ -161,16 +233,37 @@ def save_cells(genotype: Genotype, folder: Path, prefix: str = "") -> list[Path]
     return files
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a picture as PNG and SVG, the same bytes for the same picture; returns both files."""
+def save_figure(figure: Figure, path: Path, endings: Sequence[str] = (".png", ".svg")) -> list[Path]:
+    """Write a picture in these forms, the same bytes for the same picture; returns the files.
+
+    The text of an SVG is text; a PDF holds its fonts.
+    """
     import matplotlib
 
-    files = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
-    with matplotlib.rc_context({"svg.hashsalt": "darts"}), writing(path):
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of a font
+    files = [path.with_name(path.name + ending) for ending in endings]
+    with matplotlib.rc_context(VECTOR), writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(files[0], dpi=150, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None})
+        for file in files:
+            figure.savefig(file, dpi=150, metadata=WITHOUT_DATE[file.suffix])
     return files
+
+
+def svg_text(figure: Figure, name: str) -> str:
+    """A picture as an SVG element for a page; `name` keeps its identifiers apart from those of others there."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context(VECTOR):
+        figure.savefig(buffer, format="svg", metadata=WITHOUT_DATE[".svg"])
+    text = buffer.getvalue()
+    element = text[text.index("<svg") :]
+    return re.sub(r'(id="|url\(#|href="#)', rf"\1{name}-", element)
+
+
+def drawn(text: str) -> str:
+    """A name as a picture shows it: in one line, in characters that every file takes, without mathematics."""
+    return one_line(text).replace("$", r"\$")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -183,10 +276,6 @@ def new_figure(width: float, height: float) -> Figure:
 def _marker(points: Sequence[Any]) -> str:
     """Dots where there are few points, a line only where there are many."""
     return "." if len(points) < 20 else ""
-
-
-def _state(source: int, inputs: int) -> str:
-    return ("c_{k-2}", "c_{k-1}")[-inputs:][source].join("$$") if source < inputs else str(source - inputs)
 
 
 def _arrow(axes: Axes, place: tuple[float, float, float], line_colour: str) -> None:

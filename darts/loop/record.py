@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,14 @@ from darts.config.run_folder import save_configuration
 from darts.loop.settings import DataSettings
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
-from darts.runtime.files import read_json, write_json
-from darts.runtime.schema import FINITE, JSON, SchemaError, require_schema
+from darts.runtime.files import note_claim, read_json, require_content, write_json
+from darts.runtime.schema import FINITE, JSON, Schema
 from darts.spaces.genotype import Genotype
 from darts.spaces.membership import next_settings
 from darts.tasks.content import content_identity
-from darts.tasks.datasets import ImageSet
-from darts.tasks.settings import Dataset
-from darts.tasks.summary import summarise
+from darts.tasks.file_content import path_digest
+from darts.tasks.settings import AnyDataset
+from darts.tasks.summary import DataSummary, TextSummary
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
@@ -38,42 +39,68 @@ RUN = {"settings": {str: JSON}}  # what every run.json holds, and below what one
 SOMETIMES = {
     **{"version": str, "kind": str, "ended": bool, "cost": {str: FINITE}, "data": {str: JSON}},
     **{"environment": {str: JSON}, "resumed": [{str: JSON}]},
+    "failed": str,
 }
+AGAIN = "remove the folder to start again"
 LEFT_BY_RUNS = (
-    *("genotype.json", "result.json", "history.jsonl", "timing.jsonl", "split.json", "weights.pt", "checkpoints"),
+    *(
+        "genotype.json",
+        "result.json",
+        "history.jsonl",
+        "timing.jsonl",
+        "split.json",
+        "weights.pt",
+        "measures.json",
+        "checkpoints",
+    ),
     *("selection.json", "study.db", "best.json", "points.jsonl", "correlation.json", "report.json", "trials"),
 )
 
 
 def run_record(folder: Path) -> dict[str, Any]:
     """What a folder's run.json holds; `UserError` where it is damaged or missing."""
-    remedy = "remove the folder to start again"
-    record = dict(read_json(folder / "run.json", RUN, remedy))
-    try:
-        require_schema(record, {name: schema for name, schema in SOMETIMES.items() if name in record})
-    except SchemaError as error:
-        raise UserError(f"{folder / 'run.json'} is damaged: {error}; {remedy}") from None
+    file = folder / "run.json"
+    record = dict(read_json(file, RUN, AGAIN))
+    require_content(record, {name: schema for name, schema in SOMETIMES.items() if name in record}, str(file), AGAIN)
     return record
 
 
 def cost_of(folder: Path) -> dict[str, float]:
     """What a run that has ended took; `UserError` where its run.json does not say so."""
     record = run_record(folder)
-    if "cost" not in record:
-        raise UserError(f"{folder / 'run.json'} is damaged: no cost; remove the folder to start again")
+    cost = {"cost": dict.fromkeys(("evaluations", "epochs", "seconds", "macs"), FINITE)}
+    require_content(record, cost, str(folder / "run.json"), AGAIN)
     return dict(record["cost"])
 
 
 def experiment(settings: DataSettings, tested: bool = False) -> dict[str, Any]:
-    """What makes two runs the same: the settings that decide the result, and the content of the data, flat.
+    """What makes two runs the same: the settings that decide the result, and the content of all that is read, flat.
 
     `tested`: the run reads the test images too, so that their content counts.
     """
-    return {**identity(settings), **content_identity(settings.dataset, tested)}
+    return {**identity(settings), **content_identity(settings.dataset, tested), **_files_identity(settings)}
 
 
-def require_same_data(own: Mapping[str, Any], dataset: Dataset) -> None:
-    """`UserError` where the images are no longer those with which a run began: before it writes its result.
+def _files_identity(settings: Any) -> dict[str, str]:
+    """What stands for the files, besides images, that settings name: a table of accuracies, a trained supernet."""
+    evaluator = getattr(settings, "evaluator", None)
+    inner = getattr(evaluator, "accuracy", evaluator)  # of several objectives
+    named = {
+        "benchmark.content": getattr(getattr(settings, "benchmark", None), "table", None),
+        "evaluator.supernet_content": getattr(inner, "supernet", None),
+        "start_from.content": getattr(settings, "start_from", None),
+    }
+    found = {}
+    for key, place in named.items():
+        if place:
+            path = Path(place)
+            path = path / "checkpoints" if key == "evaluator.supernet_content" else path
+            found[key] = path_digest(path)
+    return found
+
+
+def require_same_data(own: Mapping[str, Any], dataset: AnyDataset) -> None:
+    """`UserError` where the data are no longer those with which a run began: before it writes its result.
 
     `own` is what `experiment` gave then. Files of the same size and time of change are taken for the same.
     """
@@ -87,10 +114,10 @@ def require_same_data(own: Mapping[str, Any], dataset: Dataset) -> None:
         )
 
 
-def data_record(settings: Dataset, images: ImageSet, own: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's files say of its data: the summary of the open training images, and the digests in `experiment`."""
+def data_record(summary: DataSummary | TextSummary, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's files say of its data: the summary of the open training data, and the digests in `experiment`."""
     digests = {"digest": own["dataset.content"], "test_digest": own.get("dataset.test_content")}
-    return {**summarise(settings, images).to_json(), **digests}
+    return {**summary.to_json(), **digests}
 
 
 def warn_of_other_data(name: str, genotype: Genotype, settings: DataSettings) -> None:
@@ -116,11 +143,13 @@ def claim_folder(
     warning says what makes its bits differ. `UserError` where the folder holds anything of another run.
     """
     record = refuse_other_run(folder, kind, settings)
+    note_claim(folder)
     here = environment(device)
     if record is not None:
         _warn_of_other_bits(record, here)
         record.setdefault("resumed", []).append(here)
         record["ended"] = False
+        record.pop("failed", None)
         save_configuration(folder)
         write_json(folder / "run.json", record)
         log.info("run folder: %s, begun before", folder)
@@ -167,6 +196,12 @@ def _warn_of_other_bits(record: Mapping[str, Any], here: Mapping[str, Any]) -> N
                         " interrupted", name, before, here[name])  # fmt: skip
 
 
+def require_record(genotype: Genotype, schema: Schema, folder: Path) -> None:
+    """`UserError` where what a finished search wrote of itself into its genotype.json is damaged."""
+    content = {"provenance": genotype.provenance}
+    require_content(content, {"provenance": schema}, str(folder / "genotype.json"), AGAIN)
+
+
 def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> None:
     """Say what a search found, where it lies and what to type next."""
     log.info("")
@@ -184,7 +219,7 @@ def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> No
 def environment(device: torch.device) -> dict[str, Any]:
     """Hardware, versions and source of this process."""
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "system": platform.platform(),
@@ -207,7 +242,7 @@ def _version(package: str) -> str | None:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

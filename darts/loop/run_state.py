@@ -19,14 +19,17 @@ from darts.loop.tracking import Tracker
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints, State
 from darts.runtime.errors import NotFiniteError, UserError
-from darts.runtime.schema import JSON, At, Length, Schema, SchemaError, Within, require_schema
+from darts.runtime.schema import JSON, At, Length, Part, Schema, SchemaError, Within, require_schema
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
+from darts.tasks.task import StepMetrics
 
 T = TypeVar("T")
 Sums = {str: Length(2, float)}  # by name a total and a count
 MOST = 2**53  # larger than any count
+MACS = At(0, 10**30)
+TIMING = {"epoch": int, "seconds": Within(0, MOST), "step_ms": Within(0, MOST), "memory_mb": Within(0, MOST)}
 LOOK_EVERY = 50  # steps between two looks at the sums; the CPU looks at every loss
-REMEDY = "no step was taken by it and the checkpoint before it is kept; lower weight_optimiser.learning_rate"
+KEPT = "no step was taken by it and the checkpoint before it is kept"
 
 
 @dataclass(kw_only=True)
@@ -58,15 +61,23 @@ class RunState:
             "history": self.tracker.history,
             "timing": self.tracker.timing,
             "seconds": self.tracker.seconds() if self.step else 0.0,
+            "macs": self.tracker.epoch_macs(),
         }
         state_dict = self.state_dict()
-        _require_finite(state_dict, "")
+        _require_finite(state_dict, "", f"{KEPT}; lower {self.rate_setting()}")
         if distributed.is_main_process():
             self.checkpoints.save({**state_dict, **position})
 
     def schema(self) -> Schema:
         """What `state_dict` returns, as the schema that a checkpoint is checked against before it is loaded."""
         raise NotImplementedError
+
+    def at_epoch(self, epoch: int) -> None:
+        """Make what is another thing from some epoch on as it is in this one, before it begins or is taken up."""
+
+    def rate_setting(self) -> str:
+        """The setting that gives the learning rate of the weights."""
+        return "weight_optimiser.learning_rate"
 
     def line_schema(self) -> Schema:
         """What an epoch's line of history.jsonl must hold."""
@@ -78,17 +89,18 @@ class RunState:
             position = {"epoch": At(0, self.tracker.epochs), "step": At(0, MOST), "ended": bool}
             require_schema(saved, {"position": position})
             epochs = saved["position"]["epoch"]
-            timing = {"epoch": int, "seconds": Within(0, MOST)}
-            records = {"history": Length(epochs, self.line_schema()), "timing": Length(epochs, timing)}
-            require_schema(saved, {"history": [JSON], "timing": [JSON]})
-            require_schema(saved, {**self.schema(), **records, "means": [Sums], "seconds": Within(0, MOST)})
+            self.at_epoch(epochs)
+            records = {"history": Length(epochs, self.line_schema()), "timing": Length(epochs, TIMING)}
+            require_schema(saved, {"history": [{str: JSON}], "timing": [Part(TIMING | {"macs": MACS})]})
+            spent = {"seconds": Within(0, MOST), "macs": MACS}
+            require_schema(saved, {**self.schema(), **records, "means": [Sums], **spent})
             self._require_possible(saved)
             self.load_state_dict(saved)
         except SchemaError as error:
             raise _foreign(self.checkpoints.last, error) from None
         self.epoch, self.step, self.ended = (saved["position"][name] for name in ("epoch", "step", "ended"))
         self.means = RunningMeans(_own_means(saved["means"]))
-        self.tracker.restore(saved["history"], saved["timing"], saved["seconds"])
+        self.tracker.restore(saved["history"], saved["timing"], saved["seconds"], saved["macs"])
 
     def may_have_ended(self, saved: State) -> bool:
         """Whether a run with this state can have ended before its last epoch."""
@@ -98,12 +110,18 @@ class RunState:
         """`SchemaError` where what a state says does not go together."""
         position, means = saved["position"], saved["means"]
         epochs = [line["epoch"] for line in saved["history"]]
+        named = self.line_schema()
+        for line in saved["history"]:
+            others = {name: value for name, value in line.items() if name not in named}
+            require_schema(others, {str: float}, f"history[{line['epoch'] - 1}]")
         if epochs != list(range(1, position["epoch"] + 1)):
             raise SchemaError(f"history is of the epochs {epochs[:5]}, not of 1 to {position['epoch']}")
         if position["ended"] and not self.may_have_ended(saved):
             raise SchemaError("position.ended is true, but nothing ends this run before its last epoch")
-        if position["step"] and not (means and all(means)):
+        if not means or (position["step"] and not all(means)):
             raise SchemaError(f"means is empty after {position['step']} steps of an epoch")
+        if any(set(one) != set(means[0]) for one in means):
+            raise SchemaError("means names other quantities for one process than for another")
         for name, (total, count) in ((name, sums) for one in means for name, sums in one.items()):
             if not (math.isfinite(total) and count >= 0):
                 raise SchemaError(f"means.{name} is {[total, count]}, not a finite sum and a count")
@@ -115,7 +133,13 @@ class RunState:
             yield
         except NotFiniteError as error:
             place = f"epoch {self.epoch + 1}, step {self.step + 1}, learning rate {learning_rate:.4g}"
-            raise NotFiniteError(f"{place}: {error}; {REMEDY}") from None
+            raise NotFiniteError(f"{place}: {error}; {KEPT}; lower {self.rate_setting()}") from None
+
+    def measure(self, measured: StepMetrics, steps: int) -> None:
+        """Take what a step, one of `steps` of the epoch, measured."""
+        for name, mean in measured.items():
+            self.means.add(name, mean)
+        self.tracker.training_step(self.epoch, self.step, steps, measured)
 
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` on all processes where a signal has come to one, as at the end of every epoch."""
@@ -127,13 +151,14 @@ class RunState:
             while self.epoch < last and not self.ended:
                 yield self.epoch
                 self.epoch, self.step, self.means = self.epoch + 1, 0, RunningMeans()
+                self.at_epoch(self.epoch)
                 self.save()
                 self.stop_if_asked()
 
     def steps(self, items: Iterable[T], steps: int) -> Iterator[T]:
         """Yield the remaining ones of an epoch's `steps` items, count them, and save when it is time."""
         saved = time.monotonic()
-        for item in self.tracker.steps(items, self.epoch, self.step, steps):
+        for item in self.tracker.steps(items, self.epoch, self.step, steps, self.means):
             yield item
             self.step += 1
             if self.step % LOOK_EVERY == 0:
@@ -191,10 +216,10 @@ def _own_means(saved: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     return own
 
 
-def _require_finite(value: Any, name: str) -> None:
-    """Raise `NotFiniteError` naming a tensor that holds a NaN or an infinity."""
+def _require_finite(value: Any, name: str, remedy: str) -> None:
+    """Raise `NotFiniteError` naming a tensor that holds a NaN or an infinity, with what to do."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            _require_finite(inner, f"{name} {key}".strip())
+            _require_finite(inner, f"{name} {key}".strip(), remedy)
     elif isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-        raise NotFiniteError(f"{name} is not finite, and is not saved; {REMEDY}")
+        raise NotFiniteError(f"{name} is not finite, and is not saved; {remedy}")

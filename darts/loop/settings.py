@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
+from darts.loop import trackers  # noqa: F401  registers its loggers
 from darts.loop.loggers import Logger
 from darts.models.settings import MemorySettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.runtime.settings import CheckpointSettings, Precision
-from darts.spaces.search_space import SearchSpace
-from darts.tasks.settings import Dataset
+from darts.spaces.search_space import SearchSpace, Skeleton
+from darts.tasks.settings import AnyDataset, Dataset
 
 
 class CosineUnit(Enum):
@@ -85,34 +86,16 @@ class SearchLoop:
 
 
 @dataclass
-class TrainLoop:
-    """How a network is retrained."""
-
-    epochs: int  # passes over the training images
-    batch_size: int  # images of a step, over all processes
-    cutout: int  # side in pixels; 0: none
-    drop_path: float  # probability in the last epoch; it grows linearly from 0
-    auxiliary_weight: float  # of the auxiliary head's loss; 0: no head is trained
-
-    def __post_init__(self) -> None:
-        require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
-        require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2 (batch norm)")
-        require(self.cutout >= 0, "train.cutout", self.cutout, "at least 0")
-        require(0 <= self.drop_path < 1, "train.drop_path", self.drop_path, "at least 0 and below 1")
-        finite = 0 <= self.auxiliary_weight < math.inf
-        require(finite, "train.auxiliary_weight", self.auxiliary_weight, "at least 0, finite")
-
-
-@dataclass
 class Budget:
     """What a search may spend; null: no limit. It ends before what would go beyond."""
 
     evaluations: int | None  # of genotypes; differentiable methods make none
     epochs: float | None  # passes over all training images
     minutes: float | None  # of the search's epochs or evaluations
+    macs: float | None  # multiply-adds; a pass that is differentiated counts three times
 
     def __post_init__(self) -> None:
-        for name in ("evaluations", "epochs", "minutes"):
+        for name in ("evaluations", "epochs", "minutes", "macs"):
             limit = getattr(self, name)
             require(limit is None or 0 < limit < math.inf, f"budget.{name}", limit, "above 0, finite, or null")
 
@@ -148,7 +131,7 @@ class DataSettings(CommonSettings):
     precision: Precision  # of convolutions and matrix products
     graphs: bool  # on CUDA, a step as one graph: recorded once, replayed after
     memory: MemorySettings
-    dataset: Dataset
+    dataset: AnyDataset
     checkpoint: CheckpointSettings
     logger: Logger  # where values go besides the run's own files
 
@@ -162,7 +145,18 @@ class RunSettings(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size("dataset.image_size", self.dataset.image_size, self.network)
+        check_task(self.dataset, self.space)
+        if isinstance(self.dataset, Dataset):
+            check_size("dataset.image_size", self.dataset.image_size, self.network)
+
+
+def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
+    """A recurrent cell reads text, and other cells read images."""
+    recurrent = space.skeleton is Skeleton.recurrent
+    allowed = f"a text with space={space.name}, whose cell is recurrent: dataset=bible, or dataset=text_folder"
+    require(dataset.is_text or not recurrent, "dataset", dataset.name, allowed)
+    allowed = f"a set of images with space={space.name}, or give space=recurrent"
+    require(recurrent or not dataset.is_text, "dataset", dataset.name, allowed)
 
 
 def check_size(setting: str, image_size: int, network: NetworkSettings) -> None:

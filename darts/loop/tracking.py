@@ -17,17 +17,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from darts.loop.loggers import Logger, LogWriter
+from darts.loop.loggers import Logger, LogWriter, single_values
 from darts.runtime import distributed
 from darts.runtime.files import append_line, write_lines, writing
+from darts.tasks.task import Mean, metric_among
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from darts.loop.optimisation import RunningMeans
 
 log = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float]
 T = TypeVar("T")
+BAR = "{desc} {percentage:3.0f}%|{bar}|{n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}"
+BAR_SECONDS = 1.0  # between two looks at what was measured, which a GPU has to be waited for
 
 
 class Tracker:
@@ -51,10 +56,15 @@ class Tracker:
                     (folder / name).unlink(missing_ok=True)
         self.epoch_start = time.perf_counter()
         self.seconds_before = 0.0  # spent on this epoch before an interruption
+        self.macs = 0  # multiply-adds of this epoch so far, of this process's images, where the loop counts them
 
-    def restore(self, history: list[dict[str, Any]], timing: list[dict[str, Any]], seconds: float) -> None:
-        """Go on after the given epochs: whatever a killed run wrote beyond them is dropped from the files."""
+    def restore(self, history: list[dict[str, Any]], timing: list[dict[str, Any]], seconds: float, macs: int) -> None:
+        """Go on after the given epochs: whatever a killed run wrote beyond them is dropped from the files.
+
+        `seconds` and `macs`, of all processes together, were spent on the present epoch.
+        """
         self.history, self.timing, self.seconds_before = list(history), list(timing), seconds
+        self.macs = macs if self.writes else 0
         if self.writes:
             write_lines(self.folder / "history.jsonl", self.history)
             write_lines(self.folder / "timing.jsonl", self.timing)
@@ -70,16 +80,19 @@ class Tracker:
         finally:
             self.close()
 
-    def steps(self, items: Iterable[T], epoch: int, start: int, steps: int) -> Iterator[T]:
-        """Pass the items of an epoch on and show how far it is, where the output is a terminal."""
+    def steps(self, items: Iterable[T], epoch: int, start: int, steps: int, means: RunningMeans) -> Iterator[T]:
+        """Pass the items of an epoch on; on a terminal, show how far it is and what was measured."""
         from tqdm import tqdm
 
         self.epoch_start = time.perf_counter()
-        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not self.writes or not sys.stderr.isatty()
-        bar = tqdm(items, title, steps, leave=False, initial=start, disable=hidden, dynamic_ncols=True)
-        if self.history:
-            bar.set_postfix_str(f"{_summary(self.history[-1])}, {self._left(epoch)} left", refresh=False)
-        yield from bar
+        title, hidden = f"epoch {epoch + 1}/{self.epochs}", self.quiet or not self.writes or not _on_terminal()
+        bar = tqdm(items, title, steps, leave=False, initial=start, disable=hidden, dynamic_ncols=True, bar_format=BAR)
+        told = time.monotonic()
+        for item in bar:
+            if not hidden and time.monotonic() - told > BAR_SECONDS:
+                told = time.monotonic()
+                bar.set_postfix_str(_short(means.own_means()), refresh=False)
+            yield item
 
     def seconds(self) -> float:
         """Seconds spent on the present epoch so far."""
@@ -94,7 +107,10 @@ class Tracker:
             "step_ms": round(1000 * seconds / steps, 3),
             "memory_mb": round(peak_memory_mb(self.device), 1),
         }
-        self.seconds_before, self.epoch_start = 0.0, time.perf_counter()
+        macs = self.epoch_macs()
+        if macs:
+            timing["macs"] = macs
+        self.macs, self.seconds_before, self.epoch_start = 0, 0.0, time.perf_counter()
         self.history.append({"epoch": epoch + 1, **metrics, **(extra or {})})
         self.timing.append(timing)
         if not self.writes:
@@ -121,12 +137,37 @@ class Tracker:
 
     def picture(self, epoch: int, name: str, draw: Callable[[], Figure]) -> None:
         """A picture for the logger, drawn where it is kept."""
-        if self.writes:
+        if self.writes and self.log(epoch).draws:
             self.log(epoch).figure(epoch + 1, name, draw())
+
+    def text(self, epoch: int, name: str, text: str) -> None:
+        """A text for the logger, in Markdown."""
+        if self.writes:
+            self.log(epoch).text(epoch + 1, name, text)
+
+    def training_step(self, epoch: int, step: int, steps: int, measured: Mapping[str, Mean]) -> None:
+        """What one training step of this process measured, for a logger that takes single steps."""
+        number = epoch * steps + step + 1
+        if self.writes and self.logger.takes(number):
+            values = {name: float(mean.total) / mean.count for name, mean in measured.items()}
+            self.log(epoch).training_step(number, values)
+
+    def results(self, settings: Mapping[str, Any], values: Metrics) -> None:
+        """What the run came to, for the logger, with its settings by dotted name; those that are lists are left out."""
+        if self.writes:
+            self.log(self.epochs).results(single_values(settings), values)
 
     def total_seconds(self) -> float:
         """Seconds of all epochs, those before an interruption included."""
         return sum(line["seconds"] for line in self.timing)
+
+    def epoch_macs(self) -> int:
+        """Multiply-adds of the present epoch so far, of all processes."""
+        return int(distributed.all_reduce_numbers([self.macs])[0])
+
+    def total_macs(self) -> int:
+        """Multiply-adds of all epochs that are written down."""
+        return sum(line.get("macs", 0) for line in self.timing)
 
     def close(self) -> None:
         """Write out what the logger has not written yet."""
@@ -141,6 +182,11 @@ class Tracker:
         return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
+def _on_terminal() -> bool:
+    """Whether the standard error output is a terminal; it may be closed."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Most memory held so far: of the GPU where the run is on one, else of this process."""
     if device.type == "cuda":
@@ -149,10 +195,23 @@ def peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def _short(means: Metrics) -> str:
+    """Loss and metric of the training split, for the end of a progress bar."""
+    parts = []
+    if "train/loss" in means:
+        parts.append(f"loss {means['train/loss']:.3f}")
+    metric = metric_among(means, "train/")
+    if f"train/{metric.name}" in means:
+        parts.append(metric.shown(means[f"train/{metric.name}"], digits=1))
+    return " ".join(parts)
+
+
 def _summary(line: Mapping[str, Any]) -> str:
     """The metrics of an epoch that fit on a line."""
     parts = []
     for split in ("train", "valid"):
         if f"{split}/loss" in line:
-            parts.append(f"{split} loss {line[f'{split}/loss']:.3f} accuracy {100 * line[f'{split}/accuracy']:.1f}%")
+            metric = metric_among(line, f"{split}/")
+            value = metric.shown(line[f"{split}/{metric.name}"], digits=1)
+            parts.append(f"{split} loss {line[f'{split}/loss']:.3f} {metric.name} {value}")
     return ", ".join(parts)

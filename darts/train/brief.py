@@ -13,6 +13,7 @@ from darts.runtime.errors import NotFiniteError
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData
 from darts.train import retraining
+from darts.train.result import protocol
 from darts.train.settings import BriefSettings
 
 log = logging.getLogger(__name__)
@@ -26,13 +27,14 @@ def validation_accuracy(
     train = TrainData(data.shape, data.train, data.train.preparation)
     state = retraining.new_state(settings, genotype, train, folder)
     state.tracker.quiet = quiet
-    state.experiment = retraining.protocol(settings, genotype)
+    state.experiment = protocol(settings, genotype)
     saved = load_checkpoint(folder, state.experiment)
     if saved is not None:
         state.restore(saved)
     with state.tracker.open():
         retraining.run_epochs(state)
-    return evaluate(state.network, state.network, data.valid.mixed())["accuracy"]
+    network = state.tested_network()
+    return evaluate(network, network, data.valid.mixed())["accuracy"]
 
 
 def zero_if_diverged(training: Callable[[], float]) -> tuple[float, bool]:

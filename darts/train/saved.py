@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from darts import __version__
+from darts.loop.measure_plots import save_measures
+from darts.loop.measures import Measures, Tally
 from darts.loop.optimisation import evaluate
 from darts.models.network import Network, build_network
 from darts.runtime.checkpoint import DamagedFileError, read_state
-from darts.runtime.device import choose_device, placed
-from darts.runtime.errors import UserError
+from darts.runtime.device import choose_device, placed, set_precision
+from darts.runtime.errors import UserError, one_line
+from darts.runtime.files import newest, write_json
 from darts.runtime.schema import JSON, At, Length, SchemaError, Within, like, require_schema
 from darts.spaces.genotype import from_json, to_json
 from darts.spaces.search_space import InputShape
-from darts.tasks.batches import Preparation, test_batches
+from darts.tasks.batches import EVALUATION_BATCH, Preparation, test_batches
 from darts.tasks.content import content_identity, warn_of_shared_pictures
 from darts.tasks.datasets import ImageSet, classes_by_name, open_test
-from darts.tasks.settings import Augmentation, Dataset, ImageFolderDataset
+from darts.tasks.folders import class_name
+from darts.tasks.settings import Augmentation, Dataset, ImageFolderDataset, require_images
 from darts.train.settings import FinalSettings
 
 if TYPE_CHECKING:
@@ -29,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 500
 FILE = {
     "genotype": str,
     "network": {"channels": At(2, 65536), "cells": At(3, 1000), "stem_reductions": At(0, 6), "auxiliary": bool},
@@ -52,40 +57,71 @@ def described(state: TrainState) -> dict[str, Any]:
             "stem_reductions": settings.network.stem_reductions,
             "auxiliary": settings.train.auxiliary_weight > 0,
         },
+        "start_from": None if state.start is None else state.start.to_json(),
         "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
         "class_names": state.data.train.images.classes,
         "dataset": settings.dataset.name,
         "mean": preparation.mean,
         "std": preparation.std,
         "settings": state.experiment,
-        "weights": {name: value.contiguous() for name, value in state.network.state_dict().items()},
+        "weights": {name: value.contiguous() for name, value in state.tested_network().state_dict().items()},
     }
 
 
-def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
+def newest_weights(runs: str, setting: str = "weights") -> Path:
+    """The weights.pt that was written last under `runs`/final; a retraining writes it when it ends."""
+    last = newest((Path(runs) / "final").rglob("weights.pt"))
+    if last is None:
+        place = (Path(runs) / "final").resolve()
+        raise UserError(f"{setting} is 'latest', but there is no trained network in {place}; run train_final.py first")
+    return last
+
+
+def weights_file(named: str | Path, runs: str, setting: str = "weights") -> Path:
+    """The file that a setting names: a weights.pt, the folder of a retraining that holds one, or `latest`."""
+    path = newest_weights(runs, setting) if str(named) == "latest" else Path(named).expanduser()
+    return path / "weights.pt" if path.is_dir() else path
+
+
+def read_network(path: Path, setting: str = "weights") -> tuple[Network, dict[str, Any]]:
     """The trained network of a weights.pt in evaluation mode, and what else the file says; `UserError` for others.
 
     "class_names" lists the classes in the order of the network's outputs; None in a file of version 0.1.0.
     """
     try:
-        described = read_state(path)
+        return network_of(read_state(path), path)
+    except DamagedFileError as error:
+        raise UserError(f"{setting}: {error}") from None
+
+
+def network_of(described: dict[str, Any], path: Path) -> tuple[Network, dict[str, Any]]:
+    """The network that the content of a file describes, checked, in evaluation mode; `UserError` naming the file."""
+    try:
         require_schema(described, FILE)
         described.setdefault("class_names", None)
         shape = InputShape(**{name: described["input"][name] for name in ("channels", "size", "classes")})
         means, deviations = Length(shape.channels, Within(0, 1)), Length(shape.channels, Within(1e-9, 1))
         names = (None, Length(shape.classes, str))
         require_schema(described, {"mean": means, "std": deviations, "class_names": names})
+        require_different(described["class_names"])
         with torch.device("meta"):
             expected = _network(described, shape, path).state_dict()
         require_schema(described["weights"], like(expected), "weights")
         require_usable(described["weights"])
-    except DamagedFileError as error:
-        raise UserError(f"weights: {error}") from None
     except SchemaError as error:
         raise UserError(f"weights: {path} does not describe a network: {error}") from None
     network = _network(described, shape, path)
     network.load_state_dict(described["weights"])
     return network.eval(), described
+
+
+def require_different(names: Sequence[str] | None) -> None:
+    """`SchemaError` naming a class that stands twice, in two Unicode spellings too: which output is its?"""
+    found: set[str] = set()
+    for name in map(class_name, names or ()):
+        if name in found:
+            raise SchemaError(f"class_names holds {one_line(name)!r} twice")
+        found.add(name)
 
 
 def require_usable(weights: dict[str, torch.Tensor]) -> None:
@@ -105,21 +141,40 @@ def _network(described: dict[str, Any], shape: InputShape, path: Path) -> Networ
 
 def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
     """Test a saved network on the test images of `dataset`, prepared as the file says."""
-    network, described = load_network(path)
-    if described["dataset"] != settings.dataset.name:
+    network, described = read_network(path)
+    dataset = require_images(settings.dataset)
+    if described["dataset"] != dataset.name:
         raise UserError(
-            f"weights: {path} was trained on {described['dataset']!r}, but dataset is {settings.dataset.name!r}; "
+            f"weights: {path} was trained on {described['dataset']!r}, but dataset is {dataset.name!r}; "
             f"add dataset={described['dataset']}"
         )
-    if described["input"]["size"] != settings.dataset.image_size:
+    if described["input"]["size"] != dataset.image_size:
         size = described["input"]["size"]
-        raise UserError(f"dataset.image_size is {settings.dataset.image_size}; {path} was trained at {size}")
+        raise UserError(f"dataset.image_size is {dataset.image_size}; {path} was trained at {size}")
     device = choose_device(settings.device)
-    warn_of_data(settings.dataset, described, path)
+    set_precision(settings.precision)
+    warn_of_data(dataset, described, path)
     placed(network, device)
     preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
-    images = test_images_for(settings.dataset, described, path)
-    return evaluate(network, network, test_batches(images, EVALUATION_BATCH, preparation).in_order())
+    images = test_images_for(dataset, described, path)
+    batches, tally = test_batches(images, EVALUATION_BATCH, preparation).in_order(), Tally(images.classes)
+    tested = evaluate(network, network, batches, seen=tally.add_logits)
+    if not math.isfinite(tested["loss"]):
+        raise UserError(f"weights: {path}: the test loss is not finite; this network's weights are too large")
+    measures = tally.measures()
+    for line in measures.balance_lines():
+        log.info("%s", line)
+    return {**tested, "balanced_accuracy": measures.balanced_accuracy}
+
+
+def write_measures(measures: Measures, folder: Path) -> None:
+    """Write a test's measures.json; of an unbalanced test, say what its accuracy hides, and draw the measures."""
+    write_json(folder / "measures.json", measures.to_json())
+    for line in measures.balance_lines():
+        log.info("%s", line)
+    if measures.unbalanced():
+        save_measures(measures, folder)
+        log.info("measures: %s, with pictures beside it", folder / "measures.json")
 
 
 def warn_of_data(dataset: Dataset, described: dict[str, Any], path: Path) -> None:
@@ -149,6 +204,10 @@ def test_images_for(dataset: Dataset, described: dict[str, Any], path: Path) -> 
     if isinstance(dataset, ImageFolderDataset) and dataset.channels is None:
         dataset = replace(dataset, channels=channels)
     images = open_test(dataset)
+    coloured = images.origin.converted.get("colour to grey") if images.origin is not None else None
+    if coloured:
+        log.warning("%s takes grey images, and %d training pictures of dataset.root have colours: the test pictures "
+                    "are converted to grey", path, coloured)  # fmt: skip
     if images.channels != channels:
         raise UserError(f"weights: {path} takes {channels} channels; the images of dataset have {images.channels}")
     if names is not None:

@@ -1,0 +1,49 @@
+"""What a retraining leaves as its result, whatever it trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from darts.config.identity import refuse_other_experiment
+from darts.loop.record import experiment
+from darts.runtime.files import read_json, require_content
+from darts.runtime.schema import JSON, At, Within
+from darts.spaces.genotype import Genotype
+from darts.tasks.task import metric_among
+from darts.train.settings import BriefSettings, FinalSettings
+
+log = logging.getLogger(__name__)
+
+KIND = "retraining"  # what run.json calls it
+Result = dict[str, Any]
+RESULT = {
+    **{"config": {str: JSON}, "genotype": {str: JSON}, "protocol": str},
+    **{"test_loss": float, "parameters": At(0, 2**53), "macs": At(0, 2**63), "seconds": Within(0, 1e12)},
+}  # what result.json must hold, and the metric
+
+
+def read_result(file: Path) -> Result:
+    """What a result.json holds; `UserError` where it is damaged."""
+    remedy = "remove it to train again"
+    content = read_json(file, {str: JSON}, remedy)
+    metric = metric_among(content, "test_")
+    measured = {f"test_{metric.name}": Within(metric.least, metric.most)}
+    require_content(content, {**RESULT, **measured}, str(file), remedy)
+    return dict(content)
+
+
+def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dict[str, Any]:
+    """What decides the result, flat: settings, content of the data, and the cell itself in place of how it is named."""
+    tested = isinstance(settings, FinalSettings)
+    return {**experiment(settings, tested), "genotype": genotype.digest()}
+
+
+def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: bool = False) -> Result:
+    """The result of a folder whose run has ended, unless it was one of other settings."""
+    result = read_result(folder / "result.json")
+    refuse_other_experiment({**result, "settings": result["config"]}, protocol(settings, genotype), folder)
+    if not quiet:
+        log.info("this network has been trained before; nothing is changed")
+    return result
