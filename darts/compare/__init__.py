@@ -1,5 +1,5 @@
-"""Searched cells against randomly drawn ones: one protocol, paired seeds, a stated test, one page.
+"""Found cells against random ones: power first, one protocol, stated tests, one page.
 
 Imports from: search and below.
-Public: CompareSettings, make_report, write_report.
+Public: CompareSettings, forecast, make_report, sentences, write_report.
 """

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: accuracies by group, best so far over cost, accuracy over size."""
+"""The pictures of a comparison: the metric by group, best so far over cost, the metric over size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from darts.blackbox.pareto import UNITS, front
 from darts.compare.plan import RANDOM
 from darts.compare.report import Report, by_cell
+from darts.compare.scale import Scale
+from darts.compare.trials import Outcome
 from darts.loop.plotting import new_figure
 
 if TYPE_CHECKING:
@@ -25,23 +27,21 @@ def colours(report: Report) -> dict[str, str]:
 
 
 def draw_accuracies(report: Report) -> Figure:
-    """Every network as a point, every cell's mean as a bar, the group's mean with its interval."""
+    """Every network as a point, every cell's mean as a bar, the group's median with its interval."""
     figure = new_figure(7.5, 0.75 * len(report.groups) + 1.1)
     axes = figure.subplots()
-    colour = colours(report)
+    colour, factor = colours(report), report.scale.factor
     for row, group in enumerate(report.groups):
         for values in by_cell(report.outcomes, group.name).values():
-            shown = [100 * value for value in values]
+            shown = [factor * value for value in values]
             axes.plot(shown, [row + 0.18] * len(shown), "o", color=colour[group.name], alpha=0.45, markersize=4)
             axes.plot([statistics.fmean(shown)], [row + 0.18], "|", color=colour[group.name], markersize=12)
-        mean = 100 * group.accuracy
         if group.interval is not None:
-            axes.plot(
-                [100 * bound for bound in group.interval], [row - 0.15] * 2, color=colour[group.name], linewidth=2
-            )
-        axes.plot([mean], [row - 0.15], "D", color=colour[group.name], markersize=6)
+            bounds = [factor * group.interval.low, factor * group.interval.high]
+            axes.plot(bounds, [row - 0.15] * 2, color=colour[group.name], linewidth=2)
+        axes.plot([factor * group.median], [row - 0.15], "D", color=colour[group.name], markersize=6)
     axes.set_yticks(range(len(report.groups)), [group.name for group in report.groups])
-    axes.set(ylim=(len(report.groups) - 0.5, -0.5), xlabel="test accuracy %")
+    axes.set(ylim=(len(report.groups) - 0.5, -0.5), xlabel=report.scale.title)
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     figure.tight_layout()
@@ -49,24 +49,71 @@ def draw_accuracies(report: Report) -> Figure:
 
 
 def draw_sizes(report: Report) -> Figure:
-    """Accuracy over parameters and over multiply-adds, the front of both marked."""
+    """The metric over parameters and over multiply-adds, the front of both marked."""
     figure = new_figure(7.5, 3.2)
-    colour = colours(report)
+    colour, scale = colours(report), report.scale
     for axes, name in zip(figure.subplots(1, 2, sharey=True), ("parameters", "macs"), strict=True):
         unit, title = UNITS[name]
-        lines = [{"accuracy": 100 * o.test_accuracy, name: getattr(o, name) / unit} for o in report.outcomes]
+        lines = [_place(outcome, name, unit, scale) for outcome in report.outcomes]
         for group in report.groups:
             own = [line for line, o in zip(lines, report.outcomes, strict=True) if o.group == group.name]
-            axes.plot([line[name] for line in own], [line["accuracy"] for line in own], "o", color=colour[group.name],
+            axes.plot([line[name] for line in own], [line["shown"] for line in own], "o", color=colour[group.name],
                       alpha=0.6, markersize=4, label=group.name)  # fmt: skip
         kept = front(lines, [name])
-        axes.plot([line[name] for line in kept], [line["accuracy"] for line in kept], color="#333333", linewidth=1,
+        axes.plot([line[name] for line in kept], [line["shown"] for line in kept], color="#333333", linewidth=1,
                   drawstyle="steps-post", label="front")  # fmt: skip
         axes.set_xlabel(title)
-    figure.axes[0].set_ylabel("test accuracy %")
+    figure.axes[0].set_ylabel(scale.title)
     figure.axes[1].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def _place(outcome: Outcome, cost: str, unit: float, scale: Scale) -> dict[str, float]:
+    """A network in the picture; "accuracy" is what the front takes: its score, of which more is better."""
+    shown = scale.factor * outcome.value
+    return {"accuracy": scale.metric.score(shown), "shown": shown, cost: getattr(outcome, cost) / unit}
+
+
+COSTS = {  # unit and words
+    "epochs": (1, "epochs of the search"),
+    "seconds": (60, "minutes of the search"),
+    "macs": (1e12, "multiply-adds of the search, 10$^{12}$"),
+}
+
+
+def draw_costs(report: Report) -> Figure | None:
+    """The metric of each search's cell over what the search spent: in epochs, in seconds, in multiply-adds."""
+    spent = {name: _spent_on(report, name) for name in COSTS}
+    shown = [name for name, points in spent.items() if any(x > 0 for own in points.values() for x, _ in own)]
+    if not shown:
+        return None
+    figure = new_figure(7.5, 3.2)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    colour, median = colours(report), report.scale.factor * report.groups[-1].median
+    for axes, name in zip(panels, shown, strict=True):
+        for group, points in spent[name].items():
+            axes.plot([x for x, _ in points], [y for _, y in points], "o", color=colour[group], alpha=0.6, markersize=4,
+                      label=group)  # fmt: skip
+        axes.axhline(median, color=colour[RANDOM], linewidth=1, linestyle="--", label="median of random cells")
+        axes.set(xlabel=COSTS[name][1], xlim=(0, None))
+    panels[0].set_ylabel(report.scale.title)
+    panels[-1].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _spent_on(report: Report, cost: str) -> dict[str, list[tuple[float, float]]]:
+    """By method (cost of a search, mean of its cell in the metric)."""
+    found = {}
+    for group in report.groups:
+        cells = by_cell(report.outcomes, group.name)
+        known = [(cells.get(f"{group.name}, seed {search['seed']:.0f}"), search.get(cost)) for search in group.searches]
+        unit, factor = COSTS[cost][0], report.scale.factor
+        pairs = [(spent / unit, factor * statistics.fmean(own)) for own, spent in known if own and spent is not None]
+        if pairs:
+            found[group.name] = pairs
+    return found
 
 
 def draw_progress(report: Report, histories: Mapping[str, Sequence[History]]) -> Figure | None:
@@ -96,6 +143,11 @@ def draw_progress(report: Report, histories: Mapping[str, Sequence[History]]) ->
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def methods_with_curves(histories: Mapping[str, Sequence[History]]) -> list[str]:
+    """The methods of which something is known over time, in every search."""
+    return [name for name, runs in histories.items() if runs and all(_curve(history) for history in runs)]
 
 
 def _curve(history: History) -> list[tuple[float, float]]:

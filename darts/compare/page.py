@@ -1,11 +1,10 @@
-"""Writes a comparison down: report.json, report.md, and report.html, one page that needs nothing beside it."""
+"""Writes a comparison down: report.json, report.md, table.tex, and report.html, one page that stands alone."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +12,42 @@ from typing import TYPE_CHECKING, Any
 from darts.compare import figures, tables
 from darts.compare.checklist import checklist
 from darts.compare.figures import History
-from darts.compare.report import Report, sentence
-from darts.loop.plotting import draw_cell, save_figure
+from darts.compare.report import Claim, Report
+from darts.compare.sentences import sentences
+from darts.loop.plotting import draw_cell, save_figure, svg_text
 from darts.runtime.files import write_bytes
+from darts.runtime.text import encoded
 from darts.spaces.genotype import Genotype
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 8  # cells of a group that are drawn
-TITLE = "Searched cells against random sampling"
+SHOWN = 60  # cells of a group that are drawn
+FEW = 3  # claims that show nothing, which are still told one by one
+TITLE = "Found cells against random ones"
+CAPTIONS = {
+    "accuracies": "Every network a point, each cell's mean a stroke, each group's median a diamond with its interval.",
+    "costs": "Each search's cell over what the search spent.",
+    "progress": "What each method held for best after so much cost: its searches' mean, worst and best.",
+    "sizes": "Every network over its size; the line is the Pareto front of all.",
+}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; font-size: 13px; margin: 1em 0; display: block; overflow-x: auto }
+h1 { line-height: 1.2 } h2 { margin-top: 1.6em }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1em }
+dt { color: #555 } dd { margin: 0; overflow-wrap: anywhere }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px; margin: 1em 0 }
 th, td { padding: 3px 9px; text-align: left; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
-th { border-bottom: 2px solid #888; vertical-align: bottom } h2 { margin-top: 1.6em }
-p.verdict { background: #f4f6f8; border-left: 4px solid #1f77b4; padding: .6em 1em; margin: .5em 0 }
-figure { margin: 1em 0 } figcaption, .note { font-size: 13px; color: #555 } img { max-width: 100% }
-.cells { display: flex; flex-wrap: wrap; gap: 1em } .cell { width: 340px }
-.cell h3 { font-size: 14px } pre { font-size: 12px; overflow-x: auto }
+th { border-bottom: 2px solid #888; vertical-align: bottom }
+p.verdict { background: #f4f6f8; border-left: 4px solid #888; padding: .6em 1em; margin: .5em 0 }
+p.better { border-color: #2ca02c } p.worse { border-color: #d62728 }
+figure { margin: 1em 0 } figcaption, .note { font-size: 13px; color: #555 }
+svg { max-width: 100%; height: auto } pre { font-size: 12px; overflow-x: auto } code { overflow-wrap: anywhere }
+summary { cursor: pointer } .cells { display: flex; flex-wrap: wrap; gap: 1em } .cell { width: 340px; max-width: 100% }
+.cell h3 { font-size: 14px; overflow-wrap: anywhere } .large { cursor: zoom-in; outline: none }
+.large:focus { cursor: zoom-out; position: fixed; inset: 0; z-index: 1; background: #fff; padding: 2vmin }
+.large:focus svg { width: 96vw; max-height: 94vh }
+@media (max-width: 600px) { body { margin: 1em auto } dl { grid-template-columns: 1fr } dt { margin-top: .4em } }
 """
 
 
@@ -42,115 +58,176 @@ def write_report(
     cells: Mapping[str, Sequence[tuple[str, Genotype]]],
     histories: Mapping[str, Sequence[History]],
 ) -> str:
-    """Write the three forms and the figures; returns the Markdown."""
+    """Write all forms, and the pictures also as vector files; returns the Markdown."""
     drawn = {
-        "accuracies": (figures.draw_accuracies(report), "Every network a point, every cell's mean a bar, every group's "
-                       "mean a diamond with its interval."),
-        "progress": (figures.draw_progress(report, histories), "What each method held for best after so much cost: "
-                     "mean over its searches, from the worst to the best."),
-        "sizes": (figures.draw_sizes(report), "Accuracy over size; the line is the Pareto front of all networks."),
-    }  # fmt: skip
-    known = {name: (figure, caption) for name, (figure, caption) in drawn.items() if figure is not None}
-    for name, (figure, _) in known.items():
-        save_figure(figure, folder / "figures" / name)
-    text = _markdown(report, list(known), environment)
-    write_bytes(folder / "report.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
-    write_bytes(folder / "report.md", text.encode())
-    write_bytes(folder / "report.html", _page(report, known, environment, cells).encode())
+        "accuracies": figures.draw_accuracies(report),
+        "costs": figures.draw_costs(report),
+        "progress": figures.draw_progress(report, histories),
+        "sizes": figures.draw_sizes(report),
+    }
+    known = {name: figure for name, figure in drawn.items() if figure is not None}
+    for name, figure in known.items():
+        save_figure(figure, folder / "figures" / name, (".png", ".svg", ".pdf"))
+    items = checklist(report, dict(environment), figures.methods_with_curves(histories))
+    answers = [["question", "answer", "evidence"], *(list(item) for item in items)]
+    text = _markdown(report, list(known), environment, answers)
+    write_bytes(folder / "report.json", encoded(json.dumps(report.to_json() | _words(report), indent=1) + "\n"))
+    write_bytes(folder / "report.md", encoded(text))
+    write_bytes(folder / "table.tex", encoded(tables.latex(report)))
+    write_bytes(folder / "report.html", encoded(_page(report, known, environment, cells, answers)))
     return text
 
 
-def _markdown(report: Report, drawn: Sequence[str], environment: Mapping[str, Any]) -> str:
-    items = [["item", "answer", "evidence"], *(list(item) for item in checklist(report, dict(environment)))]
+def _words(report: Report) -> dict[str, Any]:
+    return {"sentences": sentences(report), "shown": [claim.shown for claim in report.claims]}
+
+
+def _about(report: Report, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the networks were trained and tested on, when and by which command, where that is known."""
+    lines = []
+    data, table = report.data, report.settings.get("benchmark.table")
+    if table is not None:
+        lines.append(("Accuracies", f"{table}, column {report.settings.get('benchmark.column')}"))
+    elif data:
+        place = f" in {data['folder']}" if data.get("folder") else ""
+        tested = f", test data {data['test_digest']}" if data.get("test_digest") else ""
+        lines.append(("Data", f"{data['name']}{place}, {_size(data)}, content {data['digest']}{tested}"))
+    if environment.get("date"):
+        lines.append(("Date", str(environment["date"])))
+    if environment.get("command"):
+        lines.append(("Command", str(environment["command"])))
+    return lines
+
+
+def _size(data: Mapping[str, Any]) -> str:
+    """How large the data are: images and classes, or words."""
+    if "tokens" in data:
+        return f"{data['tokens']['train']:,} training {data['unit']}, vocabulary {data['vocabulary']:,}"
+    return f"{data['training']:,} training images of {len(data['classes'])} classes"
+
+
+def _markdown(
+    report: Report, drawn: Sequence[str], environment: Mapping[str, Any], answers: Sequence[Sequence[str]]
+) -> str:
     parts = [
         f"# {TITLE}",
-        *(sentence(report, verdict) for verdict in report.verdicts),
-        *([f"Trials that failed twice and are left out: {', '.join(report.failed)}."] if report.failed else []),
+        *sentences(report),
+        *(f"{name}: {value}." for name, value in _about(report, environment)),
+        *_failures(report),
         tables.markdown(tables.summary(report)),
-        tables.NOTES,
-        *_data_line(report),
+        tables.notes(report),
         *(f"![{name}](figures/{name}.png)" for name in drawn),
+        *(["## Foretold and found", tables.markdown(tables.forecast(report))] if report.planned else []),
+        *(["## Every group against every other", tables.markdown(tables.two_way(report))] if report.pairs else []),
         "## Every network",
-        tables.markdown(tables.pairs(report)),
+        tables.markdown(tables.networks(report)),
         "## Best practice (Lindauer and Hutter 2020)",
-        tables.markdown(items),
+        tables.markdown(answers),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _data_line(report: Report) -> list[str]:
-    """What the networks were trained and tested on, where that is known."""
-    data = report.data
-    if not data:
+def _failures(report: Report) -> list[str]:
+    if not report.failed:
         return []
-    place = f" in {data['folder']}" if data.get("folder") else ""
-    parts = f"{data['training']:,} training images of {len(data['classes'])} classes, content {data['digest']}"
-    tested = f", test images {data['test_digest']}" if data.get("test_digest") else ""
-    return [f"Data: {data['name']}{place}, {parts}{tested}."]
+    return [f"Trials that failed twice and are left out: {', '.join(report.failed)}."]
 
 
 def _page(
     report: Report,
-    drawn: Mapping[str, tuple[Figure, str]],
+    drawn: Mapping[str, Figure],
     environment: Mapping[str, Any],
     cells: Mapping[str, Sequence[tuple[str, Genotype]]],
+    answers: Sequence[Sequence[str]],
 ) -> str:
-    verdicts = "".join(f'<p class="verdict">{_text(sentence(report, verdict))}</p>' for verdict in report.verdicts)
-    if report.failed:
-        verdicts += f"<p>Trials that failed twice and are left out: {_text(', '.join(report.failed))}.</p>"
+    verdicts = _verdicts(report)
+    about = "".join(f"<dt>{name}</dt><dd>{_text(value)}</dd>" for name, value in _about(report, environment))
     pictures = "".join(
-        f"<figure>{_image(figure, name)}<figcaption>{_text(caption)}</figcaption></figure>"
-        for name, (figure, caption) in drawn.items()
+        f"<figure>{_large(figure, name)}<figcaption>{CAPTIONS[name]}</figcaption></figure>"
+        for name, figure in drawn.items()
     )
-    items = [["item", "answer", "evidence"], *(list(item) for item in checklist(report, dict(environment)))]
     settings = "\n".join(f"{key}: {json.dumps(value)}" for key, value in sorted(report.settings.items()))
     body = [
-        f"<h1>{TITLE}</h1>{verdicts}",
-        f'{_table(tables.summary(report))}<p class="note">{_text(tables.NOTES)}</p>',
-        *(f"<p>{_text(line)}</p>" for line in _data_line(report)),
+        f"<h1>{TITLE}</h1>{verdicts}<dl>{about}</dl>",
+        *(f"<p>{_text(line)}</p>" for line in _failures(report)),
+        f'{_table(tables.summary(report))}<p class="note">{_text(tables.notes(report))}</p>',
         pictures,
+        _section("Foretold and found", tables.forecast(report) if report.planned else []),
+        _section("Every group against every other", tables.two_way(report) if report.pairs else []),
         f"<h2>The cells</h2>{_cells(cells)}",
-        f"<h2>Every network</h2>{_table(tables.pairs(report))}",
-        f"<h2>Best practice (Lindauer and Hutter 2020)</h2>{_table(items)}",
-        f"<h2>Settings</h2>{_folded('all settings', settings)}",
-        _folded("where it ran", json.dumps(dict(environment), indent=1)),
+        f"<h2>Every network</h2>{_folded('all networks', _table(tables.networks(report)))}",
+        _section("Best practice (Lindauer and Hutter 2020)", answers),
+        f"<h2>Settings</h2>{_folded('all settings', f'<pre>{_text(settings)}</pre>')}",
+        _folded("where it ran", f"<pre>{_text(json.dumps(dict(environment), indent=1))}</pre>"),
     ]
-    head = f'<meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{TITLE}</title><style>{STYLE}</style>"
+    )
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
-def _cells(cells: Mapping[str, Sequence[tuple[str, Genotype]]]) -> str:
-    """The different cells of every group, at most `SHOWN` of one."""
+def _verdicts(report: Report) -> str:
+    """What the data show, a sentence a claim; many that show nothing in one sentence, and each below it, folded."""
+    told = list(zip(report.claims, sentences(report), strict=True))
+    open_claims = [(claim, sentence) for claim, sentence in told if not claim.shown]
+    if len(open_claims) <= FEW:
+        return "".join(_verdict(claim, sentence) for claim, sentence in told)
+    shown = [_verdict(claim, sentence) for claim, sentence in told if claim.shown]
     parts = []
+    for against in dict.fromkeys(claim.against for claim, _ in open_claims):
+        names = [claim.group for claim, _ in open_claims if claim.against == against]
+        parts.append(f"{', '.join(names)} from {against}")
+    summary = f"These data show no difference of {'; of '.join(parts)}: every sentence is below, every figure in the "
+    nothing = _verdict(open_claims[0][0], f"{summary}tables.")
+    each = "".join(_verdict(claim, sentence) for claim, sentence in open_claims)
+    return "".join(shown) + nothing + _folded(f"these {len(open_claims)} claims, a sentence each", each)
+
+
+def _verdict(claim: Claim, sentence: str) -> str:
+    """A sentence with what it says before the first colon in bold."""
+    claimed, colon, rest = sentence.partition(":")
+    return f'<p class="verdict {claim.shown or "nothing"}"><b>{_text(claimed)}</b>{colon}{_text(rest)}</p>'
+
+
+def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
+    return f"<h2>{title}</h2>{_table(rows)}" if rows else ""
+
+
+def _cells(cells: Mapping[str, Sequence[tuple[str, Genotype]]]) -> str:
+    """The different cells of every group, at most `SHOWN` of one; each is enlarged when it is chosen."""
+    parts: list[str] = []
     for group, named in cells.items():
         different = {genotype.digest(): (name, genotype) for name, genotype in reversed(named)}
-        for name, genotype in list(reversed(different.values()))[:SHOWN]:
-            drawn = {kind: draw_cell(cell, f"{kind} cell") for kind, cell in genotype.cells.items()}
-            images = "".join(_image(figure, f"{kind} cell of {name}") for kind, figure in drawn.items())
-            parts.append(f'<div class="cell"><h3>{_text(name)}</h3>{images}</div>')
-        if len(different) > SHOWN:
-            parts.append(f'<p class="note">{_text(group)} found {len(different) - SHOWN} more.</p>')
-    return f'<div class="cells">{"".join(parts)}</div>'
+        shown = list(reversed(different.values()))[:SHOWN]
+        blocks = "".join(_cell(name, genotype) for name, genotype in shown)
+        if len(different) > len(shown):
+            blocks += f'<p class="note">{len(different) - len(shown)} more are in genotype.json of their runs.</p>'
+        title = f"{group}: {len(different)} cell{'s' if len(different) > 1 else ''}"
+        parts.append(_folded(title, f'<div class="cells">{blocks}</div>', opened=len(parts) == 0))
+    return "".join(parts)
 
 
-def _image(figure: Figure, name: str) -> str:
-    import matplotlib
-
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "darts"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{_text(name)}" src="data:image/svg+xml;base64,{data}">'
+def _cell(name: str, genotype: Genotype) -> str:
+    figures = {kind: draw_cell(cell, f"{kind} cell") for kind, cell in genotype.cells.items()}
+    images = "".join(_large(figure, f"{kind} cell of {name}") for kind, figure in figures.items())
+    return f'<div class="cell"><h3>{_text(name)}</h3>{images}</div>'
 
 
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{_text(title)}</summary><pre>{_text(text)}</pre></details>"
+def _large(figure: Figure, name: str) -> str:
+    """A picture that fills the window while it has the focus."""
+    identifier = re.sub(r"\W+", "-", name)
+    return f'<div class="large" tabindex="0" role="img" aria-label="{_text(name)}">{svg_text(figure, identifier)}</div>'
+
+
+def _folded(title: str, content: str, opened: bool = False) -> str:
+    return f"<details{' open' if opened else ''}><summary>{_text(title)}</summary>{content}</details>"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{_text(cell)}</th>" for cell in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _text(value: str) -> str:

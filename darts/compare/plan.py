@@ -1,28 +1,29 @@
-"""What a comparison runs: searches by method and seed, then networks in pairs by one protocol, each a named trial.
+"""What a comparison runs: searches by method and seed, then networks by one protocol, each a named trial.
 
-Every group (a method, or the cells that were given) trains as many networks as there are random cells: its cells take
-turns. The n-th network of every group and the n-th random cell share the seed `seed + n`, so that differences are
-paired; each random cell is a draw of its own.
+Every cell, found or drawn at random, is trained `retrainings` times, and every network has a seed of its own: found and
+random cells are treated alike, so that a cell which is found no better than at random is one draw more among them.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from darts.compare.searches import finished_searches
+from darts.compare.searches import finished_searches, searched_methods
 from darts.compare.settings import CompareSettings
 from darts.config.identity import digest
 from darts.loop.record import experiment
 from darts.loop.settings import taken_over
 from darts.runtime.errors import UserError
+from darts.runtime.seeding import derive
 from darts.runtime.settings import ParallelSettings
-from darts.spaces.fixed import FixedCell, find_cell, fixed_cells, read_fixed
-from darts.spaces.genotype import Genotype, from_json
+from darts.spaces.fixed import FixedCell, find_cell, fixed_cells, read_fixed, refuse_one_cell_twice
+from darts.spaces.genotype import Genotype
 from darts.spaces.membership import check_membership
-from darts.spaces.sources import random_genotype
-from darts.train import retraining as retrain
-from darts.train.settings import FinalSettings
+from darts.spaces.sources import finished_genotype, random_genotype
+from darts.train.result import protocol
+from darts.train.settings import FROM_SCRATCH, FinalSettings, TextFinalSettings
 
 SEARCHED, RANDOM = "searched", "random sampling"
 ALONE = ParallelSettings(synchronised_batch_norm=True, timeout_minutes=1.0)  # a trial is one process's
@@ -32,7 +33,7 @@ ALONE = ParallelSettings(synchronised_batch_norm=True, timeout_minutes=1.0)  # a
 class Trial:
     """One network to train."""
 
-    pair: int
+    number: int  # of the cell in its group
     group: str  # a method, SEARCHED or RANDOM
     cell: str  # how the cell is called in the report
     genotype: Genotype
@@ -41,8 +42,7 @@ class Trial:
 
 def given_cells_file(settings: CompareSettings, folder: Path) -> Path:
     """Where a comparison keeps the cells that `searched` named when it began; one of other settings has another."""
-    own = {key: value for key, value in experiment(settings, tested=True).items() if key != "trial"}
-    return folder / f"cells_{digest(own)}.json"
+    return folder / f"cells_{digest(experiment(settings, tested=True))}.json"
 
 
 def find_given(settings: CompareSettings, reference: str) -> FixedCell:
@@ -61,6 +61,7 @@ def given_cells(settings: CompareSettings, folder: Path) -> list[tuple[str, Geno
     """The cells of `searched`, as they were when the comparison began."""
     known = read_fixed(given_cells_file(settings, folder))
     cells = [known.get(reference) or find_given(settings, reference) for reference in settings.searched or []]
+    refuse_one_cell_twice(cells, "searched")
     return [(cell.origin, cell.genotype) for cell in cells]
 
 
@@ -68,18 +69,15 @@ def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple
     """By group the cells with their names; searches that failed are left out."""
     groups: dict[str, list[tuple[str, Genotype]]] = {}
     found = list(finished_searches(settings, folder))
-    for method in settings.methods:
-        files = {search.seed: place / "genotype.json" for search, place in found if search.method == method}
-        if files:
-            groups[method] = [
-                (f"{method}, seed {seed}", from_json(file.read_text(), origin=str(file)))
-                for seed, file in files.items()
-            ]
+    for method in searched_methods(settings):
+        places = {search.seed: place for search, place in found if search.method == method}
+        if places:
+            groups[method] = [(f"{method}, seed {seed}", finished_genotype(place)) for seed, place in places.items()]
     if settings.searched:
         groups[SEARCHED] = given_cells(settings, folder)
     if not groups:
         raise UserError(
-            f"methods: no search of {', '.join(settings.methods)} has ended well; see {folder / 'searches'}"
+            f"methods: no search of {', '.join(searched_methods(settings))} has ended well; see {folder / 'searches'}"
         )
     for cells in groups.values():
         for name, genotype in cells:  # else its random cells would be of another space
@@ -87,28 +85,42 @@ def found_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple
     return groups
 
 
+def all_cells(settings: CompareSettings, folder: Path) -> dict[str, list[tuple[str, Genotype]]]:
+    """By group the cells with their names, random ones last."""
+    numbers = range(settings.random.samples)
+    drawn = [(f"random {number}", random_genotype(settings.space, settings.seed, number)) for number in numbers]
+    return {**found_cells(settings, folder), RANDOM: drawn}
+
+
 def plan_trials(settings: CompareSettings, folder: Path) -> list[Trial]:
-    """All trainings, pair after pair, so that an interrupted comparison has whole pairs."""
-    groups = found_cells(settings, folder)
+    """All trainings, found cells and random ones in turn, so that an interrupted comparison has some of each."""
+    groups = all_cells(settings, folder)
+    longest = max(map(len, groups.values()))
     trials = []
-    for pair in range(settings.random.samples):
-        seed = settings.seed + pair
+    for repetition, number in itertools.product(range(settings.retrainings), range(longest)):
         for group, cells in groups.items():
-            name, genotype = cells[pair % len(cells)]
-            trials.append(Trial(pair, group, name, genotype, seed))
-        drawn = random_genotype(settings.space, settings.seed, pair)
-        trials.append(Trial(pair, RANDOM, f"random {pair}", drawn, seed))
+            if number < len(cells):
+                name, genotype = cells[number]
+                seed = trial_seed(settings.seed, group, number, repetition)
+                trials.append(Trial(number, group, name, genotype, seed))
     return trials
 
 
+def trial_seed(seed: int, group: str, number: int, repetition: int) -> int:
+    """A network's own seed: other networks of the comparison have others, and asking for more changes none."""
+    return derive(seed, f"network of {group}", number, repetition) % 2**32
+
+
 def trial_settings(settings: CompareSettings, trial: Trial) -> FinalSettings:
-    """The retraining settings of a trial: the comparison's, with the pair's seed."""
-    own = {"seed": trial.seed, "genotype": trial.cell, "weights": None, "parallel": ALONE}
+    """The retraining settings of a trial: the comparison's, with a seed of its own."""
+    own = {"seed": trial.seed, "genotype": trial.cell, "parallel": ALONE, **FROM_SCRATCH}
+    if settings.dataset.is_text:
+        return taken_over(TextFinalSettings, settings, **own)
     return taken_over(FinalSettings, settings, **own)
 
 
 def trial_name(settings: CompareSettings, trial: Trial) -> str:
     """A folder name that says which cell, protocol and seed: equal names mean equal results."""
     final = trial_settings(settings, trial)
-    flat = {key: value for key, value in retrain.protocol(final, trial.genotype).items() if key != "seed"}
+    flat = {key: value for key, value in protocol(final, trial.genotype).items() if key != "seed"}
     return f"{trial.genotype.digest()}_{digest(flat)}_seed{trial.seed}"

@@ -1,29 +1,36 @@
-"""What a comparison found: the figures of every group, the tests, and the sentences that the data allow."""
+"""What a comparison found: the figures of every group, and the claims that the data are asked about."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from darts.compare.plan import RANDOM, SEARCHED
+from darts.compare.power import LEVEL, SAMPLING, SEARCH, Design
+from darts.compare.scale import Scale, scale_of
+from darts.compare.searches import is_random_search
 from darts.compare.statistics import (
-    PairedTest,
+    MedianInterval,
+    Place,
+    RankTest,
     Spread,
-    UnpairedTest,
-    bootstrap_interval,
+    adjusted,
     holm,
-    paired_permutation_test,
-    permutation_test,
+    median_interval,
+    place_among,
+    rank_test,
     relative_improvement,
+    size_adjusted_test,
     spread,
 )
 from darts.compare.trials import Outcome
 from darts.runtime.errors import UserError
-
-LEVEL = 0.05
+from darts.tasks.task import METRICS
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,10 @@ class Group:
     name: str
     cells: int
     trained: int
-    accuracy: float  # mean over cells of their mean over retrainings
-    interval: tuple[float, float] | None  # 95%, studentised bootstrap over cells, or over retrainings of a single cell
+    mean: float  # over cells of their mean over retrainings
+    median: float  # over the same cells' means
+    interval: MedianInterval | None  # of the median over cells; None for too few
+    adjusted: float | None  # mean at the random cells' size, as its claim has it, where that was asked for
     spread: Spread
     parameters: float
     macs: float
@@ -43,147 +52,229 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A group against the random cells."""
+class Claim:
+    """A group against random sampling or against random search, and what the data show of it."""
 
     group: str
     cells: int
-    difference: float  # of mean accuracies: over cells, or over the pairs of a single cell
+    against: str  # SAMPLING or SEARCH
+    difference: float  # of mean scores: positive where the group is better
     relative_improvement: float  # percent
-    pairs: PairedTest  # of the networks: whether these cells differ from random ones
-    searches: UnpairedTest | None  # with a search as one observation: whether the method does; None for a single cell
-    corrected: float  # the p-value that decides, corrected for all groups
+    place: Place | None  # of a single cell among the random cells; one-sided: that it is better
+    test: RankTest | None  # of several cells, an observation each; two-sided; neither: of one cell at equal size
+    comparisons: int  # claims against the same, those that failed included, which are corrected for together (Holm)
+    p: float = 1.0  # corrected
+    least: float = 1.0  # the smallest that the corrected p could be
 
     @property
-    def decides(self) -> float:
-        """The p-value of the claim: of the method where there are several searches, else of the cell."""
-        return self.pairs.p if self.searches is None else self.searches.p
+    def shown(self) -> str:
+        """What the data show: "better", "worse" or nothing."""
+        if self.p > LEVEL:
+            return ""
+        return "worse" if self.test is not None and not self.test.better else "better"
 
-    @property
-    def least(self) -> float:
-        """The smallest that the deciding p-value could be."""
-        return self.pairs.least_p if self.searches is None else self.searches.least_p
+
+@dataclass(frozen=True)
+class Pair:
+    """One group of several cells against another, by the same test of ranks."""
+
+    first: str
+    second: str
+    superiority: float  # how often a cell of the first beats one of the second
+    p: float  # corrected for all pairs
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a report tells beside the accuracies."""
+
+    searches: Mapping[str, list[dict[str, float]]] = field(default_factory=dict)  # by method what each search has spent
+    failed: Sequence[str] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    planned: Sequence[Design] = ()
+    circumstances: Sequence[str] = ()
+    terms: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything that a comparison says."""
 
+    metric: str  # what networks are judged by: accuracy or perplexity
     groups: list[Group]
-    verdicts: list[Verdict]
+    claims: list[Claim]
+    pairs: list[Pair]  # every group of several cells against every other, the random cells included
     outcomes: list[Outcome]
     settings: dict[str, Any]
     failed: list[str]  # trials that failed twice
-    data: dict[str, Any] = field(default_factory=dict)  # what the images are: name, folder, classes, digests
+    data: dict[str, Any]  # what the images are: name, folder, classes, digests
+    planned: list[Design]  # what was foretold of the claims before anything ran
+    circumstances: list[str]  # the different hardware and versions of the runs
+    terms: dict[str, list[str]]  # the different data, spaces and budgets of the searches, by what they are of
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return dataclasses.asdict(self) | {"sentences": [sentence(self, verdict) for verdict in self.verdicts]}
+        return dataclasses.asdict(self)
+
+    @property
+    def scale(self) -> Scale:
+        """How values are compared and shown."""
+        return scale_of(self.metric)
+
+    @property
+    def adjusted_for(self) -> str | None:
+        """The cost at whose equal size accuracies are compared; None: as they are."""
+        return self.settings.get("adjust_for")
+
+    def claims_against(self, against: str) -> dict[str, Claim]:
+        """By group the claims of one kind."""
+        return {claim.group: claim for claim in self.claims if claim.against == against}
 
 
-def make_report(
-    outcomes: Sequence[Outcome],
-    settings: dict[str, Any],
-    searches: Mapping[str, list[dict[str, float]]] | None = None,
-    failed: Sequence[str] = (),
-    data: Mapping[str, Any] | None = None,
-) -> Report:
-    """Compute the statistics of all trials; `UserError` where fewer than two pairs are whole."""
-    complete_pairs = len({outcome.pair for outcome in outcomes if outcome.group == RANDOM})
-    if complete_pairs < 2:
-        raise UserError(
-            f"{complete_pairs} pairs have all their trials, a spread needs 2; failed: {', '.join(failed) or 'none'}"
-        )
+def make_report(outcomes: Sequence[Outcome], settings: dict[str, Any], background: Background | None = None) -> Report:
+    """Compute the statistics of all trials; `UserError` where fewer than two random cells or no other are there."""
+    known = background or Background()
     names = [name for name in dict.fromkeys(outcome.group for outcome in outcomes) if name != RANDOM]
-    verdicts = [_verdict(outcomes, name) for name in names]
-    corrected = holm([verdict.decides for verdict in verdicts])
+    drawn = by_cell(outcomes, RANDOM)
+    if len(drawn) < 2 or not names:
+        raise UserError(
+            f"{len(drawn)} random cells and {len(names)} groups of found cells were trained, a comparison needs 2 and "
+            f"1; failed: {', '.join(known.failed) or 'none'}"
+        )
+    cost, metric = settings.get("adjust_for"), METRICS[outcomes[0].metric]
+    samples = {name: sample(outcomes, name, cost) for name in [*names, RANDOM]}
+    several = {name: own for name, own in samples.items() if len(own.values) > 1}
+    numbers = Counter(design.against for design in known.planned)
+    sampling = _against_sampling(samples, names, numbers[SAMPLING])
+    at_one_size = _at_one_size(sampling, samples) if cost else {}
+    adjusted_means = {name: metric.score(value) for name, value in at_one_size.items()}
     return Report(
-        groups=[_group(outcomes, name, (searches or {}).get(name, [])) for name in [*names, RANDOM]],
-        verdicts=[dataclasses.replace(v, corrected=p) for v, p in zip(verdicts, corrected, strict=True)],
+        metric=metric.name,
+        groups=[_group(outcomes, name, known, adjusted_means.get(name)) for name in [*names, RANDOM]],
+        claims=[*sampling, *_against_search(samples, names, numbers[SEARCH])],
+        pairs=_pairs(several),
         outcomes=list(outcomes),
         settings=settings,
-        failed=list(failed),
-        data=dict(data or {}),
+        failed=list(known.failed),
+        data=dict(known.data),
+        planned=list(known.planned),
+        circumstances=list(known.circumstances),
+        terms={name: list(values) for name, values in known.terms.items()},
     )
 
 
-def sentence(report: Report, verdict: Verdict) -> str:
-    """Whether a group beat random sampling, and over what that claim extends."""
-    single, metrics = verdict.searches is None, _figures(verdict)
-    what = f"the cell of {verdict.group}" if single else f"{verdict.group} ({verdict.cells} searches)"
-    if verdict.group == SEARCHED:
-        what = "the searched cell" if single else f"the {verdict.cells} searched cells"
-    verb = "are" if verdict.group == SEARCHED and not single else "is"
-    correction = f", corrected for {len(report.verdicts)} comparisons" if len(report.verdicts) > 1 else ""
-    p = f"p = {verdict.corrected:.4f}{correction}"
-    if verdict.corrected > LEVEL:
-        claim = f"These data do not show that {what} {verb} better or worse than random sampling: {metrics}, {p}."
-        if verdict.least * len(report.verdicts) > LEVEL:
-            claim += f" So few observations cannot: the least p is {verdict.least:.3f}; raise random.samples or seeds."
-    else:
-        direction = "better" if verdict.difference > 0 else "worse"
-        subject = "The " + what.removeprefix("the ") if what.startswith("the ") else what
-        claim = f"{subject} {verb} {direction} than random sampling: {metrics}, {p}."
-    if single:
-        claim += (
-            " This speaks of this one cell; a claim about the search method needs several independent searches "
-            "(methods=[...] with seeds, or searched=[RUN,RUN,...])."
-        )
-    return claim
+class Sample(NamedTuple):
+    """What is compared of a group: a cell one observation."""
+
+    values: list[float]  # mean score of each cell: the metric so that more is better
+    sizes: list[float]  # parameters or multiply-adds of its network; ones where sizes do not count
+    sized: bool  # whether they count
 
 
-def _figures(verdict: Verdict) -> str:
-    tests = f"{verdict.pairs.name}, two-sided, {verdict.pairs.pairs} pairs"
-    if verdict.searches is not None:
-        first, second = verdict.searches.numbers
-        tests = f"{verdict.searches.name}, two-sided, {first} searches against {second} random cells"
-        tests += f"; a search beats a random cell {100 * verdict.searches.superiority:.0f}% of the time"
-    return (
-        f"{100 * verdict.difference:+.2f} points of accuracy, relative improvement "
-        f"{verdict.relative_improvement:+.2f}% ({tests})"
+def sample(outcomes: Sequence[Outcome], group: str, cost: str | None) -> Sample:
+    """A group's cells, with their sizes where scores are compared at equal `cost` (parameters or macs)."""
+    metric = METRICS[outcomes[0].metric]
+    values = [metric.score(value) for value in cell_means(outcomes, group)]
+    if cost is None:
+        return Sample(values, [1.0] * len(values), False)
+    known = {outcome.cell: float(getattr(outcome, cost)) for outcome in outcomes if outcome.group == group}
+    return Sample(values, [known[cell] for cell in by_cell(outcomes, group)], True)
+
+
+def tested(first: Sample, second: Sample) -> RankTest:
+    """The test of two groups of several cells."""
+    if first.sized:
+        return size_adjusted_test(first.values, second.values, [*first.sizes, *second.sizes])
+    return rank_test(first.values, second.values)
+
+
+def _at_one_size(claims: Sequence[Claim], samples: Mapping[str, Sample]) -> dict[str, float]:
+    """By group the mean score at the size of the random cells, as each claim compares them."""
+    mean = statistics.fmean(samples[RANDOM].values)
+    return {**{claim.group: mean + claim.difference for claim in claims}, RANDOM: mean}
+
+
+def _against_sampling(samples: Mapping[str, Sample], names: Sequence[str], planned: int) -> list[Claim]:
+    """Every group against the random cells: a single cell by its place, several by a test."""
+    number = max(planned, len(names))
+    return _corrected([_claim(name, SAMPLING, samples[name], samples[RANDOM], number) for name in names])
+
+
+def _against_search(samples: Mapping[str, Sample], names: Sequence[str], planned: int) -> list[Claim]:
+    """Every method of several searches against the searches of random search, where these are there."""
+    baseline = next((name for name in names if is_random_search(name)), None)
+    if baseline is None or len(samples[baseline].values) < 2:
+        return []
+    others = [name for name in names if name not in (baseline, SEARCHED) and len(samples[name].values) > 1]
+    number = max(planned, len(others))
+    return _corrected([_claim(name, SEARCH, samples[name], samples[baseline], number) for name in others])
+
+
+def _claim(group: str, against: str, found: Sample, drawn: Sample, comparisons: int) -> Claim:
+    level = adjusted({"": found.values, RANDOM: drawn.values}, {"": found.sizes, RANDOM: drawn.sizes}, RANDOM)
+    mean, random = statistics.fmean(level[""]), statistics.fmean(level[RANDOM])
+    single = len(found.values) == 1
+    return Claim(
+        group=group,
+        cells=len(found.values),
+        against=against,
+        difference=mean - random,
+        relative_improvement=relative_improvement(mean, random),
+        place=place_among(found.values[0], drawn.values) if single and not found.sized else None,
+        test=None if single else tested(found, drawn),
+        comparisons=comparisons,
     )
 
 
-def _group(outcomes: Sequence[Outcome], name: str, searches: list[dict[str, float]]) -> Group:
+def _corrected(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims with p-values corrected for their number."""
+    if not claims:
+        return []
+    own, least = [], []
+    for claim in claims:
+        source = claim.place or claim.test
+        own.append(1.0 if source is None else source.p)
+        least.append(1.0 if source is None else source.least_p)
+    number = claims[0].comparisons
+    pairs = zip(claims, holm(own, number), holm(least, number), strict=True)
+    return [dataclasses.replace(claim, p=p, least=smallest) for claim, p, smallest in pairs]
+
+
+def _pairs(samples: Mapping[str, Sample]) -> list[Pair]:
+    names = list(itertools.combinations(samples, 2))
+    tests = [tested(samples[first], samples[second]) for first, second in names]
+    corrected = holm([test.p for test in tests])
+    return [Pair(*name, test.superiority, p) for name, test, p in zip(names, tests, corrected, strict=True)]
+
+
+def _group(outcomes: Sequence[Outcome], name: str, known: Background, at_one_size: float | None) -> Group:
     own = [outcome for outcome in outcomes if outcome.group == name]
-    cells = by_cell(outcomes, name)
-    means = [statistics.fmean(values) for values in cells.values()]
-    values = means if len(means) > 1 else [outcome.test_accuracy for outcome in own]
+    cells, means = by_cell(outcomes, name), cell_means(outcomes, name)
     return Group(
         name=name,
         cells=len(cells),
         trained=len(own),
-        accuracy=statistics.fmean(means),
-        interval=bootstrap_interval(values),
+        mean=statistics.fmean(means),
+        median=statistics.median(means),
+        interval=median_interval(means),
+        adjusted=at_one_size,
         spread=spread(cells),
         parameters=statistics.fmean(outcome.parameters for outcome in own),
         macs=statistics.fmean(outcome.macs for outcome in own),
         seconds=statistics.fmean(outcome.seconds for outcome in own),
-        searches=searches,
+        searches=list(known.searches.get(name, [])),
     )
 
 
-def _verdict(outcomes: Sequence[Outcome], name: str) -> Verdict:
-    paired = {outcome.pair: outcome.test_accuracy for outcome in outcomes if outcome.group == name}
-    drawn = {outcome.pair: outcome.test_accuracy for outcome in outcomes if outcome.group == RANDOM}
-    pairs = sorted(paired.keys() & drawn.keys())
-    means = [statistics.fmean(values) for values in by_cell(outcomes, name).values()]
-    test = paired_permutation_test([paired[pair] for pair in pairs], [drawn[pair] for pair in pairs])
-    return Verdict(
-        group=name,
-        cells=len(means),
-        difference=statistics.fmean(means) - statistics.fmean(drawn.values()),
-        relative_improvement=relative_improvement(statistics.fmean(means), statistics.fmean(drawn.values())),
-        pairs=test,
-        searches=permutation_test(means, list(drawn.values())) if len(means) > 1 else None,
-        corrected=1.0,
-    )
+def cell_means(outcomes: Sequence[Outcome], group: str) -> list[float]:
+    """The mean of each cell of a group, in the metric itself: an observation a search."""
+    return [statistics.fmean(values) for values in by_cell(outcomes, group).values()]
 
 
 def by_cell(outcomes: Sequence[Outcome], group: str) -> dict[str, list[float]]:
-    """The accuracies of a group's cells."""
+    """The values of a group's cells, in the metric itself."""
     cells: dict[str, list[float]] = {}
     for outcome in outcomes:
         if outcome.group == group:
-            cells.setdefault(outcome.cell, []).append(outcome.test_accuracy)
+            cells.setdefault(outcome.cell, []).append(outcome.value)
     return cells

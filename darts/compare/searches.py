@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 
 from darts.compare.settings import CompareSettings
-from darts.config.compose import dotted_key
+from darts.config.compose import dotted_key, quoted
 from darts.config.identity import digest
+from darts.config.registry import typed_overrides
 from darts.loop.record import experiment
 from darts.runtime.errors import UserError
+from darts.runtime.seeding import derive
 from darts.search.settings import (
     BlackBoxSettings,
     SearchSettings,
@@ -41,6 +42,20 @@ PASSED = (
     "plugins",
 )
 DRAWN = 20
+RANDOM_SEARCH = "random"  # the method whose searches are the baseline of the same budget
+
+
+def is_random_search(group: str) -> bool:
+    """Whether a group is the searches of random search that are the baseline: under no settings of their own."""
+    return group == RANDOM_SEARCH
+
+
+def searched_methods(settings: CompareSettings) -> list[str]:
+    """The methods whose searches are run: those that were asked for, and random search beside them, unless told not."""
+    methods = list(settings.methods)
+    if methods and settings.random.search and RANDOM_SEARCH not in methods:
+        methods.append(RANDOM_SEARCH)
+    return methods
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,8 @@ class Search:
 
 def plan_searches(settings: CompareSettings) -> list[Search]:
     """All searches, seed after seed, so that an interrupted comparison has all methods."""
-    return [planned_search(settings, method, seed) for seed in settings.seeds for method in settings.methods]
+    methods = searched_methods(settings)
+    return [planned_search(settings, method, seed) for seed in settings.seeds for method in methods]
 
 
 def planned_search(settings: CompareSettings, method: str, seed: int) -> Search:
@@ -87,22 +103,76 @@ def settings_of_search(settings: CompareSettings, method: str, seed: int) -> Sea
     What the comparison gives to all searches is ignored by the kind of search that does not use it; what is given to
     this method is not.
     """
-    overrides = HydraConfig.get().overrides.task
+    overrides = typed_overrides()
     shared = [item for item in overrides if dotted_key(item).split(".")[0] in PASSED]
-    limits = [f"budget.{name}={shown(value)}" for name, value in vars(settings.budget).items()]
-    limited = any(value is not None for value in vars(settings.budget).values())
+    limits = vars(settings.budget)
+    if is_random_search(method) and not limited(limits):
+        limits = budget_of_baseline(settings)
+    given_limits = [f"budget.{name}={shown(value)}" for name, value in limits.items()] if limited(limits) else []
     scored = [] if settings.scored_by is None else [f"evaluator={settings.scored_by}"]
     name, *own = method.split()
-    given = [*shared, f"method={name}", f"seed={seed}", *(limits if limited else []), *scored]
+    refuse_shared_settings(settings, method, own)
+    any_method = [] if method in settings.methods else ["for_method=null"]  # an experiment may be of one method
+    given = [*shared, f"method={name}", f"seed={seed_of(method, seed)}", *given_limits, *scored, *any_method]
     found = _composed(method, (*given, *flat(settings.searches), *own))
     for override in own:
         refuse_unused(dotted_key(override), found)
+    if settings.budget.evaluations is not None and isinstance(found, SearchSettings):
+        raise UserError(
+            f"budget.evaluations is {settings.budget.evaluations}, but {name} searches by gradients and makes none; "
+            "give budget.epochs, budget.minutes or budget.macs"
+        )
     return found
+
+
+def seed_of(method: str, seed: int) -> int:
+    """The seed of a search: that of random search is another than the methods', which would begin with its cells."""
+    return derive(seed, "random search") % 2**32 if is_random_search(method) else seed
+
+
+def refuse_shared_settings(settings: CompareSettings, method: str, own: Sequence[str]) -> None:
+    """`UserError` where one method, or `searches`, sets what all searches must have in common or each have alone."""
+    for override in [*own, *flat(settings.searches)]:
+        key = dotted_key(override)
+        if key == "seed":
+            raise UserError(f"methods: {method!r}: seed is set; the searches' seeds are seeds=[...]")
+        if key.split(".")[0] == "budget" and settings.random.search:
+            allowed = "give one budget for all searches (budget.NAME=...), or random.search=false"
+            raise UserError(f"methods: {method!r}: {key} is set for some searches only; {allowed}")
+
+
+def limited(limits: Mapping[str, float | None]) -> bool:
+    """Whether a budget has any limit."""
+    return any(value is not None for value in limits.values())
+
+
+def budget_of_baseline(settings: CompareSettings) -> dict[str, float | None]:
+    """What random search may spend where `budget` says nothing: as much as the dearest of the methods' own settings.
+
+    Where there is a search by gradients among them it counts in passes over all training images; else it gets the
+    limits that all methods have. `UserError` where it is not known what a method will spend.
+    """
+    others = [method for method in settings.methods if not is_random_search(method)]
+    found = [settings_of_search(settings, method, settings.seeds[0]) for method in others]
+    names, planned = vars(settings.budget), [own.planned_epochs() for own in found]
+    if not found:
+        return dict(names)
+    if any(isinstance(own, SearchSettings) for own in found):
+        known = [epochs for epochs in planned if epochs is not None]
+        limits: dict[str, float | None] = dict.fromkeys(names)
+        limits["epochs"] = max(known) if len(known) == len(planned) else None
+    else:
+        common = {name: [getattr(own.budget, name) for own in found] for name in names}
+        limits = {name: None if None in values else max(values) for name, values in common.items()}
+    if not limited(limits):
+        allowed = "a limit for all searches (budget.epochs=...), or random.search=false"
+        raise UserError(f"budget: the methods have none in common to hold random search by; give {allowed}")
+    return limits
 
 
 def refuse_useless(settings: CompareSettings) -> None:
     """Raise `UserError` where `searches` sets what none of the methods uses."""
-    found = [settings_of_search(settings, method, settings.seeds[0]) for method in settings.methods]
+    found = [settings_of_search(settings, method, settings.seeds[0]) for method in searched_methods(settings)]
     for override in flat(settings.searches):
         key = dotted_key(override)
         if found and not any(uses(one, key) for one in found):
@@ -114,7 +184,7 @@ def refuse_other_spaces(settings: CompareSettings) -> None:
 
     `DRAWN` random cells of each search's space stand for what it may find.
     """
-    for method in settings.methods:
+    for method in searched_methods(settings):
         space = settings_of_search(settings, method, settings.seeds[0]).space
         drawn = DRAWN if space != settings.space else 0
         for number in range(drawn):
@@ -143,5 +213,5 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return quoted(value, always=True)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

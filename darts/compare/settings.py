@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from darts.config.registry import command_settings
-from darts.loop.settings import Budget, RunSettings, TrainLoop
-from darts.runtime.errors import require
+from darts.loop.settings import Budget, RunSettings, check_task
+from darts.runtime.errors import UserError, require
 from darts.spaces.nasbench201 import BenchmarkTable
+from darts.tasks.settings import LanguageSettings
+from darts.train.settings import FinalLoop, FinalSettings, TextFinalSettings, refuse_replaced
 
 
 @dataclass
 class RandomBaseline:
-    """The random-sampling baseline of a comparison."""
+    """What found cells are compared with."""
 
-    samples: int  # cells drawn uniformly, each with its own seed
+    samples: int  # cells drawn uniformly
+    search: bool  # beside methods: searches of random search at the same budget
 
     def __post_init__(self) -> None:
         require(2 <= self.samples <= 10_000, "random.samples", self.samples, "from 2 (a spread needs two) to 10000")
+
+
+@dataclass
+class PowerSettings:
+    """What the forecast of a comparison assumes."""
+
+    effects: list[float]  # differences to be shown, in points of accuracy; in standard deviations without a spread
+    spread: float | None  # standard deviation of random cells' accuracies in points; null: of `results`
+    search_spread: float | None  # the same of cells that one method finds; null: of `results`, else like random cells'
+    results: str | None  # an earlier comparison (its folder or report.json) whose spreads are taken
+
+    def __post_init__(self) -> None:
+        sound = bool(self.effects) and all(0 < effect < math.inf for effect in self.effects)
+        require(sound, "power.effects", self.effects, "numbers above 0, finite")
+        for name in ("spread", "search_spread"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, f"power.{name}", value, "above 0, finite, or null")
+        within = self.search_spread is None or self.spread is not None or self.results is not None
+        require(within, "power.search_spread", self.search_spread, "null without power.spread or power.results")
 
 
 @command_settings("compare")
@@ -33,25 +56,46 @@ class CompareSettings(RunSettings):
     budget: Budget  # of each search; all null: as the searches' own settings say
     searched: list[str] | None  # cells that are there already; null: the newest search's, where methods is empty
     random: RandomBaseline
-    train: TrainLoop
+    retrainings: int  # networks trained of each cell, found and random ones alike
+    adjust_for: str | None  # parameters or macs: compare accuracies as they would be at equal size
+    power: PowerSettings  # what the forecast of the comparison assumes
+    plan: bool  # print what the comparison could show, and end
+    allow_underpowered: bool  # run a comparison that can show nothing, whatever the difference
+    train: FinalLoop
     benchmark: BenchmarkTable  # a table of true accuracies, which then judges in place of retraining
     trial: str | None  # one trial only, by name: what the launcher runs
+    language: LanguageSettings  # of a text: how each cell's model is trained
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_task(self.dataset, self.space)
         if self.searched is None:
             self.searched = [] if self.methods else ["latest"]
         require(bool(self.searched or self.methods), "searched", self.searched, "a genotype, or give methods")
-        allowed = f"at most random.samples long ({self.random.samples})"
-        require(len(self.searched) <= self.random.samples, "searched", self.searched, allowed)
         allowed = "different cells: searches whose cells are to be compared"
         require(len(set(self.searched)) == len(self.searched), "searched", self.searched, allowed)
+        self.methods = [" ".join(method.split()) for method in self.methods]
         require(len(set(self.methods)) == len(self.methods), "methods", self.methods, "different searches")
         for method in self.methods:
             require(bool(method.split()), "methods", self.methods, "names, each with its settings after spaces")
         different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds) and min(self.seeds) >= 0
         require(different, "seeds", self.seeds, "different numbers from 0")
-        most = self.random.samples
-        require(
-            not self.methods or len(self.seeds) <= most, "seeds", self.seeds, f"at most random.samples long ({most})"
-        )
+        require(1 <= self.retrainings <= 1000, "retrainings", self.retrainings, "from 1 to 1000")
+        once = self.retrainings == 1 or self.benchmark.table is None
+        require(once, "retrainings", self.retrainings, "1 where benchmark.table judges, which says the same again")
+        searched = bool(self.methods) and self.random.search and self.dataset.is_text
+        allowed = "false with a text: random search scores cells, which is of images only so far"
+        require(not searched, "random.search", self.random.search, allowed)
+        allowed = "parameters, macs or null"
+        require(self.adjust_for in (None, "parameters", "macs"), "adjust_for", self.adjust_for, allowed)
+        single = len(self.searched) == 1 or (bool(self.methods) and len(self.seeds) == 1)
+        allowed = "null with a single cell or search, of which there is no test at equal size"
+        require(self.adjust_for is None or not single, "adjust_for", self.adjust_for, allowed)
+
+    def refuse_unused(self, key: str) -> None:
+        """`UserError` where a setting is given that the retrainings do not use; `key`: its dotted name."""
+        refuse_replaced(key, self)
+        final = TextFinalSettings if self.dataset.is_text else FinalSettings
+        ignored = [name for name in final.unused if not name.startswith(("weights", "start_from", "head_epochs"))]
+        if any(key == name or key.startswith(f"{name}.") for name in ignored):
+            raise UserError(f"{key} is given, but {final.kind} is trained, which ignores it")

@@ -1,4 +1,4 @@
-"""The tables of a comparison as rows of text, for the page and for Markdown."""
+"""The tables of a comparison as rows of text, and their forms for Markdown and for a paper (LaTeX)."""
 
 from __future__ import annotations
 
@@ -6,54 +6,129 @@ import statistics
 from collections.abc import Sequence
 
 from darts.compare.plan import RANDOM
-from darts.compare.report import Group, Report
+from darts.compare.power import SAMPLING, SEARCH
+from darts.compare.report import Claim, Group, Report
+from darts.compare.scale import Scale
+from darts.tasks.task import PERPLEXITY
 
 Rows = list[list[str]]
 
 NOTES = (
-    "Accuracy: mean over cells of the mean over their retrainings; in brackets the 95% studentised bootstrap interval, "
-    "over cells, or over retrainings where there is one cell, and not for fewer than 4. std over seeds is that of "
-    "retrainings of one cell; std over cells is that of the cells' means and, where a cell was trained once, contains "
-    "the former. Relative improvement over random sampling: 100 (found - random) / random (Yang et al. 2020). p: of "
-    "the searches against the random cells, or of the pairs where there is one cell, two-sided, corrected by Holm's "
-    "method. A12: how often a searched cell beats a random one. Search cost: means; an epoch is one pass over all "
-    "training images. Parameters without the auxiliary head; multiply-adds of one image; seconds of one training."
+    "First the median over cells (each the mean of its retrainings), in brackets an interval between two of them that "
+    "covers the median with at least 95%, whatever the distribution (not for fewer than 6 cells); then the mean. std "
+    "over retrainings is that of one cell's networks; std over cells is that of the cells' means and, where a cell was "
+    "trained once, contains the former. Relative improvement over random sampling: 100 (found - random) / random of "
+    "the means (Yang et al. 2020). p: of several cells by ranks, two-sided, a search one observation; of a single cell "
+    "that a blindfold draw takes so good a place; each corrected by Holm's method for the claims of its column. A12: "
+    "how often a found cell beats a random one. Search cost: means; an epoch is one pass over all training {many}. "
+    "Parameters without the auxiliary head; multiply-adds of one {one}; seconds of one training."
 )
-HEAD = ["cells", "number", "trained", "test accuracy %", "std over cells", "std over seeds", "relative improvement",
-        "p", "A12", "parameters", "multiply-adds", "search cost", "seconds"]  # fmt: skip
+AT_EQUAL_SIZE = (
+    " p at equal size: a permutation test by Freedman and Lane of a shift beside a line over the logarithm of the "
+    "size; differences are from that line."
+)
+BY_TABLE = (
+    " Accuracies are a table's: nothing was trained; parameters and multiply-adds are of the network that `network` "
+    "and `dataset` describe."
+)
+COLUMNS = ("cells", "number", "trained", "METRIC: median", "mean", "std over cells", "std over retrainings",
+           "relative improvement", "p: random sampling", "A12", "p: random search", "parameters", "multiply-adds",
+           "search cost", "seconds")  # fmt: skip
+
+
+def notes(report: Report) -> str:
+    """What the summary's columns mean."""
+    sized = AT_EQUAL_SIZE if report.adjusted_for is not None else ""
+    one, many = ("word", "words") if report.metric == PERPLEXITY.name else ("image", "images")
+    return (
+        NOTES.format(one=one, many=many)
+        + sized
+        + (BY_TABLE if report.settings.get("benchmark.table") is not None else "")
+    )
 
 
 def summary(report: Report) -> Rows:
     """A row for each group."""
-    rows = [HEAD]
-    verdicts = {verdict.group: verdict for verdict in report.verdicts}
+    sampling, search = report.claims_against(SAMPLING), report.claims_against(SEARCH)
+    scale = report.scale
+    rows = [[title.replace("METRIC", scale.title) for title in COLUMNS]]
     for group in report.groups:
-        verdict = verdicts.get(group.name)
-        superiority = verdict.searches.superiority if verdict and verdict.searches else None
+        claim = sampling.get(group.name)
+        improvement = "-" if claim is None else f"{claim.relative_improvement:+.2f}%"
         rows.append(
             [
                 group.name,
                 str(group.cells),
                 str(group.trained),
-                accuracy(group),
-                points(group.spread.over_cells),
-                points(group.spread.over_seeds),
-                f"{verdict.relative_improvement:+.2f}%" if verdict else "-",
-                f"{verdict.corrected:.4f}" if verdict else "-",
-                "-" if superiority is None else f"{superiority:.2f}",
+                median(group, scale),
+                scale.shown(group.mean),
+                scale.shown(group.spread.over_cells),
+                scale.shown(group.spread.over_seeds),
+                improvement,
+                p_value(claim),
+                superiority(claim),
+                p_value(search.get(group.name)),
                 f"{group.parameters:,.0f}",
                 f"{group.macs / 1e6:.2f} M",
                 search_cost(group),
                 f"{group.seconds:.0f}",
             ]
         )
+    if report.adjusted_for is not None:
+        means = [scale.shown(group.adjusted) for group in report.groups]
+        _add_column(rows, f"mean at equal {report.adjusted_for}", means)
     return rows
 
 
-def accuracy(group: Group) -> str:
-    """The mean with its interval."""
-    mean = f"{100 * group.accuracy:.2f}"
-    return mean if group.interval is None else f"{mean} [{100 * group.interval[0]:.2f}, {100 * group.interval[1]:.2f}]"
+def _add_column(rows: Rows, title: str, values: Sequence[str]) -> None:
+    for row, value in zip(rows, [title, *values], strict=True):
+        row.insert(5, value)
+
+
+def p_value(claim: Claim | None) -> str:
+    """The corrected p of a claim."""
+    return "-" if claim is None else f"{claim.p:.4f}"
+
+
+def superiority(claim: Claim | None) -> str:
+    """A12 of a claim about several cells."""
+    return "-" if claim is None or claim.test is None else f"{claim.test.superiority:.2f}"
+
+
+def median(group: Group, scale: Scale) -> str:
+    """The median with its interval."""
+    value, interval = scale.shown(group.median), group.interval
+    return value if interval is None else f"{value} ({scale.shown(interval.low)} to {scale.shown(interval.high)})"
+
+
+def two_way(report: Report) -> Rows:
+    """Every group of several cells against every other: how often a row's cell beats a column's, and p."""
+    names = list(dict.fromkeys(name for pair in report.pairs for name in (pair.first, pair.second)))
+    shown = {}
+    for pair in report.pairs:
+        shown[pair.first, pair.second] = f"{100 * pair.superiority:.0f}%, p = {pair.p:.3f}"
+        shown[pair.second, pair.first] = f"{100 * (1 - pair.superiority):.0f}%, p = {pair.p:.3f}"
+    rows = [["a cell of", *(f"beats {name}" for name in names)]]
+    for name in names:
+        rows.append([name, *(shown.get((name, other), "") for other in names)])
+    return rows
+
+
+def forecast(report: Report) -> Rows:
+    """What was foretold of every claim before anything ran, beside what came out."""
+    effects = list(report.planned[0].power) if report.planned else []
+    rows = [["claim", "against", "cells", "least p", *(f"power for {effect}" for effect in effects), "difference",
+             "p", "shown"]]  # fmt: skip
+    found = {(claim.group, claim.against): claim for claim in report.claims}
+    for design in report.planned:
+        claim = found.get((design.group, design.against))
+        difference = "-" if claim is None else report.scale.change(claim.difference)
+        outcome = "-" if claim is None else claim.shown or "nothing"
+        powers = [f"{100 * power:.0f}%" for power in design.power.values()]
+        cells = f"{design.first} and {design.second}"
+        rows.append([design.group, design.against, cells, f"{design.least:.3g}", *powers, difference, p_value(claim),
+                     outcome])  # fmt: skip
+    return rows
 
 
 def search_cost(group: Group) -> str:
@@ -65,30 +140,54 @@ def search_cost(group: Group) -> str:
     return f"{evaluations}{mean['epochs']:.3g} epochs, {mean['seconds']:.0f} s"
 
 
-def pairs(report: Report) -> Rows:
+def networks(report: Report) -> Rows:
     """Every network that was trained."""
-    names = [group.name for group in report.groups]
-    rows = [["pair", "seed", *(f"{name}: cell, accuracy %" for name in names)]]
-    by_place = {(outcome.pair, outcome.group): outcome for outcome in report.outcomes}
-    for pair in sorted({outcome.pair for outcome in report.outcomes}):
-        row = [str(pair), str(by_place[pair, RANDOM].seed)]
-        for name in names:
-            outcome = by_place.get((pair, name))
-            label = "" if outcome is None or name == RANDOM else f"{outcome.cell} "
-            shown = outcome and f"{label}({outcome.genotype}): {100 * outcome.test_accuracy:.2f}"
-            row.append(shown or "-")
-        rows.append(row)
+    title = report.scale.title
+    rows = [["group", "cell", "its digest", "seed", title, "parameters", "multiply-adds", "seconds"]]
+    for group in report.groups:
+        for outcome in report.outcomes:
+            if outcome.group == group.name:
+                rows.append(
+                    [
+                        outcome.group,
+                        outcome.cell,
+                        outcome.genotype,
+                        str(outcome.seed),
+                        report.scale.shown(outcome.value),
+                        f"{outcome.parameters:,}",
+                        f"{outcome.macs / 1e6:.2f} M",
+                        f"{outcome.seconds:.0f}",
+                    ]
+                )
     return rows
-
-
-def points(value: float | None) -> str:
-    """A fraction as points of percent."""
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, its columns aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    listed = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in escaped) for column in range(len(rows[0]))]
+    listed = [escaped[0], ["-" * width for width in widths], *escaped[1:]]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in listed]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}  # fmt: skip
+IN_PAPER = ("cells", "number", "METRIC: median", "mean", "std over cells", "p: random sampling",
+            "p: random search", "parameters", "search cost")  # fmt: skip
+
+
+def latex(report: Report) -> str:
+    """The summary as a table for a paper, which needs the package booktabs."""
+    rows = summary(report)
+    chosen = [rows[0].index(name.replace("METRIC", report.scale.title)) for name in IN_PAPER]
+    lines = [[_latex_text(row[column]) for column in chosen] for row in rows]
+    body = [" & ".join(line) + r" \\" for line in lines]
+    head = r"\begin{tabular}{l" + "r" * (len(chosen) - 1) + "}"
+    parts = ["% needs \\usepackage{booktabs}", head, r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule",
+             r"\end{tabular}"]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def _latex_text(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)

@@ -7,7 +7,6 @@ passes between trials: each is found again by its name, and what is in the folde
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,21 +28,27 @@ from darts.compare.searches import (
     refuse_other_spaces,
     refuse_useless,
     search_folder,
+    searched_methods,
     settings_of_search,
     shown,
 )
 from darts.compare.settings import CompareSettings
 from darts.config.compose import typed_settings
-from darts.loop.record import cost_of
+from darts.config.registry import typed_overrides
+from darts.loop.record import cost_of, run_record
 from darts.models.cost import network_costs
 from darts.runtime.device import choose_device
 from darts.runtime.errors import UserError
-from darts.runtime.files import read_lines
+from darts.runtime.files import read_lines, require_content
+from darts.runtime.schema import FINITE
 from darts.search import loop as search
 from darts.search.settings import SearchSettings
 from darts.spaces.nasbench201 import load_table
 from darts.tasks.datasets import shape_of
+from darts.tasks.settings import require_images
+from darts.tasks.task import metric_among
 from darts.train import retraining as retrain
+from darts.train.result import finished
 
 log = logging.getLogger(__name__)
 
@@ -52,21 +57,32 @@ log = logging.getLogger(__name__)
 class Outcome:
     """What one trial gave."""
 
-    pair: int
+    number: int  # of the cell in its group
     group: str
     cell: str
     genotype: str  # its digest
     seed: int
-    test_accuracy: float
+    value: float  # of the metric, on the test data
     parameters: int
     macs: int
     seconds: float
+    metric: str = "accuracy"
 
 
-def check(settings: CompareSettings, folder: Path) -> None:
-    """Refuse what the searches and trainings would refuse, before anything runs."""
+def check_searches(settings: CompareSettings) -> None:
+    """Refuse what the searches would refuse, before anything runs."""
     refuse_useless(settings)
     refuse_other_spaces(settings)
+    for method in searched_methods(settings):
+        found = settings_of_search(settings, method, settings.seeds[0])
+        population, evaluations = getattr(found.method, "population", None), settings.budget.evaluations
+        if population and evaluations and evaluations <= population:
+            log.warning("%s draws at random within budget.evaluations=%d: its population is %d", method, evaluations,
+                        population)  # fmt: skip
+
+
+def check_trainings(settings: CompareSettings, folder: Path) -> None:
+    """The same of the trainings, where the cells are known already."""
     if not plan_searches(settings):
         plan_trials(settings, folder)
 
@@ -99,18 +115,18 @@ def _launched(names: Sequence[str], folder: Path, attempt: int) -> list[str]:
         raise RuntimeError("trials are launched from within the command")
     place = (folder / "jobs").resolve()
     given = [
-        item for item in own.overrides.hydra if not item.startswith(("hydra.run.dir", "hydra.sweep", "hydra.mode"))
+        item for item in typed_overrides("hydra") if not item.startswith(("hydra.run.dir", "hydra.sweep", "hydra.mode"))
     ]
     given += [f"hydra.sweep.dir={shown(str(place))}", "hydra.sweep.subdir=${hydra.job.num}", "hydra.mode=MULTIRUN"]
     composed = hydra.compose_config(
         config_name=own.job.config_name,
-        overrides=[*own.overrides.task, *given],
+        overrides=[*typed_overrides(), *given],
         run_mode=RunMode.MULTIRUN,
         with_log_configuration=False,
     )
     context = HydraContext(config_loader=hydra.config_loader, callbacks=_callbacks(composed))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=run_trial, config=composed)
-    task = [item for item in own.overrides.task if not item.startswith("trial=")]
+    task = [item for item in typed_overrides() if not item.startswith("trial=")]
     jobs = [[*task, f"trial={shown(name)}"] for name in names]
     done = sum(1 for _ in place.glob("*")) if place.exists() else 0
     try:
@@ -150,10 +166,12 @@ def run_trial(config: DictConfig) -> float:
         return 0.0
     for trial in plan_trials(settings, folder):
         if trial_name(settings, trial) == name:
-            log.info("\npair %d: %s cell (%s), seed %d", trial.pair, trial.group, trial.cell, trial.seed)
+            log.info("\n%s: %s, seed %d", trial.group, trial.cell, trial.seed)
             result = retrain.run(trial_settings(settings, trial), trial.genotype, folder / "trials" / name)
-            log.info("test accuracy %.2f%%", 100 * result["test_accuracy"])
-            return 1 - float(result["test_accuracy"])
+            metric = metric_among(result, "test_")
+            value = float(result[f"test_{metric.name}"])
+            log.info("test %s %s", metric.name, metric.shown(value))
+            return 1 - value if metric.higher_is_better else value
     raise UserError(
         f"trial is {settings.trial!r}; there is none of that name; the data or the settings have changed since it was "
         "planned, or the name is wrong"
@@ -161,13 +179,11 @@ def run_trial(config: DictConfig) -> float:
 
 
 def outcomes(settings: CompareSettings, folder: Path) -> list[Outcome]:
-    """What the trials gave, read from the folder (or from the table); pairs of which one is missing are left out."""
+    """What the trials gave, read from the folder (or from the table); those that failed are left out."""
     trials = plan_trials(settings, folder)
     if settings.benchmark.table is not None:
         return _from_table(settings, trials)
-    read = _from_files(settings, trials, folder)
-    wanted, there = (Counter(item.pair for item in items) for items in (trials, read))
-    return [outcome for outcome in read if there[outcome.pair] == wanted[outcome.pair]]
+    return _from_files(settings, trials, folder)
 
 
 def _from_files(settings: CompareSettings, trials: Sequence[Trial], folder: Path) -> list[Outcome]:
@@ -175,43 +191,90 @@ def _from_files(settings: CompareSettings, trials: Sequence[Trial], folder: Path
     for trial in trials:
         file = folder / "trials" / trial_name(settings, trial) / "result.json"
         if file.exists():
-            result = retrain.finished(trial_settings(settings, trial), trial.genotype, file.parent, quiet=True)
-            metrics = {name: result[name] for name in ("test_accuracy", "parameters", "macs", "seconds")}
-            found.append(Outcome(trial.pair, trial.group, trial.cell, trial.genotype.digest(), trial.seed, **metrics))
+            result = finished(trial_settings(settings, trial), trial.genotype, file.parent, quiet=True)
+            metric = metric_among(result, "test_").name
+            measured = {name: result[name] for name in ("parameters", "macs", "seconds")}
+            place = trial.number, trial.group, trial.cell, trial.genotype.digest(), trial.seed
+            found.append(Outcome(*place, value=result[f"test_{metric}"], metric=metric, **measured))
     return found
 
 
 def _from_table(settings: CompareSettings, trials: Sequence[Trial]) -> list[Outcome]:
-    table, shape = load_table(settings.benchmark, settings.space), shape_of(settings.dataset)
+    table, shape = load_table(settings.benchmark, settings.space), shape_of(require_images(settings.dataset))
     if table is None:
         raise RuntimeError("no table")
     known: dict[str, dict[str, float]] = {}
     found = []
-    once: dict[tuple[str, str], Trial] = {}  # a table would say the same again
     for trial in trials:
-        once.setdefault((trial.group, trial.cell), trial)
-    for trial in once.values():
         name = trial.genotype.digest()
         if name not in known:
             device = choose_device(settings.device)
             known[name] = network_costs(trial.genotype, settings.network, shape, device, ("parameters", "macs"))
         accuracy = table.accuracy(trial.genotype, settings.benchmark.column) / 100
-        costs = {cost: int(value) for cost, value in known[name].items()}
-        found.append(Outcome(trial.pair, trial.group, trial.cell, name, trial.seed, accuracy, **costs, seconds=0.0))
+        parameters, macs = (int(known[name][cost]) for cost in ("parameters", "macs"))
+        found.append(Outcome(trial.number, trial.group, trial.cell, name, trial.seed, accuracy, parameters, macs, 0.0))
     return found
 
 
 def search_costs(settings: CompareSettings, folder: Path) -> dict[str, list[dict[str, float]]]:
-    """By method what each of its searches has spent: evaluations, epochs, seconds."""
+    """By method what each of its searches has spent: its seed, evaluations, epochs, seconds, macs."""
     found: dict[str, list[dict[str, float]]] = {}
     for planned, place in finished_searches(settings, folder):
-        found.setdefault(planned.method, []).append(cost_of(place))
+        found.setdefault(planned.method, []).append({"seed": planned.seed, **cost_of(place)})
     return found
+
+
+TERMS = {
+    "data": ("dataset.name", "dataset.content", "dataset.fraction"),
+    "splits": ("search.train_fraction",),
+    "space": ("space.name", "space.nodes", "space.edges_kept", "space.candidates"),
+    "scores": ("evaluator.part", "evaluator.column"),
+    "budget": tuple(f"budget.{name}" for name in ("evaluations", "epochs", "minutes", "macs")),
+}
+
+
+def search_terms(settings: CompareSettings, folder: Path) -> dict[str, list[str]]:
+    """By term, in how many different ways the searches of this comparison were run, each in words."""
+    found: dict[str, dict[str, None]] = {name: {} for name in TERMS}
+    for _, place in finished_searches(settings, folder):
+        own = run_record(place).get("settings", {})
+        for name, keys in TERMS.items():
+            words = ", ".join(f"{key}={own.get(key)}" for key in keys if own.get(key) is not None)
+            found[name][words or "none given"] = None
+    return {name: list(different) for name, different in found.items() if different}
+
+
+def circumstances(settings: CompareSettings, folder: Path) -> list[str]:
+    """The different hardware and versions by which searches and trainings of this comparison ran."""
+    places = [place for _, place in finished_searches(settings, folder)]
+    places += [folder / "trials" / trial_name(settings, trial) for trial in plan_trials(settings, folder)]
+    found = []
+    for place in places:
+        if (place / "run.json").exists():
+            record = run_record(place)
+            for own in [record.get("environment", {}), *record.get("resumed", [])]:
+                threads = f"{own.get('threads')} threads, {own.get('cpu_capability')}"
+                versions = f"PyTorch {own.get('torch')}, Python {own.get('python')}"
+                found.append(f"{own.get('device')}, {threads}, {versions}")
+    return list(dict.fromkeys(found))
 
 
 def histories(settings: CompareSettings, folder: Path) -> dict[str, list[list[dict[str, Any]]]]:
     """By method the lines of each of its searches."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for planned, place in finished_searches(settings, folder):
-        found.setdefault(planned.method, []).append(read_lines(place / "history.jsonl", {}))
+        found.setdefault(planned.method, []).append(_history(place / "history.jsonl"))
     return found
+
+
+def _history(file: Path) -> list[dict[str, Any]]:
+    """The lines of a search that has ended; `UserError` where there are none, or one is damaged."""
+    lines = read_lines(file, {})
+    remedy = "remove its folder to search again"
+    if not lines:
+        raise UserError(f"{file} is missing or empty, and its search has ended; {remedy}")
+    for number, line in enumerate(lines, start=1):
+        scored = {"best": FINITE, "cost/epochs": FINITE} if "evaluation" in line else {"epoch": int}
+        judged = {"table/accuracy": FINITE} if "table/accuracy" in line else {}
+        require_content(line, {**scored, **judged}, f"{file}: line {number}", remedy)
+    return lines
