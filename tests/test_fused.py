@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from darts.models.batch_norm import frozen_statistics
-from darts.models.fused.folding import RunningStatistics, fold
+from darts.models.fused.folding import RunningStatistics, fold, folded_once
 from darts.models.fused.maps import Before, Operand, convolved, mapped, moments, sum_of_maps
 from darts.models.fused.supernet import FusedSupernet
 from darts.models.mixture import dense_mixture
@@ -110,6 +110,21 @@ def test_evaluation_mode_uses_the_running_statistics(candidates):
         supernet.eval()
 
     assert_alike(space_of("darts", 2, 2, candidates), prepare=a_step_then_evaluate)
+
+
+def test_what_is_folded_once_gives_the_same_bits_for_every_batch(darts_space):
+    _, fused = supernets(darts_space)
+    draws = torch.Generator().manual_seed(8)
+    images = [torch.randn(6, 3, 8, 8, generator=draws, dtype=torch.float64) for _ in range(2)]
+    mixtures = [{kind: alpha.detach() * factor for kind, alpha in alphas(darts_space).items()} for factor in (1, 2)]
+    fused(images[0], dense_mixture(mixtures[0]))  # moves the running statistics
+    fused.eval()
+    for mixture in map(dense_mixture, mixtures):  # each block folds anew
+        with torch.no_grad():
+            plain = [fused(batch, mixture) for batch in images]
+            with folded_once(fused):
+                kept = [fused(batch, mixture) for batch in images]
+        assert all(torch.equal(one, other) for one, other in zip(plain, kept, strict=True))
 
 
 def test_frozen_statistics_stand_still_and_the_batch_still_normalises(darts_space):
@@ -256,7 +271,7 @@ def followed(folder, engine: str, steps: int, *overrides: str, dtype=torch.float
     losses = []
     batches = zip(*(half.shuffled(0, 0, steps) for half in (state.data.train, state.data.valid)), strict=True)
     for train, valid in batches:
-        train, valid = (batch._replace(images=batch.images.to(dtype)) for batch in (train, valid))
+        train, valid = (batch._replace(inputs=batch.inputs.to(dtype)) for batch in (train, valid))
         sums = search_steps.architecture_step(state, train, valid) | search_steps.weight_step(state, train)
         losses.append(float(sums["train/loss"].total) / sums["train/loss"].count)
     return {kind: matrix.detach().clone() for kind, matrix in state.alpha.items()}, losses

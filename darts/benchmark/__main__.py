@@ -32,12 +32,14 @@ def measure(settings: BenchmarkSettings, folder: Path) -> Metrics:
     from darts.benchmark.cases import cases
     from darts.benchmark.measure import roofline
     from darts.loop.record import environment
-    from darts.runtime.device import memory_advice, ready_device
+    from darts.models.layout import choose_layout
+    from darts.runtime.device import map_type, memory_advice, ready_device
     from darts.runtime.files import write_json
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+    choose_layout(device, map_type(settings.precision), folder)
     say = (lambda line: None) if settings.json else print
-    machine = roofline(device, _dtype(settings))
+    machine = roofline(device, map_type(settings.precision))
     sizes = f"batch {settings.search.batch_size}, {settings.network.channels} channels, {settings.network.cells} cells"
     name = environment(device)["device"]
     say(f"{name}: {machine.gflops:,.0f} Gflop/s, {machine.gigabytes:.0f} GB/s; {sizes}\n")
@@ -180,12 +182,6 @@ def draw(metrics: Metrics, path: Path) -> list[Path]:
     figure.axes[0].invert_yaxis()
     figure.tight_layout()
     return save_figure(figure, path)
-
-
-def _dtype(settings: BenchmarkSettings) -> Any:
-    import torch
-
-    return torch.bfloat16 if settings.precision.value == "bf16" else torch.float32
 
 
 @cli_command("benchmark")

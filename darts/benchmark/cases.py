@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from darts.methods.hypergradient import FiniteDifference, FirstOrder
 from darts.models.cost import count_macs
 from darts.models.depthwise import Depthwise
 from darts.models.settings import Engine, MemorySettings
-from darts.runtime.device import autocast, keep_freed_memory
+from darts.runtime.device import autocast, keep_freed_memory, set_precision
 from darts.runtime.seeding import generator
 from darts.runtime.settings import Precision
 from darts.search import loop as search
@@ -29,11 +29,12 @@ from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, new_state
 from darts.spaces.published import published
 from darts.spaces.search_space import InputShape
-from darts.tasks.batches import Batch, Batches, Preparation, SearchData, Split, TrainData
+from darts.tasks.batches import Batches, Preparation, SearchData, Split, TrainData
 from darts.tasks.datasets import ArrayImages
-from darts.tasks.settings import Augmentation
+from darts.tasks.settings import Augmentation, require_images
+from darts.tasks.task import Batch
 from darts.train import retraining as retrain
-from darts.train.settings import FinalSettings
+from darts.train.settings import FROM_SCRATCH, FinalSettings
 
 S = TypeVar("S", bound=RunSettings)
 ORIGINAL, REFERENCE, OURS = "original", "reference", "ours"
@@ -86,7 +87,7 @@ def search_states(settings: BenchmarkSettings, device: torch.device, folder: Pat
     for name in VARIANTS:
         own = settings if name == OURS else dataclasses.replace(_slow(settings), engine=Engine.reference)
         states[name] = new_state(own, random_search_data(settings, device), device, folder / name)
-    data = states[ORIGINAL].data
+    data = cast(SearchData, states[ORIGINAL].data)
     _as_originally(states[ORIGINAL].supernet)
     data.train.preparation = data.valid.preparation = _DefaultLayout(**vars(data.train.preparation))
     return states
@@ -94,7 +95,7 @@ def search_states(settings: BenchmarkSettings, device: torch.device, folder: Pat
 
 def retraining_case(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Case:
     """A whole step of retraining: augmentation, drop-path, auxiliary head."""
-    final = taken_over(FinalSettings, settings, network=settings.retrained, weights=None)
+    final = taken_over(FinalSettings, settings, network=settings.retrained, **FROM_SCRATCH)
     genotype = published(settings.genotype)
     states = {}
     for name in (ORIGINAL, OURS):
@@ -118,11 +119,12 @@ def evaluation_case(settings: BenchmarkSettings, device: torch.device, folder: P
 def loading_case(settings: BenchmarkSettings, device: torch.device) -> Case:
     """A batch of augmented images on the device, from images in memory; originally image by image, by torchvision."""
     data = random_search_data(settings, device)
-    batch, size = settings.search.batch_size, settings.dataset.image_size
+    dataset = require_images(settings.dataset)
+    batch, size = settings.search.batch_size, dataset.image_size
     mean, std = data.train.preparation.mean, data.train.preparation.std
     originally = transforms.Compose(
         [
-            transforms.RandomCrop(size, padding=settings.dataset.crop_padding),
+            transforms.RandomCrop(size, padding=dataset.crop_padding),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
@@ -164,7 +166,7 @@ class _DefaultLayout(Preparation):
 
     def normalised(self, pixels: Tensor, labels: Tensor) -> Batch:
         batch = super().normalised(pixels, labels)
-        return Batch(batch.images.contiguous(), batch.labels)
+        return Batch(batch.inputs.contiguous(), batch.targets)
 
 
 def _slow(settings: S) -> S:
@@ -186,6 +188,7 @@ def search_action(state: SearchState) -> Action:
     beginning = torch.zeros(2, device=state.device)  # progress and epoch
 
     def action() -> Mapping[str, Any]:
+        set_precision(state.settings.precision)  # each variant has its own
         return step(beginning, *[tensor for raw in next(batches) for tensor in raw])
 
     return action
@@ -196,6 +199,7 @@ def _train_action(state: retrain.TrainState) -> Action:
     state.epoch = 1  # in the first epoch no path is dropped
 
     def step() -> Mapping[str, Any]:
+        set_precision(state.settings.precision)
         raw = next(raws)
         return state.train_step(*raw, *retrain.drop_path(state, len(raw.labels)))
 
@@ -203,13 +207,15 @@ def _train_action(state: retrain.TrainState) -> Action:
 
 
 def _evaluation_action(state: SearchState) -> Action:
-    mixture, preparation = state.deterministic_mixture(), state.data.train.preparation
-    raw = next(state.data.train.shuffled_raw(0))
-    images = preparation.normalised(raw.pixels, raw.labels).images
+    data = cast(SearchData, state.data)
+    mixture, preparation = state.deterministic_mixture(), data.train.preparation
+    raw = next(data.train.shuffled_raw(0))
+    images = preparation.normalised(raw.pixels, raw.labels).inputs
     state.supernet.eval()
 
     @torch.no_grad()
     def answer() -> Tensor:
+        set_precision(state.settings.precision)
         with autocast(state.device, state.settings.precision):
             return state.supernet(images, mixture)
 
@@ -223,15 +229,16 @@ def _search_macs(state: SearchState) -> int:
 
 
 def _image_shape(settings: SearchSettings) -> tuple[int, int, int]:
-    return 3, settings.dataset.image_size, settings.dataset.image_size
+    size = require_images(settings.dataset).image_size
+    return 3, size, size
 
 
 def _shape(settings: SearchSettings) -> InputShape:
-    return InputShape(3, settings.dataset.image_size, 10)
+    return InputShape(3, require_images(settings.dataset).image_size, 10)
 
 
 def _preparation(settings: SearchSettings, cutout: int, device: torch.device) -> Preparation:
-    dataset = settings.dataset
+    dataset = require_images(settings.dataset)
     return Preparation(Augmentation(dataset.crop_padding, dataset.flip, cutout), [0.5] * 3, [0.25] * 3, device)
 
 

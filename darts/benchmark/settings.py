@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from darts.config.registry import command_settings
-from darts.loop.settings import TrainLoop
 from darts.models.settings import NetworkSettings
 from darts.runtime.errors import require
 from darts.search.settings import SearchSettings
+from darts.train.settings import FinalLoop
 
 ROWS = (
     "search step, first order",
@@ -31,7 +31,7 @@ class BenchmarkSettings(SearchSettings):
     json: bool  # print one JSON object and nothing else
     genotype: str  # a published cell
     retrained: NetworkSettings
-    train: TrainLoop
+    train: FinalLoop
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,6 @@
-"""What computes: operations, the supernet in its reference and fused form, the retrained network, costs.
+"""What computes: operations, supernets in their reference and fused forms, retrained networks, costs.
 
 Imports from: tasks, spaces, config, runtime.
-Public: Supernet, FusedSupernet, Network, MixtureWeights, candidate, count_macs, CostModel.
+Public: Supernet, FusedSupernet, Network, MixtureWeights, candidate, count_macs, CostModel; of language models
+RecurrentSupernet, RecurrentNetwork, activation.
 """

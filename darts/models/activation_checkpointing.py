@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from darts.models.mixture import MixtureWeights
+from darts.runtime.device import is_recording
 
 Modes = list[tuple[nn.Module, dict[str, bool]]]  # by layer: what decides how it computes, besides its weights
 
@@ -61,5 +61,5 @@ def checkpointed(cell: nn.Module, *inputs: Tensor | MixtureWeights | None) -> Te
 
     modes = _modes(cell)
     contexts = lambda: (nullcontext(), _AsBefore(cell, modes))  # noqa: E731
-    recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=not recording, context_fn=contexts)
+    keep_draws = not is_recording()
+    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=keep_draws, context_fn=contexts)

@@ -28,7 +28,7 @@ def normalised(image: Tensor, eps: float, scale: Tensor | None = None, shift: Te
     Hands out 2 C + 1 sums for mean and variance; as many gradients come back.
     """
     wide = image if image.dtype == torch.float64 else image.float()
-    own = wide.new_tensor([wide.numel() // wide.shape[1]])
+    own = wide.new_full((1,), wide.numel() // wide.shape[1])
     sums = yield torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), own])
     pixels = sums[-1].detach()
     mean, square = (sums[:-1] / pixels).chunk(2)

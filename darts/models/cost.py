@@ -98,7 +98,7 @@ class CostModel:
         """By cost, its expectation under the scores (edges, candidates) of every cell type; differentiable."""
         found = {}
         for name, table in self.tables.items():
-            found[name] = torch.as_tensor(self.rest[name], device=self.device)
+            found[name] = torch.full((), self.rest[name], device=self.device)
             for kind, matrix in scores.items():
                 chosen = matrix * self.selectable[kind]
                 probabilities = chosen / chosen.sum(1, keepdim=True).clamp_min(1e-12)

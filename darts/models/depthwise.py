@@ -14,11 +14,14 @@ as its forward pass (docs/performance.md). Five identities turn every case into 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from darts.runtime.device import convolutions
 
 
 class Depthwise(nn.Conv2d):
@@ -67,13 +70,16 @@ def within_reach(weight: Tensor, x: Tensor, dilation: int) -> Tensor:
 def convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """The convolution itself, by the library."""
     x, stride, dilation = _seen(x, stride, dilation)
-    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, weight.shape[0])
+    with _kernels(x):
+        result = F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, weight.shape[0])
+    return _laid_out(result)
 
 
 def input_gradient(grad_output: Tensor, shape: torch.Size, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """What `gradient`, the gradient of the output, makes of the input, which has this shape."""
     if grad_output.device.type != "cpu" or (stride > 1 and dilation % stride):
-        x = torch.empty(shape, dtype=grad_output.dtype, device=grad_output.device, memory_format=torch.channels_last)
+        layout = convolutions.memory_format
+        x = torch.empty(shape, dtype=grad_output.dtype, device=grad_output.device, memory_format=layout)
         return _library_gradient(grad_output, x, weight, stride, dilation, of_input=True)
     gradient = convolve(grad_output, weight.flip(2, 3), 1, dilation // stride)
     return gradient if stride == 1 else _spread(gradient, shape, stride)
@@ -102,9 +108,8 @@ def _seen(x: Tensor, stride: int, dilation: int) -> tuple[Tensor, int, int]:
 
 def _spread(grad_output: Tensor, shape: torch.Size, stride: int) -> Tensor:
     """As large as `shape` says, with zeros between the pixels."""
-    spread = torch.empty(
-        shape, dtype=grad_output.dtype, device=grad_output.device, memory_format=torch.channels_last
-    ).zero_()
+    layout = convolutions.memory_format
+    spread = torch.empty(shape, dtype=grad_output.dtype, device=grad_output.device, memory_format=layout).zero_()
     spread[:, :, ::stride, ::stride] = grad_output
     return spread
 
@@ -116,10 +121,25 @@ def _library_gradient(
     padding = [dilation * (side // 2) for side in weight.shape[2:]]
     sides = [stride] * 2, padding, [dilation] * 2
     wanted = [of_input, not of_input, False]
-    gradients = torch.ops.aten.convolution_backward(
-        grad_output, x, weight, None, *sides, False, [0, 0], weight.shape[0], wanted
-    )
-    return gradients[0 if of_input else 1]
+    with _kernels(x):
+        gradients = torch.ops.aten.convolution_backward(
+            grad_output, x, weight, None, *sides, False, [0, 0], weight.shape[0], wanted
+        )
+    return _laid_out(gradients[0]) if of_input else gradients[1]
+
+
+def _kernels(x: Tensor) -> AbstractContextManager[object]:
+    """Within the block PyTorch's own kernels convolve on CUDA, where the process has chosen them; else its choice."""
+    if x.device.type == "cuda" and convolutions.own_depthwise:
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """In memory as maps lie; PyTorch's own kernels know one layout."""
+    if x.device.type == "cuda" and convolutions.own_depthwise:
+        return x.contiguous(memory_format=convolutions.memory_format)
+    return x
 
 
 def _phases(x: Tensor, dilation: int) -> Tensor:

@@ -105,7 +105,11 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
-        return self.classifier(self.tail(self._run_cells(images, None)[0]).mean((2, 3)))
+        return self.classifier(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the classifier is given: the last cell's output, averaged over the map; (batch, width)."""
+        return self.tail(self._run_cells(images, None)[0]).mean((2, 3))
 
     def training_logits(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits of the classifier and of the auxiliary head, if any; `path_scales`: (paths, batch), None: no drop."""

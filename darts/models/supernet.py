@@ -11,6 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,22 +31,15 @@ class Mixing:
     edge_extras: tuple[str, ...] = ()  # operations added to every edge, a column each
     k: int = 1  # 1/k of the channels are mixed; from 2 on the last column weighs the others
     skip_dropout: bool = False  # skip connections drop values (`SkipDropout`)
-
-
-class SkipDropout(nn.Module):
-    """A skip connection that drops values while it is trained, with a probability that the search sets."""
-
-    probability = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.probability, self.training)
+    path_dropout: bool = False  # edges are dropped (`PathDropout`)
 
 
 class MixedOperation(nn.Module):
     """The weighted sum of all candidates on one edge (Liu et al. 2019, equation 2)."""
 
-    def __init__(self, operations: Mapping[int, nn.Module], k: int, stride: int) -> None:
+    def __init__(self, operations: Mapping[int, nn.Module], k: int, stride: int, drops: bool = False) -> None:
         super().__init__()
+        self.dropped = PathDropout() if drops else nn.Identity()
         self.operations = nn.ModuleDict({str(column): operation for column, operation in operations.items()})
         self.k, self.stride = k, stride
 
@@ -57,11 +51,11 @@ class MixedOperation(nn.Module):
         `rest_added`: the weights of the other columns, which are 0, are added for their gradient (GDAS).
         """
         if self.k == 1:
-            return self._mixed(x, weights, computed, rest_added)
+            return self.dropped(self._mixed(x, weights, computed, rest_added))
         first, others = split_channels(x, self.k)
         bypassed = weights[-1] * bypass(others, self.stride)
         mixed = self._mixed(first, weights, computed, rest_added)
-        return shuffled(torch.cat([mixed, bypassed], dim=1), self.k)
+        return self.dropped(shuffled(torch.cat([mixed, bypassed], dim=1), self.k))
 
     def _mixed(self, x: Tensor, weights: Tensor, computed: Sequence[int] | None, rest_added: bool) -> Tensor:
         terms, rest = [], []
@@ -90,7 +84,8 @@ class SearchCell(nn.Module):
         active = mixing.active.get(plan.kind, space.allowed(plan.kind))
         for row, (source, _) in zip(active, space.edges(), strict=True):
             stride = plan.stride if source < 2 else 1
-            self.edges.append(MixedOperation(_operations(plan, space, mixing, row, stride), mixing.k, stride))
+            operations = _operations(plan, space, mixing, row, stride)
+            self.edges.append(MixedOperation(operations, mixing.k, stride, mixing.path_dropout))
 
     def forward(self, older: Tensor, newer: Tensor, mixture: MixtureWeights) -> Tensor:
         """Return the nodes that the output joins, along the channels; `mixture` has one matrix (edges, columns)."""
@@ -122,27 +117,36 @@ def _operations(
     return found
 
 
-def split_channels(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the first of `k` equal parts of the channels, and the rest."""
-    first = x.shape[1] // k
-    return x[:, :first], x[:, first:]
+class SupernetBase(nn.Module):
+    """What supernets of every kind have: cells of some types, and names that do not depend on the engine."""
 
-
-def bypass(others: Tensor, stride: int) -> Tensor:
-    """Return the channels that bypass the mixed operation: as they are, or after 2x2 max pooling at stride 2."""
-    return others if stride == 1 else F.max_pool2d(others, 2, 2, ceil_mode=True)
-
-
-def shuffled(x: Tensor, groups: int) -> Tensor:
-    """Shuffle the channels, so that other ones pass the next mixed operation (Xu et al. 2020; Zhang et al. 2018)."""
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
-
-
-class Supernet(nn.Module):
-    """The over-parameterised network that holds every architecture of the space."""
-
+    kinds: list[str]  # the type of each cell, in order
     # True: keep only cells' outputs; what is within a cell is computed again for the gradient
     activation_checkpointing = False
+    macs: Any = None  # multiply-adds of a call as a function of the mixture, where passes are counted
+    draws = False  # whether a pass in training draws random numbers of its own, beside those of its candidates
+    held_in_unrolled_step: tuple[str, ...] = ()  # names of weights that an unrolled step leaves as they are
+
+    def to_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename tensors (weights, momentum) from this supernet's names to the reference supernet's."""
+        return dict(tensors)
+
+    def from_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename tensors from the reference supernet's names to this one's: the inverse of `to_reference`."""
+        return dict(tensors)
+
+    def marked(self, prefixes: Sequence[str]) -> dict[str, Tensor]:
+        """Return, by name, masks of the weights whose reference names begin with a prefix; others are omitted."""
+        if not prefixes:
+            return {}
+        reference = self.to_reference(dict(self.named_parameters()))
+        chosen = {name: torch.full_like(w, name.startswith(tuple(prefixes))) for name, w in reference.items()}
+        masks = {name: mask > 0 for name, mask in self.from_reference(chosen).items()}
+        return {name: mask for name, mask in masks.items() if bool(mask.any())}
+
+
+class Supernet(SupernetBase):
+    """The over-parameterised network that holds every architecture of the space."""
 
     def __init__(
         self,
@@ -188,19 +192,44 @@ class Supernet(nn.Module):
     def _checkpointed(self, cell: nn.Module) -> Callable[..., Tensor]:
         return functools.partial(checkpointed, cell) if torch.is_grad_enabled() else cell
 
-    def to_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename tensors (weights, momentum) from this supernet's names to the reference supernet's."""
-        return dict(tensors)
 
-    def from_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename tensors from the reference supernet's names to this one's: the inverse of `to_reference`."""
-        return dict(tensors)
+# Variants
 
-    def marked(self, prefixes: Sequence[str]) -> dict[str, Tensor]:
-        """Return, by name, masks of the weights whose reference names begin with a prefix; others are omitted."""
-        if not prefixes:
-            return {}
-        reference = self.to_reference(dict(self.named_parameters()))
-        chosen = {name: torch.full_like(w, name.startswith(tuple(prefixes))) for name, w in reference.items()}
-        masks = {name: mask > 0 for name, mask in self.from_reference(chosen).items()}
-        return {name: mask for name, mask in masks.items() if bool(mask.any())}
+
+class SearchDropout(nn.Module):
+    """Drops something while the supernet is trained, with a probability that the search sets."""
+
+    probability = 0.0
+
+
+class SkipDropout(SearchDropout):
+    """A skip connection that drops values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.probability, self.training)
+
+
+class PathDropout(SearchDropout):
+    """Drops a whole edge for some of the images, and scales it for the others (Larsson et al. 2017)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * (torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep)
+
+
+def split_channels(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the first of `k` equal parts of the channels, and the rest."""
+    first = x.shape[1] // k
+    return x[:, :first], x[:, first:]
+
+
+def bypass(others: Tensor, stride: int) -> Tensor:
+    """Return the channels that bypass the mixed operation: as they are, or after 2x2 max pooling at stride 2."""
+    return others if stride == 1 else F.max_pool2d(others, 2, 2, ceil_mode=True)
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    """Shuffle the channels, so that other ones pass the next mixed operation (Xu et al. 2020; Zhang et al. 2018)."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)

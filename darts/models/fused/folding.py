@@ -22,12 +22,15 @@ touches maps of pixels is in maps.py. K edges that leave the same state are stac
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from darts.models.batch_norm import move_statistics
+from darts.runtime.device import full_float32
 from darts.runtime.reduction import Part
 
 
@@ -47,12 +50,29 @@ def over_all_processes(own: Moments | None, statistics: RunningStatistics) -> Pa
     if own is None or not statistics.synchronised:
         return own
     second = own.covariance + own.mean[:, :, None] * own.mean[:, None, :]
-    weighted = [own.mean.flatten() * own.pixels, second.flatten() * own.pixels, own.mean.new_tensor([own.pixels])]
+    pixels = torch.full((1,), cast(int, own.pixels), dtype=own.mean.dtype, device=own.mean.device)
+    weighted = [own.mean.flatten() * own.pixels, second.flatten() * own.pixels, pixels]
     sums = yield torch.cat(weighted)
     pixels = sums[-1].detach()
     mean, second = (sums[:-1] / pixels).split([own.mean.numel(), second.numel()])
     mean, second = mean.view_as(own.mean), second.view_as(own.covariance)
     return Moments(mean, second - mean[:, :, None] * mean[:, None, :], pixels)
+
+
+@contextmanager
+def folded_once(module: nn.Module) -> Iterator[None]:
+    """Within the block what running statistics normalise is folded at its first use, and kept.
+
+    For evaluation without gradients, under one mixture, while the weights stand still. The results are the same bits.
+    """
+    found = [layer for layer in module.modules() if isinstance(layer, RunningStatistics)]
+    for layer in found:
+        layer.kept = []
+    try:
+        yield
+    finally:
+        for layer in found:
+            layer.kept = None
 
 
 class RunningStatistics(nn.Module):
@@ -63,6 +83,7 @@ class RunningStatistics(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
     synchronised = False  # True: a batch's moments are those of all processes' parts of it
+    kept: list[tuple[Tensor, Tensor]] | None = None  # within `folded_once`, what `fold` returned for it
 
     def __init__(self, stacked: int, channels: int) -> None:
         super().__init__()
@@ -89,13 +110,24 @@ def fold(
 
     `moments` are those of the batch, which also move the running statistics, or None: then the latter normalise.
     """
+    if moments is not None or statistics.kept is None:
+        return _folded(matrices, scales, moments, statistics)
+    if not statistics.kept:
+        statistics.kept.append(_folded(matrices, scales, None, statistics))
+    return statistics.kept[0]
+
+
+def _folded(
+    matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics
+) -> tuple[Tensor, Tensor]:
     wide = matrices.to(statistics.running_mean.dtype)
     if moments is None:
         means, variances = statistics.running_mean, statistics.running_var
     else:
         means = (wide * moments.mean[:, None]).sum(2)
         covariance = moments.covariance.expand(len(wide), -1, -1)
-        variances = (torch.bmm(wide, covariance) * wide).sum(2).clamp_min(0)
+        with full_float32(wide.device):
+            variances = (torch.bmm(wide, covariance) * wide).sum(2).clamp_min(0)
         statistics.update(means, variances, moments.pixels)
     factors = torch.rsqrt(variances + statistics.eps)
     if scales is not None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from darts.models import depthwise
 from darts.models.fused.folding import Moments
+from darts.runtime.device import convolutions, full_float32
 
 
 class Before(NamedTuple):
@@ -81,7 +82,8 @@ def moments(image: Tensor, groups: int = 1) -> Moments:
     """The moments of each group of channels, by operations that autograd knows."""
     pixels = _pixels(image, groups)
     mean = pixels.mean(1)
-    second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
+    with full_float32(image.device):  # a product that rounds what it multiplies is no covariance of these pixels
+        second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
     return Moments(mean, second - mean[:, :, None] * mean[:, None, :], pixels.shape[1])
 
 
@@ -200,7 +202,8 @@ class _Summed(torch.autograd.Function):
         ]
         if shared:
             parts = [None] * shared if for_images[0] is None else for_images[0].split(ctx.channels, dim=1)
-            for_images[:1] = [p if p is None else p.contiguous(memory_format=torch.channels_last) for p in parts]
+            layout = convolutions.memory_format
+            for_images[:1] = [p if p is None else p.contiguous(memory_format=layout) for p in parts]
         return None, None, _pixels(grad_output, 1).sum(1).view(ctx.bias_shape), *for_images, *for_weights
 
 

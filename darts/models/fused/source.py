@@ -66,9 +66,12 @@ class Convolutions(Stacked):
     edge's candidates are folded into one.
     """
 
+    column_index: Tensor  # `columns`, on the device
+
     def __init__(self, columns: list[int], operations: Operations) -> None:
         super().__init__()
         self.columns, self.edges = columns, len(operations)
+        self.register_buffer("column_index", torch.tensor(columns), persistent=False)
         first = operations[0][columns[0]]
         self.steps = [
             (layer.stride[0], layer.dilation[0]) for layer in first.children() if isinstance(layer, Depthwise)
@@ -92,7 +95,7 @@ class Convolutions(Stacked):
         `rectified`: the source after ReLU; `mixture`: (K, candidates); n: how many candidates the family has.
         """
         image, before = rectified, None
-        scales = mixture[:, self.columns].flatten()
+        scales = mixture.index_select(1, self.column_index).flatten()
         for block, steps in enumerate(self.steps):
             norm = cast(RunningStatistics, self.norms[str(block)])
             image, own = convolved(image, before, self._kernel(block), steps, norm.by_batch)

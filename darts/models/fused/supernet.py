@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -29,10 +29,14 @@ Terms = list[Tensor | None]  # by node, the sum of what it has been sent so far
 class FusedCell(nn.Module):
     """A cell computed state by state: each state sends its terms to all later nodes at once."""
 
+    edge_order: Tensor  # the edges, group by group, on the device
+
     def __init__(self, reference: SearchCell) -> None:
         super().__init__()
         self.space, self.k, self.inputs = reference.space, reference.k, reference.inputs
         self.groups = _groups(reference)
+        order = [edge for group in self.groups for edge in group.edges]
+        self.register_buffer("edge_order", torch.tensor(order, dtype=torch.long), persistent=False)
         self.sources = nn.ModuleList()
         for group in self.groups:
             operations = [_by_column(reference.edges[edge]) for edge in group.edges]
@@ -42,27 +46,31 @@ class FusedCell(nn.Module):
         """Return the nodes that the output joins, along the channels; `mixture` has one matrix (edges, columns)."""
         states = prepared(self.inputs, older, newer)
         first_node = len(states)
+        by_group = mixture.weights.index_select(0, self.edge_order).split([len(group.edges) for group in self.groups])
         mixed: list[Tensor | None] = [None] * self.space.nodes
         bypassed: list[Tensor | None] = [None] * self.space.nodes
         for state in range(first_node + self.space.nodes - 1):
             if state >= first_node:
                 states.append(self._node(state - first_node, mixed, bypassed, states))
-            self._send(state, states[state], mixture.weights, mixed, bypassed)
+            self._send(state, states[state], by_group, mixed, bypassed)
         states.append(self._node(self.space.nodes - 1, mixed, bypassed, states))
         return torch.cat([states[node] for node in self.space.joined()], dim=1)
 
-    def _send(self, state: int, x: Tensor, weights: Tensor, mixed: Terms, bypassed: Terms) -> None:
-        """Add what a state sends to each of its nodes to their sums, in place."""
+    def _send(self, state: int, x: Tensor, by_group: Sequence[Tensor], mixed: Terms, bypassed: Terms) -> None:
+        """Add what a state sends to each of its nodes to their sums, in place.
+
+        `by_group`: for each group the mixture weights of its edges, (edges, columns).
+        """
         passing, others = split_channels(x, self.k) if self.k > 1 else (x, None)
-        for group, source in zip(self.groups, self.sources, strict=True):
+        for group, source, weights in zip(self.groups, self.sources, by_group, strict=True):
             if group.state != state:
                 continue
-            terms = source(passing, weights[group.edges]).chunk(len(group.nodes), dim=1)
+            terms = source(passing, weights).chunk(len(group.nodes), dim=1)
             around = None if others is None else bypass(others, group.stride)
-            for edge, node, term in zip(group.edges, group.nodes, terms, strict=True):
+            for row, (node, term) in enumerate(zip(group.nodes, terms, strict=True)):
                 mixed[node] = _added(mixed[node], term)
                 if around is not None:
-                    bypassed[node] = _added(bypassed[node], weights[edge, -1] * around)
+                    bypassed[node] = _added(bypassed[node], weights[row, -1] * around)
 
     def _node(self, node: int, mixed: Terms, bypassed: Terms, states: list[Tensor]) -> Tensor:
         """Return a node to which every edge has sent its term; one shuffle serves the channels of all its edges."""

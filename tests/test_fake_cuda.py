@@ -1,0 +1,116 @@
+"""What whole steps ask of a GPU, counted on fake CUDA tensors: no copy, no wait for a result, few operators.
+
+The limits are what is counted now, with PyTorch 2.14: operators of a step, and gigabytes that they read and write. They
+are meant to fall; a change that raises one has to say why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+
+import pytest
+
+from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
+from tests.fake_cuda import LAYOUTS, REFERENCE, Case, Count, counts, why_not
+from tests.test_methods import METHODS, SHORT
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"fake CUDA needs more: {why_not()}")
+
+SMALL = (*TINY_SEARCH, "space.nodes=1")
+PUBLISHED = ("search.batch_size=64",)  # 16 channels, 8 cells, 32 x 32 pixels, 14 edges of 8 candidates
+FIRST, SECOND = "method=darts", "method=darts_second_order"
+BF16 = "precision=bf16"
+
+STEPS: dict[str, tuple[Case, int, float]] = {  # by name: what is counted, most operators, most gigabytes
+    "first order": (("search", "search", (*SMALL, FIRST)), 2_338, 0.016),
+    "first order, bf16": (("search", "search", (*SMALL, FIRST, BF16)), 2_820, 0.0117),
+    "first order, reference": (("search", "search", (*SMALL, FIRST, REFERENCE)), 850, 0.0152),
+    "first order, reference, bf16": (("search", "search", (*SMALL, FIRST, REFERENCE, BF16)), 1_009, 0.00919),
+    "second order": (("search", "search", (*SMALL, SECOND)), 6_133, 0.0392),
+    "second order, bf16": (("search", "search", (*SMALL, SECOND, BF16)), 7_380, 0.0277),
+    "second order, reference": (("search", "search", (*SMALL, SECOND, REFERENCE)), 2_379, 0.0371),
+    "second order, reference, bf16": (("search", "search", (*SMALL, SECOND, REFERENCE, BF16)), 2_810, 0.0214),
+    "limited cost": (("search", "search", (*SMALL, "constraints.parameters=1e5")), 2_413, 0.016),
+    "checkpointed": (("search", "search", (*SMALL, "memory.activation_checkpointing=true")), 3_704, 0.0201),
+    **{name: ((name, "search", (*SMALL, FIRST)), 2_536, 0.0192) for name in LAYOUTS},
+    "resumed on a GPU": (("resumed search", "search", (*SMALL, FIRST)), 2_332, 0.016),
+    "retraining resumed on a GPU": (("resumed retraining", "final", TINY_TRAIN), 260, 0.0172),
+    "retraining": (("retraining", "final", (*TINY_TRAIN, "train.drop_path=0.2")), 288, 0.0177),
+    "retraining, bf16": (("retraining", "final", (*TINY_TRAIN, "train.drop_path=0.2", BF16)), 387, 0.013),
+    "evaluation": (("evaluation", "search", SMALL), 209, 0.00263),
+    "evaluation, bf16": (("evaluation", "search", (*SMALL, BF16)), 263, 0.00166),
+    "evaluation, reference": (("evaluation", "search", (*SMALL, REFERENCE)), 169, 0.00311),
+}
+PUBLISHED_STEPS: dict[str, tuple[Case, int, float]] = {
+    "fused, fp32": (("search", "benchmark", PUBLISHED), 20_978, 98.9),
+    "fused, bf16": (("search", "benchmark", (*PUBLISHED, BF16)), 24_765, 72.7),
+    "reference, fp32": (("search", "benchmark", (*PUBLISHED, REFERENCE)), 24_662, 131.0),
+    "reference, bf16": (("search", "benchmark", (*PUBLISHED, REFERENCE, BF16)), 29_755, 66.3),
+}
+CHEAPER = {"idarts": ["method.hypergradient.steps=1", "method.hypergradient.terms=1"]}  # the same work, less often
+
+
+def of_method(name: str) -> Case:
+    kind = "two search steps" if name == "oles" else "search"  # it asks about the step before
+    return kind, "search", (*SMALL, f"method={name}", *SHORT.get(name, []), *CHEAPER.get(name, []))
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory) -> dict[str, Count]:
+    """Every step's counts; the processes of a parallel test run count them once, and the others read them."""
+    cases = {name: case for name, (case, _, _) in STEPS.items()}
+    cases["tf32"] = "tf32", "search", SMALL
+    cases |= {name: of_method(name) for name in METHODS}
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with (shared / "fake_cuda.json").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        if not text:
+            found = [dataclasses.asdict(count) for count in counts(list(cases.values()))]
+            text = json.dumps(found)
+            file.write(text)
+    return {name: Count(**count) for name, count in zip(cases, json.loads(text), strict=True)}
+
+
+def require_within(count: Count, operators: int, gigabytes: float) -> None:
+    assert count.ended is None
+    assert count.copies == {}
+    assert count.host == {}
+    assert count.strides == []
+    assert 0 < count.operators <= operators
+    assert 0 < count.gigabytes <= gigabytes
+
+
+def test_moments_and_variances_are_products_of_whole_float32_under_tf32(counted):
+    count = counted["tf32"]
+    assert count.operators > 0 and count.rounded == 0
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_stays_on_the_device_and_within_its_count(name, counted):
+    _, operators, gigabytes = STEPS[name]
+    require_within(counted[name], operators, gigabytes)
+
+
+@pytest.mark.parametrize("name", [
+    "fused, bf16",
+    *(pytest.param(name, marks=pytest.mark.slow(20)) for name in PUBLISHED_STEPS if name != "fused, bf16"),
+])  # fmt: skip
+def test_a_step_of_the_published_size_stays_on_the_device_and_within_its_count(name):
+    case, operators, gigabytes = PUBLISHED_STEPS[name]
+    require_within(counts([case])[0], operators, gigabytes)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_of_every_method_stays_on_the_device_or_is_refused_as_a_graph(name, counted):
+    count = counted[name]
+    assert count.copies == {} and count.host == {} and count.strides == []
+    method = composed("search", *of_method(name)[2]).method
+    assert (count.ended is None) == method.stays_on_device, count.ended
+    if count.ended is not None:
+        assert count.ended.startswith("the host reads")
