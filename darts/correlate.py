@@ -21,13 +21,14 @@ from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, require
-from darts.runtime.files import lock_folder, write_json
-from darts.runtime.schema import FINITE, Within
+from darts.runtime.files import lock_folder, read_json, write_json
+from darts.runtime.schema import FINITE, Length, Within
 from darts.runtime.seeding import python_generator
-from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership
 from darts.spaces.variation import canonical, ordered
+from darts.tasks.settings import require_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("darts")
 KIND = "rank correlation"  # what run.json calls it
 Points = list[dict[str, Any]]
+MEASURED = {"value": Within(-1, 1), "interval": Length(2, Within(-1, 1))}
+FOUND = {"cells": int, "kendall_tau": MEASURED, "spearman_rho": MEASURED}  # correlation.json
 POINT = {"cell": str, "score": FINITE, "final": Within(0, 1)}  # a line of points.jsonl
 
 
@@ -55,7 +58,7 @@ class CorrelateSettings(EvaluationSettings):
 
 def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
     """The cells of all trained networks with their mean test accuracy; one protocol for all, or `UserError`."""
-    from darts.train.retraining import read_result
+    from darts.train.result import read_result
 
     found: dict[str, tuple[Genotype, list[float]]] = {}
     protocols, data = set(), set()
@@ -119,14 +122,16 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     allowed = "a file, or give results=[FOLDER,...]"
     given = bool(settings.results) or bool(settings.benchmark.table)
     require(given, "benchmark.table", settings.benchmark.table, allowed)
-    device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    own = experiment(settings)
-    refuse_other_run(folder, KIND, own)
-    loop, table = settings.search, load_table(settings.benchmark, settings.space)
-    data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
-    cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
-    scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
-    claim_folder(folder, KIND, own, device)
+    with stopped_at_once():
+        device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
+        own = experiment(settings)
+        refuse_other_run(folder, KIND, own)
+        loop, table = settings.search, load_table(settings.benchmark, settings.space)
+        images = require_images(settings.dataset)
+        data = search_data(images, loop.train_fraction, loop.batch_size, settings.seed, device)
+        cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
+        scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
+        claim_folder(folder, KIND, own, device)
     file = folder / "points.jsonl"
     known = {line["cell"]: line for line in read_lines(file, POINT)}
     write_lines(file, known.values())
@@ -135,14 +140,33 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
         raise_if_interrupted(pending_signal())
         name = ordered(genotype).digest()
         if name not in known:
-            score = finite_score(name, scorer.score(genotype, 1.0)[0])
-            known[name] = {"cell": name, "score": score, "final": final}
+            known[name] = {"cell": name, "score": finite_score(name, scorer.score(genotype, 1.0)[0]), "final": final}
             append_line(file, known[name])
-        points.append({**known[name], "final": final})
+        _require_same_accuracy(known[name], final, file)
+        points.append(known[name])
         if number % max(1, len(cells) // 10) == 0:
             log.info("%d/%d cells scored", number, len(cells))
     require_same_data(own, settings.dataset)
     return points
+
+
+def _require_same_accuracy(point: dict[str, Any], final: float, file: Path) -> None:
+    if point["final"] != final:
+        raise UserError(
+            f"{file}: the accuracy of {point['cell']} was {point['final']} when this correlation began, and is now "
+            f"{final}; give another hydra.run.dir"
+        )
+
+
+def finished(settings: CorrelateSettings, folder: Path) -> dict[str, Any] | None:
+    """What a correlation that has ended found; None where it has not; `UserError` where it was of other settings."""
+    from darts.loop.record import experiment, refuse_other_run
+
+    record = refuse_other_run(folder, KIND, experiment(settings))
+    if record is None or record.get("ended") is not True or not (folder / "correlation.json").exists():
+        return None
+    log.info("this correlation has ended before; nothing is changed")
+    return dict(read_json(folder / "correlation.json", FOUND, "remove the folder to start again"))
 
 
 def correlations(points: Points) -> dict[str, Any]:
@@ -193,15 +217,19 @@ def main(settings: DictConfig) -> float:
     typed = typed_settings(settings, CorrelateSettings)
     from darts.loop.plotting import save_figure
     from darts.loop.record import record_end
+    from darts.runtime.device import memory_advice
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with lock_folder(folder), deferred_signals():
-        points = measure(typed, folder)
-        found = correlations(points)
-        title = f"{len(points)} cells, tau = {found['kendall_tau']['value']:.2f}"
-        save_figure(draw(points, title), folder / "correlation")
-        write_json(folder / "correlation.json", found)
-        record_end(folder)
+    advice = f"lower evaluator.network ({typed.evaluator.network.channels} channels) or the evaluator's batch size"
+    with lock_folder(folder), deferred_signals(), memory_advice(advice):
+        found = finished(typed, folder)
+        if found is None:
+            points = measure(typed, folder)
+            found = correlations(points)
+            title = f"{len(points)} cells, tau = {found['kendall_tau']['value']:.2f}"
+            save_figure(draw(points, title), folder / "correlation")
+            write_json(folder / "correlation.json", found)
+            record_end(folder)
     for name, label in (("kendall_tau", "Kendall's tau"), ("spearman_rho", "Spearman's rho")):
         low, high = found[name]["interval"]
         log.info("%-14s %.3f  [%.3f, %.3f]", label, found[name]["value"], low, high)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,13 @@ from darts.config.compose import typed_settings
 from darts.config.registry import command_settings
 from darts.loop.settings import CommonSettings, check_size
 from darts.models.settings import NetworkSettings
-from darts.runtime.errors import require
+from darts.runtime.errors import UserError, require
 from darts.spaces.nasbench201 import has_string, to_string
 from darts.spaces.notation import has_notation, to_notation
 from darts.spaces.sources import find_genotype
 
 if TYPE_CHECKING:
-    from darts.spaces.genotype import Genotype
+    from darts.spaces.genotype import Cell, Genotype
 
 
 @dataclass
@@ -33,8 +35,16 @@ class InputSettings:
     classes: int  # answers of the network
 
     def __post_init__(self) -> None:
-        for name in ("channels", "size", "classes"):
-            require(getattr(self, name) >= 1, f"input.{name}", getattr(self, name), "at least 1")
+        require(1 <= self.channels <= 4096, "input.channels", self.channels, "from 1 to 4096")
+        require(1 <= self.size <= 4096, "input.size", self.size, "from 1 to 4096")
+        require(1 <= self.classes <= 1_000_000, "input.classes", self.classes, "from 1 to 1000000")
+
+
+class Style(Enum):
+    """How cells are drawn."""
+
+    CHART = "chart"
+    GRAPH = "graph"
 
 
 @command_settings("describe")
@@ -45,6 +55,8 @@ class DescribeSettings(CommonSettings):
     network: NetworkSettings
     genotype: str  # latest, random, random:7, a published name, a path, or a cell as printed
     input: InputSettings
+    against: str | None  # another genotype, named in the same ways: both are drawn side by side and compared
+    style: Style  # of the pictures: chart, a row for each edge; or graph, as papers draw cells
     json: bool  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
@@ -100,17 +112,89 @@ def main(settings: DictConfig) -> None:
     """Print a genotype's cost and draw its cells into Hydra's folder."""
     typed = typed_settings(settings, DescribeSettings)
     from darts.models.operations import OPERATIONS
+    from darts.runtime.device import memory_advice
 
-    genotype = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed, OPERATIONS)
-    metrics = describe(typed, genotype)
-    from darts.loop.plotting import save_cells
-
-    files = save_cells(genotype, Path(HydraConfig.get().runtime.output_dir))
+    genotype, other = find_genotype(typed.genotype, typed.space, typed.runs, typed.seed, OPERATIONS), None
+    if typed.against is not None:
+        other = find_genotype(typed.against, typed.space, typed.runs, typed.seed, OPERATIONS)
+        refuse_nothing_in_common(genotype, other, typed.against)
+    sizes = "lower network.channels, network.cells, input.size, input.channels or input.classes"
+    with memory_advice(sizes, saved=False):
+        metrics = describe(typed, genotype)
+        if other is not None:
+            metrics["against"] = describe(typed, other)
+    files = draw(typed, genotype, Path(HydraConfig.get().runtime.output_dir))
+    if other is not None:
+        files += draw_both(genotype, other, (name_of(typed.genotype), name_of(typed.against or "")), files[0].parent)
     if typed.json:
         print(json.dumps(metrics))
         return
-    called = typed.genotype if len(typed.genotype) <= 80 else "genotype"  # a name or a path, not a whole cell
-    print(f"{called}: {metrics['channels']} channels, {metrics['cells']} cells")
+    tell(typed, genotype, metrics, files)
+    if other is not None:
+        tell_difference(genotype, other, metrics)
+
+
+def draw(settings: DescribeSettings, genotype: Genotype, folder: Path) -> list[Path]:
+    """Draw the cells in the style that is asked for; returns the files."""
+    from darts.loop.cell_graphs import draw_graph
+    from darts.loop.plotting import save_cells, save_figure
+
+    if settings.style is Style.CHART:
+        return save_cells(genotype, folder)
+    files = []
+    for kind, cell in genotype.cells.items():
+        files += save_figure(draw_graph(cell, f"{kind} cell"), folder / f"{kind}_graph")
+    return files
+
+
+def refuse_nothing_in_common(first: Genotype, second: Genotype, against: str) -> None:
+    """`UserError` where two genotypes have no cell type in common."""
+    if not set(first.cells) & set(second.cells):
+        told = f"has cells of the types {', '.join(second.cells)}, and the first {', '.join(first.cells)}"
+        raise UserError(f"against: {name_of(against)} {told}")
+
+
+def draw_both(first: Genotype, second: Genotype, names: tuple[str, str], folder: Path) -> list[Path]:
+    """Draw two genotypes side by side."""
+    from darts.loop.cell_graphs import draw_side_by_side
+    from darts.loop.plotting import save_figure
+
+    return save_figure(draw_side_by_side(first, second, names), folder / "side_by_side")
+
+
+def name_of(genotype: str) -> str:
+    """A name or a path, not a whole cell."""
+    return genotype if len(genotype) <= 80 else "genotype"
+
+
+def tell_difference(first: Genotype, second: Genotype, metrics: dict[str, Any]) -> None:
+    """Print which edges two genotypes do not share, and what the second one costs more or less."""
+    other = metrics["against"]
+    size, work = other["parameters"] / metrics["parameters"], other["macs"] / metrics["macs"]
+    times = f"({size:.2f} times), {other['macs'] / 1e6:.1f} M multiply-adds ({work:.2f} times)"
+    print(f"against       {other['parameters']:,} parameters {times}")
+    for kind in first.cells:
+        if kind not in second.cells:
+            continue
+        own, theirs = (edges_of(genotype.cells[kind]) for genotype in (first, second))
+        print(f"{kind:9} cell: {len(own & theirs)} edges in common, only in the first: {listed(own - theirs)}; only "
+              f"in the second: {listed(theirs - own)}")  # fmt: skip
+
+
+def edges_of(cell: Cell) -> set[tuple[int, str, int]]:
+    """The edges of a cell as (node, operation, source)."""
+    return {(node, edge.operation, edge.source) for node, edges in enumerate(cell.nodes) for edge in edges}
+
+
+def listed(edges: set[tuple[int, str, int]]) -> str:
+    """Edges as text, in the order of their nodes."""
+    return ", ".join(f"{operation} {source} to {node}" for node, operation, source in sorted(edges)) or "none"
+
+
+def tell(settings: DescribeSettings, genotype: Genotype, metrics: dict[str, Any], files: Sequence[Path]) -> None:
+    """Print what a genotype is and costs."""
+    typed = settings
+    print(f"{name_of(typed.genotype)}: {metrics['channels']} channels, {metrics['cells']} cells")
     for kind, cell in genotype.cells.items():
         print(f"{kind:9} cell: {cell}")
     for form in ("notation", "string"):

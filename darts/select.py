@@ -19,12 +19,13 @@ from darts.config.compose import quoted, typed_settings
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
-from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.fixed import find_cell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import next_settings
 from darts.spaces.sources import folders_of_searches, read_genotype
-from darts.train.settings import BriefSettings
+from darts.tasks.settings import require_images
+from darts.train.settings import LESS_MEMORY, BriefSettings, rate_setting
 
 if TYPE_CHECKING:
     from darts.tasks.batches import SearchData
@@ -53,6 +54,9 @@ def candidates(settings: SelectSettings, folder: Path) -> dict[str, Genotype]:
             f"searched is {settings.searched}; a choice needs at least 2 finished searches, not {len(names)}"
         )
     found = fixed_cells(file, names, lambda name: find_cell(name, settings.space, settings.runs, settings.seed))
+    different = {to_json(cell.genotype) for cell in found.values()}
+    if len(different) < 2:
+        raise UserError(f"searched is {settings.searched}; all of it is one cell of one search, and a choice needs 2")
     return {cell.origin: cell.genotype for cell in found.values()}
 
 
@@ -74,28 +78,29 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
         require_same_data,
         warn_of_other_data,
     )
-    from darts.runtime.device import ready_device
+    from darts.runtime.device import memory_advice, ready_device
     from darts.tasks.batches import search_data
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    with lock_folder(folder), deferred_signals():
-        own = experiment(settings)
-        refuse_other_run(folder, KIND, own)
-        data = search_data(
-            settings.dataset,
-            settings.train_fraction,
-            settings.train.batch_size,
-            settings.seed,
-            device,
-            setting="train.batch_size",
-        )
-        found = candidates(settings, folder)
-        claim_folder(folder, KIND, own, device)
-        for name, genotype in found.items():
-            warn_of_other_data(name, genotype, settings)
+    with lock_folder(folder), deferred_signals(), memory_advice(LESS_MEMORY):
+        with stopped_at_once():
+            own = experiment(settings)
+            refuse_other_run(folder, KIND, own)
+            data = search_data(
+                require_images(settings.dataset),
+                settings.train_fraction,
+                settings.train.batch_size,
+                settings.seed,
+                device,
+                setting="train.batch_size",
+            )
+            found = candidates(settings, folder)
+            claim_folder(folder, KIND, own, device)
+            for name, genotype in found.items():
+                warn_of_other_data(name, genotype, settings)
         accuracies = accuracies_of(settings, found, data, folder)
         require_same_data(own, settings.dataset)
-        best = keep_best(found, accuracies, folder)
+        best = keep_best(found, accuracies, folder, rate_setting(settings.train))
         record_end(folder)
         return best
 
@@ -123,11 +128,13 @@ def accuracy_of(settings: SelectSettings, genotype: Genotype, data: SearchData, 
     return zero_if_diverged(lambda: validation_accuracy(settings, genotype, data, folder))[0]
 
 
-def keep_best(found: dict[str, Genotype], accuracies: dict[str, float], folder: Path) -> tuple[str, dict[str, float]]:
-    """Write the accuracies and, last, the best cell; `UserError` where every training diverged."""
+def keep_best(
+    found: dict[str, Genotype], accuracies: dict[str, float], folder: Path, rate: str
+) -> tuple[str, dict[str, float]]:
+    """Write the accuracies and, last, the best cell; `UserError` where no training has learned anything."""
     best = max(accuracies, key=lambda name: accuracies[name])
     if accuracies[best] == 0:
-        raise UserError("every training diverged or learned nothing; lower weight_optimiser.learning_rate")
+        raise UserError(f"every training diverged or learned nothing; lower {rate}")
     provenance: dict[str, Any] = {**found[best].provenance, "selected": {"from": len(found), "accuracies": accuracies}}
     chosen = Genotype(found[best].space, found[best].cells, provenance)
     write_json(folder / "selection.json", {"chosen": best, "validation_accuracy": accuracies})

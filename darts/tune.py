@@ -26,9 +26,10 @@ from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import derive
-from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.fixed import FixedCell, find_cell, fixed_cells
-from darts.train.settings import BriefSettings
+from darts.tasks.settings import require_images
+from darts.train.settings import LESS_MEMORY, BriefSettings, replaced
 
 if TYPE_CHECKING:
     import optuna
@@ -110,13 +111,20 @@ def with_values(settings: DictConfig, values: dict[str, Any]) -> TuneSettings:
     """The command's settings with other values; `UserError` for a setting that there is not or a value it refuses."""
     changed = settings.copy()
     for name, value in values.items():
-        if OmegaConf.select(changed, name) is None or name.split(".")[0] in ("parameters", "trials", "seed"):
+        if not _is_setting(changed, name) or name.split(".")[0] in ("parameters", "trials", "seed"):
             raise UserError(f"parameters.{name}: there is no such setting to tune")
         try:
             OmegaConf.update(changed, name, value)
         except OmegaConfBaseException as error:
             raise UserError(f"parameters.{name}: {str(error).splitlines()[0]}") from None
     return typed_settings(changed, TuneSettings)
+
+
+def _is_setting(settings: DictConfig, name: str) -> bool:
+    """Whether there is a setting of a dotted name; it may be null."""
+    section, _, last = name.rpartition(".")
+    holder = OmegaConf.select(settings, section) if section else settings
+    return OmegaConf.is_dict(holder) and last in holder
 
 
 def score(settings: TuneSettings, genotype: Genotype, folder: Path, opened: dict[str, SearchData]) -> float:
@@ -135,14 +143,19 @@ def data_of(settings: TuneSettings, opened: dict[str, SearchData]) -> SearchData
     key = repr((settings.dataset, settings.train_fraction))
     if key not in opened:
         opened.clear()  # one set of images at a time
-        opened[key] = search_data(settings.dataset, settings.train_fraction, 2, settings.seed, device)
+        opened[key] = search_data(require_images(settings.dataset), settings.train_fraction, 2, settings.seed, device)
     return dataclasses.replace(opened[key], train=opened[key].train.of(settings.train.batch_size))
 
 
 def check_ranges(settings: DictConfig, opened: dict[str, SearchData]) -> None:
     """`UserError` for a parameter that is no setting, or whose least, greatest or any named value is refused."""
-    for text in typed_settings(settings, TuneSettings).parameters:
+    typed = typed_settings(settings, TuneSettings)
+    names = {TuneSettings.range_of(text).name for text in typed.parameters}
+    for text in typed.parameters:
         given = TuneSettings.range_of(text)
+        reason = replaced(typed).get(given.name)
+        if reason is not None and not any(name.startswith("train.recipe.") for name in names):
+            raise UserError(f"parameters names {given.name}, but {reason}")
         for value in given.choices or (given.low, given.high):
             data_of(with_values(settings, {given.name: value}), opened)
 
@@ -168,21 +181,23 @@ def run(settings: DictConfig, folder: Path) -> Result:
         require_same_data,
         warn_of_other_data,
     )
-    from darts.runtime.device import ready_device
+    from darts.runtime.device import memory_advice, ready_device
 
     typed = typed_settings(settings, TuneSettings)
     device = ready_device(typed.device, typed.precision, typed.graphs, typed.deterministic)
-    with lock_folder(folder), deferred_signals():
-        present = {key: value for key, value in experiment(typed).items() if key != "trials"}
-        refuse_other_run(folder, KIND, present)
-        cells = cells_of_study(typed, folder)
-        opened: dict[str, SearchData] = {}
-        check_ranges(settings, opened)
-        claim_folder(folder, KIND, present, device)
-        for name, cell in cells.items():
-            warn_of_other_data(name, cell.genotype, typed)
+    with lock_folder(folder), deferred_signals(), memory_advice(LESS_MEMORY):
+        with stopped_at_once():
+            present = {key: value for key, value in experiment(typed).items() if key != "trials"}
+            refuse_other_run(folder, KIND, present)
+            cells = cells_of_study(typed, folder)
+            opened: dict[str, SearchData] = {}
+            check_ranges(settings, opened)
+            claim_folder(folder, KIND, present, device)
+            for name, cell in cells.items():
+                warn_of_other_data(name, cell.genotype, typed)
         study = open_study(folder)
         with usable_study(folder / "study.db"):
+            require_own_trials(study, typed, folder / "study.db")
             while (done := len(ended_trials(study))) < typed.trials:
                 run_trial(study, settings, cells, folder / "trials" / f"{done}", opened)
                 raise_if_interrupted(pending_signal())
@@ -223,6 +238,22 @@ def open_study(folder: Path) -> optuna.study.Study:
             if trial.state is optuna.trial.TrialState.RUNNING:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
+
+
+def require_own_trials(study: optuna.study.Study, settings: TuneSettings, file: Path) -> None:
+    """`UserError` where a study holds trials of other parameters, other ranges or impossible accuracies."""
+    ranges = {given.name: given for given in map(settings.range_of, settings.parameters)}
+    for trial in study.get_trials(deepcopy=False):
+        own = all(_within(value, ranges[name]) for name, value in trial.params.items() if name in ranges)
+        whole = trial.params.keys() == ranges.keys() or not trial.state.is_finished() or not trial.params
+        possible = trial.value is None or 0 <= trial.value <= 1
+        if not (own and whole and trial.params.keys() <= ranges.keys() and possible):
+            told = f"trial {trial.number} has {dict(trial.params)} and the accuracy {trial.value}"
+            raise UserError(f"{file} is not of this study: {told}; remove the folder to start again")
+
+
+def _within(value: Any, given: Range) -> bool:
+    return value in given.choices if given.choices else given.low <= value <= given.high
 
 
 def ended_trials(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:

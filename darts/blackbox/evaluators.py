@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from darts.blackbox.exchange import Scorer
-from darts.blackbox.inherited import path_accuracy, trained_supernet
+from darts.blackbox.inherited import path_accuracy, path_of, trained_supernet
 from darts.blackbox.proxies import PROXIES
 from darts.blackbox.settings import (
     BriefTraining,
@@ -26,11 +26,15 @@ from darts.blackbox.settings import (
 from darts.loop.settings import taken_over
 from darts.models.cost import network_costs
 from darts.models.network import build_network
+from darts.models.settings import NetworkSettings
+from darts.models.supernet import Mixing
+from darts.models.supernet_macs import DIFFERENTIATED, SupernetMacs
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
 from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import Table
+from darts.spaces.search_space import InputShape, plan_cells
 from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
 from darts.train.brief import validation_accuracy, zero_if_diverged
@@ -65,7 +69,16 @@ def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
         shutil.rmtree(folder, ignore_errors=True)  # the score is written down by the search
         return accuracy, {"diverged": 1.0} if diverged else {}
 
-    return Scorer(score, lambda fraction: part * lasts(fraction), partial_effort=True, effort=lasts)
+    def macs(genotype: Genotype, fraction: float) -> float:
+        passes = DIFFERENTIATED * lasts(fraction) * len(context.data.split.train) + len(context.data.split.valid)
+        return float(passes * _network_macs(genotype, how.network, context.data.shape))
+
+    return Scorer(score, lambda fraction: part * lasts(fraction), macs, partial_effort=True, effort=lasts)
+
+
+def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape) -> float:
+    """Multiply-adds of one image."""
+    return network_costs(genotype, size, shape, torch.device("cpu"), ["macs"])["macs"]
 
 
 def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: int) -> BriefSettings:
@@ -88,7 +101,14 @@ def inherited_weights(how: InheritedWeights, context: EvaluationContext) -> Scor
         batches = context.data.valid.mixed()
         return path_accuracy(supernet, genotype, context.settings.space, batches, how.batch_statistics), {}
 
-    return Scorer(score)
+    size, space, shape = how.network, context.settings.space, context.data.shape
+    plans = plan_cells(size.cells, size.channels, space.multipliers(), space.layout)
+    counts = SupernetMacs(plans, space, shape, size.stem_reductions, Mixing())
+
+    def macs(genotype: Genotype, fraction: float) -> float:
+        return float(len(context.data.split.valid) * counts.of_one_image(path_of(genotype, space)))
+
+    return Scorer(score, macs=macs)
 
 
 def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
@@ -96,6 +116,7 @@ def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
     table = context.table
     if table is None:
         raise UserError("benchmark.table is null; it must be a file with evaluator=table, which reads it")
+    table.require_accuracies(how.column)
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         return table.accuracy(genotype, how.column) / 100, {}
@@ -113,7 +134,10 @@ def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
             network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
         return PROXIES[how.proxy](placed(network, context.device).train(), batch), {}
 
-    return Scorer(score)
+    def macs(genotype: Genotype, fraction: float) -> float:
+        return float(DIFFERENTIATED * how.batch_size * _network_macs(genotype, size, shape))
+
+    return Scorer(score, macs=macs)
 
 
 def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:

@@ -27,6 +27,7 @@ class Cost:
 
     epochs: float = 0.0
     seconds: float = 0.0
+    macs: float = 0.0  # multiply-adds
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Ledger:
     evaluations: int = 0
     epochs: float = 0.0
     seconds: float = 0.0
+    macs: float = 0.0
     reached: str | None = field(default=None, init=False)  # the limit that ended the search
 
     def charge(self, cost: Cost) -> None:
@@ -44,13 +46,15 @@ class Ledger:
         self.evaluations += 1
         self.epochs += cost.epochs
         self.seconds += cost.seconds
+        self.macs += cost.macs
 
-    def open(self, next_epochs: float = 0.0) -> bool:
-        """Whether an evaluation of so many epochs may begin."""
+    def open(self, next_epochs: float = 0.0, next_macs: float = 0.0) -> bool:
+        """Whether an evaluation of so many epochs and multiply-adds may begin."""
         spent = {
             "evaluations": (self.evaluations + 1, self.budget.evaluations),
             "epochs": (self.epochs + next_epochs - 1e-9, self.budget.epochs),
             "minutes": (self.seconds / 60, self.budget.minutes),
+            "macs": (self.macs + next_macs, self.budget.macs),
         }
         for name, (value, limit) in spent.items():
             if limit is not None and value > limit:
@@ -74,6 +78,7 @@ class Scorer:
 
     score: Callable[[Genotype, float], tuple[float, dict[str, float]]]  # genotype and fraction of the effort
     epochs: Callable[[float], float] = lambda fraction: 0.0  # passes over all training images that a fraction takes
+    macs: Callable[[Genotype, float], float] = lambda genotype, fraction: 0.0  # multiply-adds of an evaluation
     partial_effort: bool = False  # whether a fraction of the effort means anything
     effort: Callable[[float], float] = lambda fraction: fraction  # what a fraction comes to: equal efforts are one
     exact: bool = False  # equal architectures have scores of their own, as in a table
@@ -108,7 +113,9 @@ def exchange(
         remembered = remembered + 1 if key in known else 0
         if key not in known:
             raise_if_interrupted(pending_signal())
-            if not ledger.open(scorer.epochs(request.fraction)):
+            limited = ledger.budget.macs is not None  # else they need not be known before
+            next_macs = scorer.macs(request.genotype, request.fraction) if limited else 0.0
+            if not ledger.open(scorer.epochs(request.fraction), next_macs):
                 log.info("budget.%s is reached", ledger.reached)
                 return
             answer = evaluate(key, request)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from darts.blackbox.settings import EvaluationSettings
-from darts.loop.optimisation import correct
 from darts.loop.record import experiment
 from darts.models.batch_norm import frozen_statistics
 from darts.models.mixture import MixtureWeights
@@ -20,7 +19,8 @@ from darts.runtime.errors import UserError
 from darts.runtime.schema import JSON, SchemaError, require_schema
 from darts.spaces.genotype import Genotype
 from darts.spaces.search_space import SearchSpace, plan_cells
-from darts.tasks.batches import Batch, SearchData
+from darts.tasks.batches import SearchData
+from darts.tasks.task import Batch, correct
 
 SAME = (
     "space.",
@@ -38,6 +38,8 @@ def trained_supernet(
     Its split of the images must be this search's, or the weights would have seen what judges them.
     """
     state = (Checkpoints(folder).load() if folder.is_dir() else None) or {}
+    if state and not (folder / "genotype.json").exists():
+        raise UserError(f"evaluator.supernet is {str(folder)!r}; it must be a search that has ended: resume it first")
     try:
         require_schema(state, {"settings": {str: JSON}, "supernet": {str: torch.Tensor}})
     except SchemaError:

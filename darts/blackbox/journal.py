@@ -5,12 +5,13 @@ A stopped search resumes from history.jsonl: strategies ask again, and what stan
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from darts.loop.loggers import Logger
+from darts.loop.loggers import Logger, single_values
 from darts.loop.tracking import peak_memory_mb
 from darts.runtime.errors import UserError
 from darts.runtime.files import append_line, read_lines, write_lines
@@ -18,7 +19,8 @@ from darts.runtime.schema import FINITE, JSON, Within
 
 Line = dict[str, Any]
 LINE = {
-    **{"evaluation": int, "key": str, "fraction": Within(0, 1), "score": FINITE, "best": FINITE, "cost/epochs": FINITE},
+    **{"evaluation": int, "key": str, "fraction": Within(0, 1), "score": FINITE, "best": FINITE},
+    **{"cost/epochs": FINITE, "cost/macs": FINITE},
     "cells": {str: JSON},
 }
 TIMING = {"evaluation": int, "seconds": FINITE}
@@ -64,6 +66,10 @@ class Journal:
         append_line(self.folder / "timing.jsonl", timing)
         values = {name: value for name, value in line.items() if isinstance(value, float)}
         self.log.scalars(number, {**values, "time/seconds": timing["seconds"]})
+
+    def results(self, settings: Mapping[str, Any], values: Mapping[str, float]) -> None:
+        """What the search came to, for the logger, with its settings; those that are lists are left out."""
+        self.log.results(single_values(settings), values)
 
     def close(self) -> None:
         """Write out what the logger has not written yet."""

@@ -28,18 +28,22 @@ from darts.loop.record import (
     experiment,
     record_end,
     refuse_other_run,
+    require_record,
     require_same_data,
 )
 from darts.models.cost import CostModel
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
+from darts.runtime.schema import FINITE
 from darts.runtime.seeding import python_generator
-from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted
-from darts.spaces.genotype import Genotype, from_json, to_json
+from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
+from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.nasbench201 import Table, load_table
+from darts.spaces.sources import finished_genotype
 from darts.tasks.batches import SearchData, search_data
-from darts.tasks.summary import log_summary
+from darts.tasks.settings import require_images
+from darts.tasks.summary import log_summary, summary_of
 
 log = logging.getLogger(__name__)
 KIND = "search by scores"  # what run.json calls it
@@ -77,10 +81,11 @@ class BlackBoxSearch:
         known = self.journal.recall(key)
         if known is not None:
             line, seconds = known
-            return Answer(line["score"], {}, Cost(line["cost/epochs"], seconds))
+            return Answer(line["score"], {}, Cost(line["cost/epochs"], seconds, line["cost/macs"]))
         start = time.perf_counter()
         score, metrics = self.scorer.score(request.genotype, request.fraction)
-        return Answer(score, metrics, Cost(self.scorer.epochs(request.fraction), time.perf_counter() - start))
+        seconds, macs = time.perf_counter() - start, self.scorer.macs(request.genotype, request.fraction)
+        return Answer(score, metrics, Cost(self.scorer.epochs(request.fraction), seconds, macs))
 
     def _record(self, request: Request, answer: Answer) -> None:
         best = self._best()
@@ -90,6 +95,7 @@ class BlackBoxSearch:
             "best": best[1],
             **answer.metrics,
             "cost/epochs": answer.cost.epochs,
+            "cost/macs": answer.cost.macs,
             **self._truth(best[2]),
             "cells": {kind: cell.nodes for kind, cell in request.genotype.cells.items()},
         }
@@ -114,7 +120,8 @@ def run(settings: BlackBoxSettings, folder: Path) -> Genotype:
 
 
 def _searched(settings: BlackBoxSettings, folder: Path) -> Genotype:
-    search = start_or_resume(settings, folder)
+    with stopped_at_once():
+        search = start_or_resume(settings, folder)
     with closing(search.journal):
         evaluate_all(search)
         genotype = finish(search)
@@ -141,7 +148,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     own = experiment(settings)
     refuse_other_run(folder, KIND, own)
     loop = settings.search
-    data = search_data(settings.dataset, loop.train_fraction, loop.batch_size, settings.seed, device)
+    data = search_data(require_images(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
     if settings.method.partial_effort and not scorer.partial_effort:
@@ -152,9 +159,10 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
         generator.draw if generator.bounded else settings.space.sample,
         generator.valid if generator.bounded else lambda genotype: True,
     )
-    claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
+    summary = summary_of(settings.dataset, data)
+    claim_folder(folder, KIND, own, device, data_record(summary, own))
     write_bytes(folder / "split.json", data.split.to_json().encode())
-    log_summary(settings.dataset, data.train.images)
+    log_summary(summary)
     journal = Journal(folder, device, settings.logger)
     if journal.before:
         log.info("resuming after %d evaluations", len(journal.before))
@@ -193,6 +201,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
         **{f"table_{name.split('/')[1]}": value for name, value in search._truth(found).items()},
     }
     genotype = Genotype(found.space, found.cells, provenance)
+    journal.results(search.experiment, {"score": score, **search._truth(found)})
     plotting.save_cells(genotype, folder / "cells")
     plotting.save_figure(plotting.draw_progress(journal.history), folder / "cells" / "progress")
     costs = [name for name in ("parameters", "macs", "latency_ms") if name in journal.history[0]]
@@ -200,7 +209,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
         kept = front(journal.history, costs)
         write_json(folder / "pareto.json", kept)
         plotting.save_figure(draw_front(journal.history, kept, costs), folder / "cells" / "pareto")
-    cost = {**spent, "seconds": round(ledger.seconds, 3)}
+    cost = {**spent, "seconds": round(ledger.seconds, 3), "macs": int(ledger.macs)}
     record_end(folder, cost)
     write_bytes(folder / "genotype.json", to_json(genotype).encode())
     return genotype
@@ -209,8 +218,10 @@ def finish(search: BlackBoxSearch) -> Genotype:
 def finished(settings: BlackBoxSettings, folder: Path) -> Genotype:
     """The genotype of a folder whose search has ended, unless it was one of other settings."""
     refuse_other_run(folder, KIND, experiment(settings))
+    genotype = finished_genotype(folder)
+    require_record(genotype, {"score": FINITE, "evaluations": int, "epochs": FINITE}, folder)
     log.info("this search has ended before; nothing is changed")
-    return from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
+    return genotype
 
 
 def announce(genotype: Genotype, folder: Path) -> None:

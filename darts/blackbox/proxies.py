@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from darts.blackbox.settings import Proxy
 from darts.models.batch_norm import frozen_statistics
 from darts.models.cost import count_macs, count_parameters_without_auxiliary
-from darts.tasks.batches import Batch
+from darts.tasks.task import Batch
 
 LOWEST = -1e30  # a score below all others that JSON can hold
 
@@ -29,7 +29,7 @@ def synflow(network: nn.Module, batch: Batch) -> float:
     weights = [values[name] for name in _layer_weights(network)]
     training = network.training
     try:
-        ones = torch.ones_like(batch.images[:1], dtype=torch.float64)
+        ones = torch.ones_like(batch.inputs[:1], dtype=torch.float64)
         total = torch.func.functional_call(network.eval(), {**values, **buffers}, (ones,)).sum()
         gradients = torch.autograd.grad(total, weights, allow_unused=True)
     finally:
@@ -66,13 +66,13 @@ def naswot(network: nn.Module, batch: Batch) -> float:
     handles = [m.register_forward_hook(keep) for m in network.modules() if isinstance(m, nn.ReLU)]
     try:
         with frozen_statistics(network), torch.enable_grad():
-            images = batch.images.detach().clone().requires_grad_()
+            images = batch.inputs.detach().clone().requires_grad_()
             total = network(images).sum()
             reached = torch.autograd.grad(total, rectified, allow_unused=True) if rectified else ()
     finally:
         for handle in handles:
             handle.remove()
-    kernel = torch.zeros(len(batch.images), len(batch.images), dtype=torch.float64, device=batch.images.device)
+    kernel = torch.zeros(len(batch.inputs), len(batch.inputs), dtype=torch.float64, device=batch.inputs.device)
     for answer, gradient in zip(rectified, reached, strict=True):
         if gradient is not None:
             signs = (answer.detach() > 0).flatten(1).to(torch.float32)
@@ -83,7 +83,7 @@ def naswot(network: nn.Module, batch: Batch) -> float:
 def jacob_cov(network: nn.Module, batch: Batch) -> float:
     """How little the images' input gradients are correlated: -sum(log(e + k) + 1 / (e + k)) over the eigenvalues e of
     their correlation matrix, k = 1e-5 (Mellor et al. 2020, the paper's first version)."""
-    images = batch.images.detach().clone().requires_grad_()
+    images = batch.inputs.detach().clone().requires_grad_()
     with frozen_statistics(network):
         total = network(images).sum()
         (gradients,) = torch.autograd.grad(total, images, materialize_grads=True)  # 0 where no path leads to them
@@ -99,7 +99,7 @@ def parameters(network: nn.Module, batch: Batch) -> float:
 
 def macs(network: nn.Module, batch: Batch) -> float:
     """Multiply-adds of one image."""
-    return float(count_macs(network, batch.images[:1]))
+    return float(count_macs(network, batch.inputs[:1]))
 
 
 PROXIES: dict[Proxy, Callable[[nn.Module, Batch], float]] = {
@@ -125,5 +125,5 @@ def _layer_weights(network: nn.Module) -> dict[str, Tensor]:
 def _gradients(network: nn.Module, batch: Batch) -> list[Tensor | None]:
     """The gradients of the loss in the layers' weights; None for a layer that no answer depends on."""
     with frozen_statistics(network):
-        loss = F.cross_entropy(network(batch.images), batch.labels)
+        loss = F.cross_entropy(network(batch.inputs), batch.targets)
     return list(torch.autograd.grad(loss, list(_layer_weights(network).values()), allow_unused=True))

@@ -13,13 +13,14 @@ from darts.loop.settings import (
     Budget,
     DataSettings,
     SearchLoop,
-    TrainLoop,
     WeightOptimiser,
     check_size,
 )
 from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.spaces.nasbench201 import BenchmarkTable
+from darts.tasks.settings import require_images
+from darts.train.settings import TrainLoop
 
 if TYPE_CHECKING:
     from darts.blackbox.evaluators import EvaluationContext
@@ -161,7 +162,7 @@ class EvaluationSettings(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
+        check_size("dataset.image_size", require_images(self.dataset).image_size, self.evaluator.network)
 
 
 @dataclass
@@ -176,11 +177,26 @@ class BlackBoxSettings(EvaluationSettings):
     kind: ClassVar[str] = "by scores of cells"
     unused: ClassVar[tuple[str, ...]] = ("search.epochs", "search.initial_alpha", "constraints.weight")
 
+    def planned_epochs(self) -> float | None:
+        """Passes over all training images that the search may take at most; None where that is not known."""
+        how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
+        limits = [] if self.budget.epochs is None else [self.budget.epochs]
+        if self.budget.evaluations is not None and isinstance(how, BriefTraining):
+            limits.append(self.budget.evaluations * how.train.epochs * self.search.train_fraction)
+        return min(limits) if limits else None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         budget = self.budget
-        limited = any(limit is not None for limit in (budget.evaluations, budget.epochs, budget.minutes))
-        require(limited, "budget", "unlimited", "limited in evaluations, epochs or minutes with this method")
+        limited = any(limit is not None for limit in vars(budget).values())
+        require(limited, "budget", "unlimited", "limited in evaluations, epochs, minutes or macs with this method")
         how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
         allowed = "a file with evaluator=table, which reads it"
         require(not isinstance(how, TableLookup) or bool(self.benchmark.table), "benchmark.table", None, allowed)
+        computes = not isinstance(how, TableLookup)
+        counted = budget.evaluations is not None or budget.minutes is not None
+        allowed = "a number with a table, whose answers cost no epochs (or give budget.minutes)"
+        require(computes or counted, "budget.evaluations", budget.evaluations, allowed)
+        require(
+            computes or budget.macs is None, "budget.macs", budget.macs, "null with a table, which computes nothing"
+        )

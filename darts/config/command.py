@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from darts.config.arguments import (
+    refuse_unquoted_cells,
+    refuse_unreadable,
+    refuse_wrong_flags,
+    refuse_wrong_groups,
+    settings_in_a_row,
+)
 from darts.config.compose import CONF, dotted_key
-from darts.config.registry import load_plugins, named_plugins
+from darts.config.implied import implied_choices
+from darts.config.invocation import as_started
+from darts.config.registry import load_plugins, named_plugins, typed_overrides
 from darts.config.renamed import refuse_old_names
 from darts.config.resume import resumed_arguments
-from darts.config.run_folder import keep_configuration
-from darts.runtime.errors import UserError, one_line, reported
+from darts.config.run_folder import command_configuration, keep_configuration
+from darts.runtime.errors import (
+    FailedJobError,
+    UserError,
+    is_lost_output,
+    lost_output,
+    one_line,
+    reported,
+    unknown,
+)
+from darts.runtime.text import lose_no_line
 
-CELL = re.compile(r"Genotype\s*\(|\|[^\s|]*~|[\[{(]\s*['\"\[(]")  # how a cell as people print it looks
+FULL_ERROR = "HYDRA_FULL_ERROR"
+UNKNOWN_SETTING = re.compile(r"Could not (?:override|append to config\. An item is already at) '(?P<name>[^']+)'")
+UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^']+)/(?P<name>[^'/]+)'")
 
 
 def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]]:
@@ -43,26 +65,109 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
         composed = hydra.main(version_base="1.3", config_path=CONF, config_name=name)(run)
 
         @functools.wraps(main)
+        @told_of_output
         def command() -> Any:
             try:
                 prepare(name)
-                if {"-h", "--help"} & set(sys.argv[1:]):
-                    from darts.config.help import print_help
-
-                    about = sys.modules[main.__module__].__doc__ or ""
-                    return print_help(name, about, settings_given(), config_folders(sys.argv[1:]))
+                with refusals_in_a_line(name):
+                    if {"-h", "--help"} & set(sys.argv[1:]):
+                        return show_help(name, sys.modules[main.__module__].__doc__ or "")
+                    return composed()
             except UserError as error:
                 print(f"error: {one_line(error)}", file=sys.stderr)
                 sys.exit(2)
             except KeyboardInterrupt:
                 print("\nstopped before the command began; nothing was changed", file=sys.stderr)
                 sys.exit(130)
-            return composed()
 
-        del command.__wrapped__  # Hydra looks for the file of what it wraps
+        while hasattr(command, "__wrapped__"):
+            del command.__wrapped__  # Hydra looks for the file of what it wraps
         return command
 
     return decorate
+
+
+def show_help(name: str, about: str) -> None:
+    """Answer -h or --help, with what was typed beside it."""
+    from darts.config.help import print_help
+
+    print_help(name, about, settings_given(), config_folders(sys.argv[1:]), topics_given(sys.argv[1:]))
+
+
+@contextmanager
+def refusals_in_a_line(name: str) -> Iterator[None]:
+    """Turn what is raised while Hydra composes the command `name` into a `UserError`, with its cause.
+
+    What a command raises once it has begun is no refusal, and is raised as it is, but for Hydra's own errors. The
+    failed job of a sweep is told as it is, with exit code 1. With HYDRA_FULL_ERROR=1 everything is raised as it is.
+    """
+    if os.environ.get(FULL_ERROR):
+        yield
+        return
+    command_configuration.set(None)
+    os.environ[FULL_ERROR] = "1"  # else Hydra prints several lines and ends the process itself
+    try:
+        yield
+    except FailedJobError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except UserError:
+        raise
+    except Exception as error:
+        refused = isinstance(error, HydraException | OmegaConfBaseException)
+        if not refused and (is_lost_output(error) or command_configuration.get() is not None):
+            raise
+        cause = error.__cause__
+        parts = [str(error), *([str(cause)] if cause else [])]
+        told = " ".join(" ".join(parts).split()) or type(error).__name__
+        raise _unknown_name(name, told) or UserError(told) from None
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+
+
+def _unknown_name(name: str, told: str) -> UserError | None:
+    """What to say in place of Hydra's own words where a setting or a choice of the command `name` is unknown."""
+    setting, choice = UNKNOWN_SETTING.search(told), UNKNOWN_CHOICE.search(told)
+    if setting is None and choice is None:
+        return None
+    from darts.config.help import composed, groups, settings_of
+
+    if choice is not None:
+        group, given = choice["group"], choice["name"]
+        return unknown(group, given, groups().get(group, []))
+    try:
+        known = [described.name for described in settings_of(composed(name))]
+    except UserError:
+        return None
+    given = setting["name"]  # type: ignore[index]
+    section = given.rpartition(".")[0]
+    siblings = [other for other in known if section and other.startswith(f"{section}.")]
+    return unknown("setting", given, siblings or [*known, *groups()])
+
+
+def topics_given(arguments: Sequence[str]) -> list[str]:
+    """The settings and groups that stand behind -h or --help, which are to be explained."""
+    topics: list[str] = []
+    for place, argument in enumerate(arguments):
+        follows = place > 0 and arguments[place - 1] in ("-h", "--help", *topics)
+        if follows and "=" not in argument and not argument.startswith("-"):
+            topics.append(argument)
+    return topics
+
+
+def told_of_output(command: Callable[[], Any]) -> Callable[[], Any]:
+    """Wrap a command: what it has written but not yet put out is put out before it ends, see `lost_output`."""
+
+    @functools.wraps(command)
+    def run() -> Any:
+        lose_no_line()
+        with lost_output():
+            found = command()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return found
+
+    return run
 
 
 def settings_given() -> list[str]:
@@ -72,7 +177,10 @@ def settings_given() -> list[str]:
 
 def prepare(name: str) -> None:
     """What happens to a command's arguments before Hydra composes; `UserError` for what it could not answer well."""
+    sys.argv[1:] = settings_in_a_row(sys.argv[1:])
+    refuse_wrong_flags(sys.argv[1:])
     sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
+    sys.argv[1:] += implied_choices(name, settings_given())
     given = settings_given()
     sweeps = {"-m", "--multirun"} & set(sys.argv[1:])
     if sweeps and any(dotted_key(item) == "hydra.run.dir" for item in given):
@@ -80,56 +188,30 @@ def prepare(name: str) -> None:
             "hydra.run.dir is given with -m, which ignores it; give hydra.sweep.dir, the folder of all runs"
         )
     refuse_old_names(given)
+    refuse_wrong_groups(given)
     refuse_unquoted_cells(given)
+    refuse_unreadable(given)
     load_plugins(named_plugins(given))
 
 
 CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "logger", "plugins")
-SIZES = ("network", "train", "weight_optimiser", "memory")
+SIZES = ("network", "train", "recipe", "weight_optimiser", "memory")
 
 
 def next_command(base: str, *own: str, carried: Sequence[str] = CARRIED, without: Sequence[str] = ()) -> str:
-    """A command that follows on this one, ready to be pasted into a shell.
+    """A command that follows on this one, ready to be pasted into a shell; `base` as it is called in a checkout.
 
     `own` are settings (`key=value`) of its own; of the settings that were typed for this command those are carried
     over that `carried` names, by their first word or whole, unless `without` names them.
     """
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    typed = typed_overrides() if HydraConfig.initialized() else []
     kept = [item for item in typed if _is_among(dotted_key(item), carried) and not _is_among(dotted_key(item), without)]
     folders = [f"--config-dir={folder}" for folder in config_folders(sys.argv[1:])] if typed else []
-    return " ".join([base, *(shlex.quote(item) for item in [*own, *kept, *folders])])
+    return " ".join([as_started(base), *(shlex.quote(item) for item in [*own, *kept, *folders])])
 
 
 def _is_among(key: str, names: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-def refuse_unquoted_cells(arguments: Sequence[str]) -> None:
-    """Raise `UserError`, which says how to quote, where the cell that `genotype=` gives as a text is no text to Hydra.
-
-    Hydra has quotes, brackets and calls of its own; a shell has taken its quotes away before.
-    """
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key.lstrip("+") in ("genotype", "searched") and CELL.search(value) and not _is_text(argument):
-            raise UserError(
-                f"{key}: {value[:40]!r}... is no text in Hydra's grammar, which has quotes and brackets of its own; in "
-                f'bash type "{key}=\\"CELL\\"" with these backslashes (not for a cell printed with double quotes), or '
-                f"write the cell into a file and give {key}=FILE"
-            )
-
-
-def _is_text(argument: str) -> bool:
-    """Whether Hydra reads an override's value as a text, as a sweep, or as a list of texts where that is wanted."""
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return False
-    value = override.value()
-    if override.is_sweep_override():
-        return True
-    listed = value if isinstance(value, list) and argument.startswith("searched") else [value]
-    return all(isinstance(item, str) for item in listed)
 
 
 def config_folders(arguments: Sequence[str]) -> list[str]:

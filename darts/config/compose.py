@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from darts.config.identity import as_dictionary
-from darts.config.registry import load_plugins, named_plugins
+from darts.config.registry import load_plugins, named_plugins, typed_overrides
 from darts.runtime import distributed
 from darts.runtime.errors import UserError, require, unknown
 
@@ -29,6 +29,7 @@ LARGEST_INTEGER = 2**53
 def typed_settings(config: DictConfig, kind: type[T]) -> T:
     """The composed configuration as an object of its settings class, every range checked; `UserError` otherwise."""
     if "plugins" in config:
+        _refuse_empty_texts(config.plugins, "plugins")
         _load_plugins(config.plugins)
     _refuse_strays(config, "")
     try:
@@ -36,13 +37,24 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is missing; give {error.full_key}=VALUE") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {' '.join(str(error).splitlines()[0].split())}") from None
+        place = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{place}{' '.join(str(error).splitlines()[0].split())}") from None
     if not isinstance(settings, kind):
         raise TypeError(f"the configuration is of {type(settings).__name__}, not {kind.__name__}")
+    _refuse_empty_texts(config, "")
     _refuse_what_tensors_cannot_hold(as_dictionary(settings), "")
+    if HydraConfig.initialized():
+        refuse_unused(settings, typed_overrides())
     if not hasattr(settings, "parallel"):
         distributed.require_single_process("this command")
     return settings
+
+
+def refuse_unused(settings: Any, overrides: Sequence[str]) -> None:
+    """`UserError` for an override, as typed, that settings do not use; a settings class says so by `refuse_unused`."""
+    if hasattr(settings, "refuse_unused"):
+        for override in overrides:
+            settings.refuse_unused(dotted_key(override))
 
 
 def dotted_key(override: str) -> str:
@@ -50,24 +62,47 @@ def dotted_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].split("@")[0].replace("/", ".")
 
 
-PLAIN = re.compile(r"[A-Za-z0-9_./+~-]+")
+PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 
 
-def quoted(text: str) -> str:
-    """A text as a value in Hydra's grammar: in quotes where anything in it could mean something else."""
-    if PLAIN.fullmatch(text):
+def quoted(text: str, always: bool = False) -> str:
+    """A text as a value in Hydra's grammar: in quotes where anything in it could mean something else.
+
+    Within quotes a backslash means itself, unless it stands before a quote, at the end, or before `${`, which would
+    begin an interpolation; there it is doubled.
+    """
+    if PLAIN.fullmatch(text) and not always:
         return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    within = re.sub(r"(\\*)'", r"\1\1\\'", literal)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", within) + "'"
 
 
 def _load_plugins(names: Sequence[str]) -> None:
     """Import the plug-ins, which nobody has done yet in a launcher's process; no file may name them."""
     if HydraConfig.initialized():
-        typed = named_plugins(HydraConfig.get().overrides.task)
+        typed = named_plugins(typed_overrides())
         strange = [name for name in names if name not in typed]
         if strange:
             raise UserError(f"plugins: {', '.join(strange)} stands in a configuration file; give it when you type")
     load_plugins(names)
+
+
+def _refuse_empty_texts(value: Any, name: str) -> None:
+    """`UserError` for a text that says nothing, whatever setting it stands in: a path, a name, one of a list.
+
+    A settings class names the fields that may be empty in `MAY_BE_EMPTY`.
+    """
+    if OmegaConf.is_dict(value):
+        exempt = getattr(OmegaConf.get_type(value), "MAY_BE_EMPTY", ())
+        for key in value:
+            if key not in exempt:
+                _refuse_empty_texts(value[key], f"{name}.{key!s}".lstrip("."))
+    elif OmegaConf.is_list(value):
+        for inner in value:
+            _refuse_empty_texts(inner, name)
+    elif isinstance(value, str) and not value.strip():
+        raise UserError(f"{name} is empty; give {name}=VALUE, or leave it out")
 
 
 def _refuse_what_tensors_cannot_hold(value: Any, name: str) -> None:

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import re
 import shutil
 import sys
 import textwrap
@@ -17,17 +18,44 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from darts.config.compose import CONF
+from darts.config.invocation import as_started
+from darts.config.ranges import allowed
 from darts.config.registry import choices
-from darts.runtime.errors import UserError
+from darts.runtime.errors import UserError, unknown
 
 HIDDEN = ("hydra", "schema")
+INTERNAL = ("for_method", "trial")  # settings that the program gives itself
+EXAMPLES = {
+    "search": (
+        "method=pc_darts search.epochs=10",
+        "-m seed=0,1,2 method=darts,drnas",
+        "dataset=image_folder dataset.root=PICTURES",
+        "resume=latest",
+    ),
+    "final": (
+        "genotype=darts_v2",
+        "train.validation=0.1 recipe=modern",
+        "start_from=latest dataset=image_folder dataset.root=PICTURES",
+        "resume=latest",
+    ),
+    "compare": ("plan=true", '"methods=[darts,evolution]" budget.epochs=3', '"searched=[runs/search/RUN]"'),
+    "describe": ("genotype=darts_v2", "genotype=latest json=true"),
+    "predict": ("images=PICTURES/test labels=folders",),
+    "export": ("to=onnx", "weights=runs/final/RUN to=pt2 fold=true"),
+    "runs": ("kind=search", '"clean=[failed]"'),
+    "select": ('"searched=[runs/search/SWEEP]"',),
+    "tune": ("genotype=darts_v2 trials=20",),
+    "correlate": ("evaluator=zero_cost",),
+    "benchmark": ("repetitions=5",),
+}  # by command, what may stand after it
 
 
 @cache
@@ -54,18 +82,32 @@ def _own_phrases(kind: type) -> dict[str, str]:
     return {ast.unparse(node.target): comments[node.end_lineno] for node in fields if node.end_lineno in comments}
 
 
-def settings_of(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Every setting as (dotted name, value, meaning), in the order of the schemas."""
+class Described(NamedTuple):
+    """One setting as help shows it."""
+
+    name: str  # dotted
+    value: str  # "" of a group
+    meaning: str
+    allowed: str  # "" where nothing is said
+
+
+def settings_of(config: DictConfig, prefix: str = "") -> Iterator[Described]:
+    """Every setting of a configuration, in the order of the schemas."""
     kind = OmegaConf.get_type(config)
-    meanings = phrases(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else {}
+    meanings: dict[str, str] = {}
+    ranges: dict[str, str] = {}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        meanings, ranges = phrases(kind), allowed(kind)
     for key in config:
         name, node = f"{prefix}{key!s}", config._get_node(key)
+        if name in INTERNAL:
+            continue
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             first = _docstring(OmegaConf.get_type(node))
-            yield name, "", meanings.get(str(key), "") or first
+            yield Described(name, "", meanings.get(str(key), "") or first, "")
             yield from settings_of(node, f"{name}.")
         else:
-            yield name, _shown(node), meanings.get(str(key), "")
+            yield Described(name, _shown(node), meanings.get(str(key), ""), ranges.get(str(key), ""))
 
 
 def _docstring(kind: Any) -> str:
@@ -99,42 +141,106 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
-def print_help(name: str, about: str, overrides: Sequence[str], folders: Sequence[str] = ()) -> None:
+def print_help(
+    name: str, about: str, overrides: Sequence[str], folders: Sequence[str] = (), topics: Sequence[str] = ()
+) -> None:
     """Print what a command does, the groups it knows, and every setting of its configuration under these overrides.
 
-    `folders`: further ones with configuration files, as `--config-dir` names them.
+    `folders`: further ones with configuration files, as `--config-dir` names them. With `topics`, names of settings or
+    groups, only these. `UserError` for a name that is none.
     """
-    try:
-        with initialize_config_dir(CONF, version_base="1.3"):
-            own = [item for item in overrides if not item.startswith("hydra")]
-            searched = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
-            config = compose(name, [*own, *searched])
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
+    settings = list(settings_of(composed(name, overrides, folders)))
     width = min(shutil.get_terminal_size().columns, 120)
-    lines = [
-        about.strip(),
-        "",
-        "SETTING=VALUE changes one setting, GROUP=NAME chooses a part; -m a=1,2 runs several.",
-        "",
-    ]
-    settings = list(settings_of(config))
-    used = {key for key, _, _ in settings}
-    for group, names in groups().items():
-        if group.replace("/", ".") in used or group in ("experiment", "cluster"):
-            shown = f"+{group}" if group == "cluster" else group
-            lines += textwrap.wrap(f"{shown}={' | '.join(names)}", width, subsequent_indent="    ")
-    lines.append("")
-    for setting, value, meaning in settings:
-        lines += _lines(setting, value, meaning, width)
+    if topics:
+        lines = []
+        for topic in topics:
+            lines += _topic(topic, settings, width)
+    else:
+        lines = _whole(name, about, settings, width)
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _lines(setting: str, value: str, meaning: str, width: int) -> list[str]:
-    """A setting on a line of its own, its meaning beside it or below."""
-    head = f"{setting}={value}" if value else f"{setting}:"
-    indent = 4 if not value and "." not in setting else 0
+def composed(name: str, overrides: Sequence[str] = (), folders: Sequence[str] = ()) -> DictConfig:
+    """A command's configuration under overrides; `UserError` for what Hydra refuses."""
+    own = [item for item in overrides if not item.startswith("hydra")]
+    searched = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+    try:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose(name, [*own, *searched])
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
+def _whole(name: str, about: str, settings: Sequence[Described], width: int) -> list[str]:
+    command = about.strip()
+    lines = [command, "", "SETTING=VALUE changes one setting, GROUP=NAME chooses a part; -m a=1,2 runs several.",
+             "-h SETTING explains one setting or group.", ""]  # fmt: skip
+    used = {setting.name for setting in settings}
+    own = (Path(CONF) / f"{name}.yaml").read_text()
+    runs_jobs = "- experiment:" in own  # and may send them to a cluster
+    for group, names in groups().items():
+        chosen = f"- {group}:" in own or (group == "cluster" and runs_jobs)
+        if group.replace("/", ".") in used or chosen:
+            shown = f"+{group}" if group == "cluster" else group
+            lines += textwrap.wrap(f"{shown}={' | '.join(names)}", width, subsequent_indent="    ")
+    lines.append("")
+    for setting in settings:
+        lines += _lines(setting, width)
+    return [*lines, "", "examples:", *(f"  {call_of(name)} {example}" for example in EXAMPLES.get(name, ()))]
+
+
+def call_of(name: str) -> str:
+    """How a command is called."""
+    files = {"search": "python train_search.py", "final": "python train_final.py"}
+    return as_started(files.get(name, f"python -m darts.{name}"))
+
+
+def _topic(topic: str, settings: Sequence[Described], width: int) -> list[str]:
+    """One setting with what it allows, a section with all its settings, or a group with its choices."""
+    name, known = topic.replace("/", "."), groups()
+    found = [setting for setting in settings if setting.name == name or setting.name.startswith(f"{name}.")]
+    lines: list[str] = []
+    for setting in found:
+        lines += _lines(setting, width)
+    chosen = topic.replace(".", "/").lstrip("+")
+    if chosen in known:
+        lines += ["", f"{chosen}=NAME, one of:"]
+        for choice in known[chosen]:
+            lines += textwrap.wrap(f"{choice}: {_about(chosen, choice)}", width, initial_indent="  ",
+                                   subsequent_indent="      ")  # fmt: skip
+    if not lines:
+        raise unknown("setting", topic, [*(setting.name for setting in settings), *known])
+    return lines
+
+
+def _about(group: str, choice: str) -> str:
+    """The comment at the head of a choice's YAML file."""
+    file = Path(CONF, group, f"{choice}.yaml")
+    if not file.is_file():
+        return "of a plug-in"
+    text = file.read_text()
+    comments = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
+    about = " ".join(line for line in comments if line and not line.startswith("@package"))
+    return about or _about_schema(text)
+
+
+def _about_schema(text: str) -> str:
+    """The first sentence on the class whose settings a YAML file gives."""
+    named = re.search(r"/schema/(\w+)/(\w+)", text)
+    if named is None:
+        return ""
+    entry = ConfigStore.instance().repo["schema"].get(named[1], {}).get(f"{named[2]}.yaml")
+    return "" if entry is None else _docstring(OmegaConf.get_type(entry.node))
+
+
+def _lines(setting: Described, width: int) -> list[str]:
+    """A setting on a line of its own, its meaning beside it or below, and what it allows."""
+    head = f"{setting.name}={setting.value}" if setting.value else f"{setting.name}:"
+    indent = 4 if not setting.value and "." not in setting.name else 0
     first = [""] if indent else []
+    meaning = setting.meaning
+    if setting.allowed:
+        meaning = f"{meaning} [{setting.allowed}]".strip()
     if len(head) + len(meaning) + 4 <= width:
         return [*first, f"{head:<44}  {meaning}".rstrip()]
     return [*first, head, *textwrap.wrap(meaning, width, initial_indent=" " * 8, subsequent_indent=" " * 8)]

@@ -12,15 +12,31 @@ from typing import Any
 
 from darts import __version__
 from darts.runtime.errors import UserError
+from darts.runtime.schema import one_line
 
 # What may differ between two runs that are still the same experiment.
 CIRCUMSTANCES = (
-    *("device", "engine", "graphs", "memory", "parallel.timeout_minutes", "runs", "checkpoint", "weights"),
+    *(
+        "device",
+        "engine",
+        "graphs",
+        "memory",
+        "parallel.timeout_minutes",
+        "runs",
+        "checkpoint",
+        "weights",
+        "start_from",
+    ),
     *("dataset.root", "dataset.download", "dataset.device_megabytes", "dataset.workers", "dataset.cache"),
     *("benchmark.trust_pickle", "logger"),
+    *("plan", "power", "allow_underpowered", "trial"),  # of a comparison
 )  # full dotted paths; a path stands for all that lies below it
 
-DATA = {"dataset.content": "training images", "dataset.test_content": "test images"}  # digests among the settings
+DATA = {
+    "dataset.content": "training images",
+    "dataset.test_content": "test images",
+    "dataset.validation_content": "validation images",
+}  # digests among the settings
 
 
 def as_dictionary(settings: Any) -> Any:
@@ -80,9 +96,14 @@ def _refuse_other_settings(stored: Mapping[str, Any], present: Mapping[str, Any]
             "others; give another hydra.run.dir"
         )
     if differing:
-        named = ", ".join(f"{key} was {stored.get(key)!r} and is now {present.get(key)!r}" for key in differing[:5])
+        changes = []
+        for key in differing[:5]:
+            was, is_now = one_line(stored.get(key)), one_line(present.get(key))
+            changes.append(f"{key} was {was} and is now {is_now}")
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise UserError(f"{folder} holds a run of other settings: {named}{more}; give another hydra.run.dir")
+        raise UserError(
+            f"{folder} holds a run of other settings: {', '.join(changes)}{more}; give another hydra.run.dir"
+        )
 
 
 def refuse_other_version(stored: Mapping[str, Any], folder: Path) -> None:
@@ -91,6 +112,8 @@ def refuse_other_version(stored: Mapping[str, Any], folder: Path) -> None:
     Runs of version 0.1.0, whose settings had other names, do not name their version.
     """
     version = stored.get("version", "0.1.0")
+    if not isinstance(version, str):
+        raise UserError(f"{folder} holds a run whose version is {one_line(version)}; give another hydra.run.dir")
     if version != __version__:
         raise UserError(
             f"{folder} holds a run of version {version}, which version {__version__} cannot resume; give another "

@@ -16,12 +16,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
+from darts.config.overrides import given_value
 from darts.runtime.errors import UserError, unknown
 
 T = TypeVar("T")
@@ -33,11 +37,12 @@ METHOD_PLACES = (
 GROUPS = {
     **{place: f"method/{place}" for place in METHOD_PLACES},
     **{"method": "method", "strategy": "method"},
-    **{kind: kind for kind in ("space", "dataset", "evaluator", "logger")},
+    **{kind: kind for kind in ("space", "dataset", "evaluator", "logger", "recipe")},
 }  # by kind of part: the configuration group that its name is chosen from
-KINDS = (*GROUPS, "operation")
+KINDS = (*GROUPS, "operation", "activation")
 
 operations: dict[str, tuple[Any, dict[str, Any]]] = {}  # name -> its constructor, and how it is treated
+activations: dict[str, Any] = {}  # name -> the function of a tensor, entry by entry
 choices: dict[str, list[str]] = {}  # by configuration group, the names that plug-ins have added
 _modules: dict[tuple[str, str], str] = {}  # (kind, name) -> the module that registered it
 _loading: list[str] = []  # the plug-in that is being imported, if any
@@ -47,10 +52,11 @@ _plugins: dict[tuple[str, str], str] = {}  # (kind, name) -> the plug-in that br
 def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
     """Make a class or function known to the configuration under a name; returns a decorator.
 
-    `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator", "logger"
-    or "operation". A part is a dataclass whose fields are its settings; with `values` for all of them it can be chosen
-    at once (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values; a field `name` is
-    the name. An operation is a function (channels, stride, affine) -> nn.Module; its `values` are fields of
+    `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator", "logger",
+    "operation" or "activation" (a candidate of a recurrent cell: a function of a tensor, entry by entry). A part is a
+    dataclass whose fields are its settings; with `values` for all of them it can be chosen at once
+    (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values; a field `name` is the name. An
+    operation is a function (channels, stride, affine) -> nn.Module; its `values` are fields of
     `Candidate`.
     Raises `UserError` for an unknown kind and for a name that is taken.
     """
@@ -62,6 +68,8 @@ def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
         _claim(kind, name, module)
         if kind == "operation":
             operations[name] = thing, values
+        elif kind == "activation":
+            activations[name] = thing
         else:
             _store(kind, name, thing, values)
         return thing
@@ -80,27 +88,49 @@ def command_settings(name: str) -> Callable[[T], T]:
 
 
 def load_plugins(names: Sequence[str]) -> None:
-    """Import the modules named by `plugins=[...]`, which register what they add; `UserError` where one is missing."""
+    """Import the modules named by `plugins=[...]`, which register what they add.
+
+    `UserError` where one is missing, and where it cannot be imported: its error, and the line that raised it.
+    """
     for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(f"plugins: {name!r} is no name of a module, as `import` takes it")
         _loading.append(name)
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name.split(".")[0] and error.name != name:
-                raise
-            raise UserError(f"plugins: no module {name!r}; put its folder on PYTHONPATH") from None
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a module may raise anything
+            if isinstance(error, ModuleNotFoundError) and error.name in (name, name.split(".")[0]):
+                raise UserError(f"plugins: no module {name!r}; put its folder on PYTHONPATH") from None
+            raise UserError(f"plugins: {name} cannot be imported: {_reason(error)}") from None
         finally:
             _loading.pop()
 
 
+def _reason(error: BaseException) -> str:
+    """An error of a plug-in with its place; `python -c "import NAME"` shows all of it."""
+    place = ""
+    if not isinstance(error, SyntaxError):  # which says its place itself
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f" ({last.filename}, line {last.lineno})"
+    return f"{type(error).__name__}: {error}{place}"
+
+
 def named_plugins(overrides: Sequence[str]) -> list[str]:
     """The modules that `plugins=[a,b]` names among overrides."""
-    named = []
+    named: list[str] = []
     for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "plugins":
-            named += [name.strip(" '\"") for name in value.strip("[]").split(",")]
-    return [name for name in named if name]
+        if override.lstrip("+").partition("=")[0] == "plugins":
+            value = given_value(override)
+            named += value if isinstance(value, list) else [value]
+    return [str(name) for name in named if name not in (None, "")]
+
+
+def typed_overrides(kind: str = "task") -> list[str]:
+    """The settings that were typed for this command, as typed: what refers to others (`${x}`) stays a reference."""
+    given = HydraConfig.instance().cfg.hydra.overrides[kind]  # type: ignore[union-attr]
+    return list(OmegaConf.to_container(given, resolve=False))  # type: ignore[arg-type]
 
 
 def plugins_of(entries: Iterable[tuple[str, str]]) -> list[str]:

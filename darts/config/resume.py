@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 
 from darts.config.compose import CONF, dotted_key, quoted
+from darts.config.invocation import as_started
+from darts.config.overrides import given_value, parsed
 from darts.config.registry import named_plugins
 from darts.runtime.errors import UserError, require
-from darts.runtime.files import is_locked, read_json
+from darts.runtime.files import is_locked, newest, read_json
 
 RESUMABLE = {
     "search": ("genotype.json", ("search by gradients", "search by scores")),
@@ -24,6 +24,9 @@ RESUMABLE = {
     "select": ("genotype.json", ("selection",)),
     "correlate": ("correlation.json", ("rank correlation",)),
 }  # by command: the file that it writes last, and how run.json calls it
+COMMANDS = {"search": "python train_search.py", "final": "python train_final.py"} | {
+    name: f"python -m darts.{name}" for name in ("compare", "tune", "select", "correlate")
+}
 KEY = re.compile(r"[A-Za-z_][\w-]*([./][\w-]+)*")
 PACKAGE = re.compile(r"[a-z]\w*(\.[a-z]\w*)*")
 OPTION = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # of a group: a file within it, never one outside
@@ -44,7 +47,8 @@ def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
     if name not in RESUMABLE:
         raise UserError(f"resume is given, but this command resumes nothing; those that do: {', '.join(RESUMABLE)}")
     require(not {"-m", "--multirun"} & set(arguments), "resume", named[-1], "left out with -m, which starts new runs")
-    folder = newest_unfinished(name, others) if named[-1] == "latest" else Path(named[-1]).expanduser()
+    folder = newest_unfinished(name, others) if named[-1] == "latest" else _named_folder(named[-1])
+    _refuse_other_kind(name, folder)
     began = _overrides(folder)
     _refuse_lacking_folders(folder, arguments)
     given = {dotted_key(argument) for argument in others}
@@ -57,9 +61,25 @@ def resumed_arguments(name: str, arguments: Sequence[str]) -> list[str]:
         raise UserError(f"resume: the run in {folder} had {trusting[0][:80]!r}; give benchmark.trust_pickle as well")
     settings = [item for item in others if "=" in item and not item.startswith("-")]
     flags = [item for item in others if item not in settings]  # Hydra takes all settings in one row
-    if not any(item.startswith("hydra.run.dir=") for item in settings):
+    if not any(dotted_key(item) == "hydra.run.dir" for item in settings):
         settings.append(f"hydra.run.dir={quoted(str(folder))}")
     return [*kept, *settings, *flags]
+
+
+def _named_folder(text: str) -> Path:
+    """The folder that `resume=` names, as typed or, where there is none, as Hydra would read its quotes."""
+    require(bool(text.strip(" '\"")), "resume", text, "latest or a run's folder")
+    folder, value = Path(text).expanduser(), given_value(f"resume={text}")
+    return Path(value).expanduser() if isinstance(value, str) and not folder.exists() else folder
+
+
+def _refuse_other_kind(name: str, folder: Path) -> None:
+    """`UserError` where the run in a folder is another command's."""
+    kind, _ = _kind_and_end(folder / "run.json")
+    if kind and kind not in RESUMABLE[name][1]:
+        command = next((other for other, (_, kinds) in RESUMABLE.items() if kind in kinds), None)
+        hint = f"; {as_started(COMMANDS[command])} resume=... resumes it" if command else ""
+        raise UserError(f"resume: {folder} holds a {kind}{hint}")
 
 
 def _refuse_lacking_folders(folder: Path, arguments: Sequence[str]) -> None:
@@ -75,8 +95,13 @@ def _refuse_lacking_folders(folder: Path, arguments: Sequence[str]) -> None:
 
 def newest_unfinished(name: str, arguments: Sequence[str]) -> Path:
     """The run of a command that was begun or resumed last, has not ended, and is not under way."""
-    roots = [argument.partition("=")[2] for argument in arguments if argument.startswith("runs=")]
-    root = Path(["runs", *roots][-1]) / name
+    roots = ["runs"]
+    for argument in arguments:
+        if dotted_key(argument) == "runs":
+            value = given_value(argument)
+            require(value not in (None, ""), "runs", argument.partition("=")[2], "a folder with resume=latest")
+            roots.append(str(value))
+    root = Path(roots[-1]) / name
     last_file, kinds = RESUMABLE[name]
     found = []
     for file in root.rglob("run.json"):
@@ -85,9 +110,10 @@ def newest_unfinished(name: str, arguments: Sequence[str]) -> Path:
         kind, ended = _kind_and_end(file)
         if kind in kinds and not (ended and (file.parent / last_file).exists()):
             found.append(file)
-    if not found:
+    last = newest(found)
+    if last is None:
         raise UserError(f"resume is 'latest', but no run in {root.resolve()} is unfinished and not under way")
-    return max(found, key=lambda file: (file.stat().st_mtime_ns, str(file))).parent
+    return last.parent
 
 
 def _kind_and_end(file: Path) -> tuple[str, bool]:
@@ -102,7 +128,7 @@ def _kind_and_end(file: Path) -> tuple[str, bool]:
 def _overrides(folder: Path) -> list[str]:
     file = folder / ".hydra" / "overrides.yaml"
     try:
-        found = yaml.safe_load(file.read_text())
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"resume: {folder} is no folder of a run ({type(error).__name__}: {file})") from None
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
@@ -119,9 +145,8 @@ def _is_setting(item: str) -> bool:
     A stranger's folder may hold anything: flags such as --config-dir, Hydra's own settings (a callback is code), a
     group's option outside its group, a sweep, a reference that computes.
     """
-    try:
-        override = OverridesParser.create().parse_override(item)
-    except (HydraException, RecursionError):
+    override = parsed(item)
+    if override is None:
         return False
     key = override.key_or_group
     ours = KEY.fullmatch(key) is not None and key.partition(".")[0].partition("/")[0] not in ("hydra", "resume")

@@ -16,9 +16,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from darts.runtime.errors import one_line
 from darts.runtime.files import write_bytes
+from darts.runtime.text import encoded
 
 command_configuration: ContextVar[DictConfig | None] = ContextVar("command_configuration", default=None)
 
@@ -33,14 +35,37 @@ class OutputFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Make the folder of a single run."""
-        _make(Path(config.hydra.run.dir), "hydra.run.dir")
+        _refuse_references(config, config.hydra.run, "hydra.run.dir")
+        _make(config.hydra.run, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Make the folder of a sweep."""
-        _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        keep_configuration(config)  # it is composed: what a job raises from here on is no refusal
+        _refuse_references(config, config.hydra.sweep, "hydra.sweep.dir")
+        _make(config.hydra.sweep, "hydra.sweep.dir")
 
 
-def _make(folder: Path, setting: str) -> None:
+def _refuse_references(config: DictConfig, place: DictConfig, setting: str) -> None:
+    """Exit with code 2 where a path holds "${", which would be looked up once more by what is composed later."""
+    typed: Any = OmegaConf.to_container(place, resolve=False)
+    paths = {f"{setting.rpartition('.')[0]}.{key}": str(value) for key, value in typed.items()}
+    texts = {name: text.replace("\\${", "${") for name, text in paths.items() if "\\${" in text}  # escaped
+    try:
+        texts |= {"the present folder": str(Path.cwd()), "runs": str(config.get("runs"))}
+    except OmegaConfBaseException:
+        return  # Hydra raises it again, and then it is told in a line
+    for name, text in texts.items():
+        if "${" in text:
+            allowed = "a folder without ${ in its name, which begins a reference"
+            print(f"error: {name} is {one_line(text)!r}; it must be {allowed}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _make(place: DictConfig, setting: str) -> None:
+    try:
+        folder = Path(place.dir)
+    except OmegaConfBaseException:
+        return  # Hydra raises it again, and then it is told in a line
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -72,7 +97,7 @@ def save_configuration(folder: Path) -> None:
     hydra = HydraConfig.instance().cfg
     parts = {"config": command_configuration.get(), "hydra": hydra, "overrides": HydraConfig.get().overrides.task}
     for name, part in parts.items():
-        write_bytes(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part).encode())
+        write_bytes(folder / ".hydra" / f"{name}.yaml", encoded(OmegaConf.to_yaml(part)))
 
 
 def own_folder(path: str) -> str:

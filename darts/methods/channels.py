@@ -69,5 +69,5 @@ def edge_softmax(beta: Tensor, space: SearchSpace, alive: Tensor) -> Tensor:
     import torch
 
     masked = beta.masked_fill(~alive, -1e30)
-    parts = [masked[space.incoming(node)].softmax(0) for node in range(space.nodes)]
-    return torch.cat(parts) * alive
+    by_node = masked.split([len(space.incoming(node)) for node in range(space.nodes)])
+    return torch.cat([incoming.softmax(0) for incoming in by_node]) * alive

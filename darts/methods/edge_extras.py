@@ -29,7 +29,12 @@ class EdgeExtras:
         """Whether skip connections drop values in training."""
         return False
 
-    def skip_dropout(self, stage: int, epoch: int, epochs: int, alpha_frozen_fraction: float) -> float:
+    @property
+    def drops_paths(self) -> bool:
+        """Whether whole edges are dropped in training; such a supernet is computed by the reference engine."""
+        return False
+
+    def dropout(self, stage: int, epoch: int, epochs: int, alpha_frozen_fraction: float) -> float:
         """Return the dropout probability in epoch `epoch`, from 0, of a stage of `epochs`.
 
         Alpha does not move in the first fraction of the stage.
@@ -87,9 +92,32 @@ class SkipDropout(EdgeExtras):
     def drops_skips(self) -> bool:
         return True
 
-    def skip_dropout(self, stage: int, epoch: int, epochs: int, alpha_frozen_fraction: float) -> float:
+    def dropout(self, stage: int, epoch: int, epochs: int, alpha_frozen_fraction: float) -> float:
         rate = self.rates[min(stage, len(self.rates) - 1)]
         frozen = alpha_frozen_fraction * epochs
         if epoch < frozen:
             return rate * (epochs - epoch - 1) / epochs
         return rate * math.exp(-self.decay * 25 * (epoch - frozen) / epochs)
+
+
+@register("edge_extras", "path_dropout")
+@dataclass
+class PathDropout(EdgeExtras):
+    """Whole edges are dropped for some of the images, more and more (Zela et al. 2020, R-DARTS (DP), section 5.1).
+
+    In the steps of the weights and of alpha alike; the probability grows linearly, epoch by epoch, from 0 in the first
+    epoch of a stage to `probability` in its last.
+    """
+
+    probability: float  # in the last epoch
+
+    def __post_init__(self) -> None:
+        within = 0 <= self.probability < 1
+        require(within, "method.edge_extras.probability", self.probability, "at least 0 and below 1")
+
+    @property
+    def drops_paths(self) -> bool:
+        return True
+
+    def dropout(self, stage: int, epoch: int, epochs: int, alpha_frozen_fraction: float) -> float:
+        return self.probability * epoch / max(1, epochs - 1)

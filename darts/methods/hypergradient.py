@@ -6,6 +6,7 @@ Nothing is changed in place: neither weights, nor momentum, nor batch-norm stati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -33,6 +34,8 @@ class Problem:
     momentum: float
     weight_decay: float
     all_reduce: Callable[[Tensors], list[Tensor]] = list  # sums over processes, given by the loop
+    clip: float = math.inf  # largest norm of a gradient in the weights, where the task's own code clips it here too
+    held: frozenset[int] = frozenset()  # positions of the weights that the unrolled step leaves as they are
 
     def gradients(self, loss: Tensor, tensors: Tensors, differentiable: bool = False) -> list[Tensor]:
         """Return this process's part of a loss's gradients; zeros for a tensor that it does not depend on."""
@@ -86,17 +89,21 @@ class FiniteDifference(Hypergradient):
         require(0 < self.scale < 1, "method.hypergradient.scale", self.scale, "above 0 and below 1")
 
     def __call__(self, problem: Problem) -> tuple[list[Tensor], Tensor]:
-        unrolled = [weight.detach().requires_grad_() for weight in unrolled_weights(problem)]  # w'
+        moved, factor = unrolled_weights(problem)
+        unrolled = [weight.detach().requires_grad_() for weight in moved]  # w'
         loss = problem.valid_loss(unrolled, problem.alpha)
         both = problem.gradients(loss, [*problem.alpha, *unrolled])
         direct = both[: len(problem.alpha)]
         direction = problem.all_reduce(both[len(problem.alpha) :])
+        if math.isfinite(problem.clip):
+            direction = clipped(direction, problem.clip)
         epsilon = self.scale / _norm(direction)
         plus = self._gradient_at(problem, direction, epsilon)
         minus = self._gradient_at(problem, direction, -epsilon)
         # equation 7 with the product of equation 8: the difference is divided by (2 * epsilon) as a whole
         implicit = [(p - m) / (2 * epsilon) for p, m in zip(plus, minus, strict=True)]
-        return [d - problem.learning_rate * i for d, i in zip(direct, implicit, strict=True)], loss.detach()
+        rate = problem.learning_rate if factor is None else problem.learning_rate * factor
+        return [d - rate * i for d, i in zip(direct, implicit, strict=True)], loss.detach()
 
     def _gradient_at(self, problem: Problem, direction: Tensors, epsilon: Tensor) -> list[Tensor]:
         """Return the gradient in alpha of L_train at w + epsilon * direction; w is the original weights, not w'."""
@@ -112,22 +119,28 @@ def moved_along(weights: Tensors, direction: Tensors, epsilon: Tensor) -> list[T
         return list(torch._foreach_add(list(weights), torch._foreach_mul(list(direction), epsilon)))
 
 
-def unrolled_weights(problem: Problem, differentiable: bool = False) -> list[Tensor]:
-    """w' = w - lr (momentum * buffer + dL_train/dw + decay * w): the weight step that SGD is about to take.
+def unrolled_weights(problem: Problem, differentiable: bool = False) -> tuple[list[Tensor], Tensor | None]:
+    """w' = w - lr (momentum * buffer + factor * dL_train/dw + decay * w), the step that SGD is about to take; factor.
 
-    With `differentiable` the result keeps its dependence on alpha, for exact differentiation through the step by one
-    process.
+    The factor is what clips the gradient to `problem.clip`; None where nothing is clipped. With `differentiable` the
+    result keeps its dependence on alpha, for exact differentiation through the step by one process.
     """
     loss = problem.train_loss(problem.weights, problem.alpha)
     own = problem.gradients(loss, problem.weights, differentiable)
     gradients = own if differentiable else problem.all_reduce(own)
+    factor: Tensor | None = None
+    if math.isfinite(problem.clip):
+        factor = clip_factor(gradients, problem.clip)
+        gradients = [gradient * factor for gradient in gradients]
     unrolled = []
-    for weight, gradient, buffer in zip(problem.weights, gradients, problem.momentum_buffers, strict=True):
+    for number, (weight, gradient) in enumerate(zip(problem.weights, gradients, strict=True)):
         step = gradient + problem.weight_decay * weight
+        buffer = problem.momentum_buffers[number]
         if buffer is not None:
             step = step + problem.momentum * buffer
-        unrolled.append(weight - problem.learning_rate * step)
-    return unrolled
+        rate = 0 if number in problem.held else problem.learning_rate
+        unrolled.append(weight - rate * step)
+    return unrolled, factor
 
 
 def _norm(tensors: Tensors) -> Tensor:
@@ -143,8 +156,13 @@ def _norm(tensors: Tensors) -> Tensor:
 
 def clipped(gradients: Tensors, most: float) -> list[Tensor]:
     """Gradients scaled so that their norm, all together, is at most `most`, as torch's `clip_grad_norm_` does it."""
-    factor = (most / (_norm(gradients) + 1e-6)).clamp(max=1.0)
+    factor = clip_factor(gradients, most)
     return [gradient * factor for gradient in gradients]
+
+
+def clip_factor(gradients: Tensors, most: float) -> Tensor:
+    """What scales gradients so that their norm, all together, is at most `most`: at most 1."""
+    return (most / (_norm(gradients) + 1e-6)).clamp(max=1.0)
 
 
 @register("hypergradient", "neumann")

@@ -64,12 +64,13 @@ class Method(SearchMethod):
     @property
     def random(self) -> bool:
         """Whether a step draws random numbers."""
-        return self.relaxation.random or self.perturbation.random or self.edge_extras.drops_skips
+        extras = self.edge_extras
+        return self.relaxation.random or self.perturbation.random or extras.drops_skips or extras.drops_paths
 
     @property
-    def graphable(self) -> bool:
-        """Whether a step draws nothing and asks the device for nothing, so that it can be one CUDA graph."""
-        return not (self.random or self.relaxation.sampled) and isinstance(self.weight_gradient, TrainingLoss)
+    def stays_on_device(self) -> bool:
+        """Whether a step asks the device for no result, so that the host need not wait for it."""
+        return not (self.relaxation.sampled or self.weight_gradient.decides_on_host)
 
     def mixture(
         self, alpha: Alpha, active: Masks, moment: Moment, space: SearchSpace, deterministic: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darts.config.registry import register
 from darts.methods.hypergradient import clipped
@@ -50,6 +50,8 @@ class WeightProblem:
 @dataclass
 class WeightGradient:
     """A way to compute the gradient that moves the supernet's weights."""
+
+    decides_on_host: ClassVar[bool] = False  # asks the device for results within a step
 
     def gradients(self, problem: WeightProblem, memory: Memory) -> tuple[Gradients, Memory]:
         """Return this process's part of the gradients (the loop sums them over processes) and what to remember."""
@@ -144,6 +146,8 @@ class FrozenOperations(WeightGradient):
 
     threshold: float  # agreement under which an operation is frozen
     steps: int  # steps that the agreement is over
+
+    decides_on_host: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(-1 <= self.threshold <= 1, "method.weight_gradient.threshold", self.threshold, "from -1 to 1")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from darts.runtime.errors import UserError
-from darts.runtime.files import write_bytes, writing
+from darts.runtime.files import read_regular, write_bytes, writing
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def write_state(path: Path, state: State) -> None:
 def read_state(path: Path) -> State:
     """Read what `write_state` wrote, tensors on the CPU; `DamagedFileError` where it is not whole or not ours."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise DamagedFileError(f"{path}: {error.strerror}") from None
     header, _, payload = content.partition(b"\n")

@@ -188,6 +188,25 @@ def shard(indices: Tensor) -> Tensor:
     return indices if world_size() == 1 else indices.tensor_split(world_size())[rank()]
 
 
+def own_rows(whole: Tensor) -> Tensor:
+    """This process's rows of those of all processes: the inverse of `unsharded`."""
+    import torch
+
+    return whole[shard(torch.arange(len(whole)))]
+
+
+def unsharded(rows: Tensor, whole: int) -> Tensor:
+    """The rows of all processes, `whole` of them together, in the order of which `shard` gives each its own."""
+    if world_size() == 1:
+        return rows
+    import torch
+
+    found = rows.new_zeros(whole, *rows.shape[1:])
+    found[shard(torch.arange(whole)).to(rows.device)] = rows
+    all_reduce_(found)
+    return found
+
+
 def all_reduce_(tensor: Tensor, by: str = "SUM") -> None:
     """Replace a tensor by its sum (or MAX) over all processes, in place: one message."""
     import torch.distributed as dist

@@ -5,6 +5,7 @@ A disk that refuses a file is told in a line.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
@@ -69,18 +70,39 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file; `OSError` where it is none, such as a pipe, which nobody may ever fill."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+        reason = os.strerror(number) if number == errno.EISDIR else "Not a regular file"
+        raise OSError(number, reason, str(path))
+    return path.read_bytes()
+
+
+def newest(files: Iterable[Path]) -> Path | None:
+    """The file that was written last; None where there is none."""
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
+
+
+def require_content(value: Any, schema: Schema, file: str, remedy: str) -> None:
+    """`UserError`, which names the file and ends with the remedy, where what it holds is not of a schema."""
+    try:
+        require_schema(value, schema)
+    except SchemaError as error:
+        raise UserError(f"{file} is damaged: {error}; {remedy}") from None
+
+
 def read_json(path: Path, schema: Schema, remedy: str) -> Any:
     """What a JSON file holds; `UserError`, which ends with the remedy, where it cannot be read or is not of `schema`.
 
     The schemas are those of runtime/schema.py.
     """
     try:
-        value = json.loads(path.read_text())
-        require_schema(value, schema)
+        value = json.loads(read_regular(path).decode("utf-8"))
+        require_content(value, schema, str(path), remedy)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged or missing ({type(error).__name__}); {remedy}") from None
-    except SchemaError as error:
-        raise UserError(f"{path} is damaged: {error}; {remedy}") from None
     return value
 
 
@@ -96,7 +118,7 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line to such a file."""
-    with writing(path), os.fdopen(os.open(path, APPENDING, 0o666), "a") as file:
+    with writing(path), os.fdopen(os.open(path, APPENDING, 0o666), "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -109,19 +131,17 @@ def read_lines(path: Path, schema: Schema) -> list[dict[str, Any]]:
         return []
     lines: list[dict[str, Any]] = []
     try:
-        texts = path.read_text().splitlines()
+        texts = read_regular(path).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove the folder to start again") from None
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-            require_schema(line, schema)
         except (ValueError, RecursionError):
             if number < len(texts):
                 raise UserError(f"{path}: line {number} is damaged; remove the folder to start again") from None
             break
-        except SchemaError as error:
-            raise UserError(f"{path}: line {number} is damaged: {error}; remove the folder to start again") from None
+        require_content(line, schema, f"{path}: line {number}", "remove the folder to start again")
         lines.append(line)
     return lines
 
@@ -148,9 +168,31 @@ def lock_folder(folder: Path) -> Iterator[None]:
             os.write(file.fileno(), json.dumps(shown).encode() + b"\n")
         try:
             yield
+        except Exception as error:
+            _note_failure(folder, error)
+            raise
         finally:
+            _claimed.discard(folder.resolve())
             with suppress(OSError):  # gone with its folder
                 path.unlink()
+
+
+_claimed: set[Path] = set()  # locked folders that are known to be of the run under way
+
+
+def note_claim(folder: Path) -> None:
+    """Say that a locked folder is the run's own: an error that ends the run is then noted in its run.json."""
+    _claimed.add(folder.resolve())
+
+
+def _note_failure(folder: Path, error: Exception) -> None:
+    """Write into run.json what ended a run; where that cannot be, the error itself is all that is told."""
+    if folder.resolve() not in _claimed:
+        return
+    with suppress(Exception):
+        record = json.loads((folder / "run.json").read_text())
+        record["failed"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        write_json(folder / "run.json", record)
 
 
 def _locked_file(path: Path) -> int:

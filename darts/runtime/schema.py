@@ -234,9 +234,13 @@ def _is(value: Any, kind: type) -> bool:
 
 def _require(holds: bool, place: str, value: Any, wanted: str) -> None:
     if not holds:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise SchemaError(f"{place or 'the content'} is {' '.join(shown.split())}, not {wanted}")
+        raise SchemaError(f"{place or 'the content'} is {one_line(value)}, not {wanted}")
+
+
+def one_line(value: Any) -> str:
+    """A value as Python prints it, in at most 60 characters of one line."""
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 _CHECKS: dict[type, Callable[[Any, Any, str], None]] = {

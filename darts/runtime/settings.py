@@ -21,9 +21,14 @@ class ParallelSettings:
 
 
 class Precision(Enum):
-    """Of convolutions and products; sums, batch norms and the architecture parameters are float32 in both."""
+    """Of convolutions and products; sums, batch norms and the architecture parameters are float32 in all.
+
+    fp32: float32 without exception. tf32: a GPU rounds what is multiplied to 10 bits of mantissa, and adds in float32.
+    bf16: maps are kept in bfloat16.
+    """
 
     fp32 = "fp32"
+    tf32 = "tf32"
     bf16 = "bf16"
 
 

@@ -1,5 +1,7 @@
 """Deferred signals: on SIGTERM, SIGUSR1 or Ctrl-C a loop ends its step, saves, exits with 128 + its number.
 
+Before its first step, while it is built, there is nothing to save, and it ends at once.
+
 Clusters send SIGTERM or SIGUSR1 some time before they take a node away. A second Ctrl-C stops at once. Where a launcher
 had a handler of its own for a signal (Slurm's requeue on SIGUSR2, say) that one is called once the run has saved.
 """
@@ -18,14 +20,19 @@ DEFERRED = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal,
 AGAIN = "again"  # a KeyboardInterrupt's argument where Ctrl-C came twice
 _received: list[int] = []
 _before: dict[int, Any] = {}  # by signal: what it did outside
+_building: list[bool] = []  # not empty within `stopped_at_once`
 
 
 class Interrupted(BaseException):
-    """A loop has saved and stopped because of a signal: no error, and only the command itself may catch it."""
+    """A run has stopped because of a signal: no error, and only the command itself may catch it.
 
-    def __init__(self, number: int) -> None:
+    `saved`: after a step, whose state is saved; else before its first one, with nothing to save.
+    """
+
+    def __init__(self, number: int, saved: bool = True) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
+        self.saved = saved
 
 
 @contextmanager
@@ -44,6 +51,35 @@ def deferred_signals() -> Iterator[None]:
         for number, handler in _before.items():
             signal.signal(number, handler)
         _before.clear()
+
+
+@contextmanager
+def stopped_at_once(alone: bool = True) -> Iterator[None]:
+    """Within the block, before a run's first step, a signal of `deferred_signals` ends it where it is.
+
+    Nothing is lost: what was saved before stays. A launcher's own handler is called later, as always, and several
+    processes (`alone` is false) stop together, at a step.
+    """
+    if not alone:
+        yield
+        return
+    _building.append(True)
+    try:
+        _stop_at_once()
+        yield
+    finally:
+        _building.pop()
+
+
+def _stop_at_once() -> None:
+    """Raise what ends a run that is being built, where a signal has come that no launcher handles."""
+    for number in _received:
+        before = _before.get(number)
+        if callable(before) and before is not signal.default_int_handler:
+            continue
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Interrupted(number, saved=False)
 
 
 def pending_signal() -> int:
@@ -69,6 +105,8 @@ def raise_if_interrupted(number: int) -> None:
 def _remember(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and signal.SIGINT in _received:
         raise KeyboardInterrupt(AGAIN)
-    if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+    if number == signal.SIGINT and os.environ.get("RANK", "0") == "0" and not _building:
         os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
     _received.append(number)
+    if _building:
+        _stop_at_once()

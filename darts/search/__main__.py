@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from darts.config.command import cli_command
+from darts.config.registry import typed_overrides
 from darts.runtime import distributed
 from darts.search.settings import SearchSettings, search_settings
 
@@ -15,16 +16,16 @@ from darts.search.settings import SearchSettings, search_settings
 @cli_command("search")
 def main(settings: DictConfig) -> float:
     """Run a search in Hydra's folder; returns its error (or minus its score), for sweepers."""
-    typed = search_settings(settings, HydraConfig.get().overrides.task)
+    typed = search_settings(settings, typed_overrides())
     folder = Path(HydraConfig.get().runtime.output_dir)
     if isinstance(typed, SearchSettings):
-        from darts.search import loop
+        from darts.search import ending, loop
 
         with distributed.process_group(typed.parallel, typed.device, typed.graphs):
             folder = Path(distributed.broadcast(str(folder)))
             genotype = loop.run(typed, folder)
-        loop.announce(genotype, folder)
-        return 1 - genotype.provenance["supernet_valid_accuracy"]
+        ending.announce(genotype, folder)
+        return ending.error_of(genotype)
     from darts.blackbox import loop as blackbox
 
     distributed.require_single_process(f"method={typed.method.name}")

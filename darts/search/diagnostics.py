@@ -33,8 +33,17 @@ def search_metrics(
 
 
 def collapsed(genotype: Genotype) -> bool:
-    """Whether half of the normal cell's edges or more are skip connections: the known end of a failed search."""
-    return 2 * genotype.skips() >= len(genotype.cells["normal"].operations())
+    """Whether half of the normal cell's edges or more are skip connections: the known end of a failed search.
+
+    Of a recurrent cell: whether half of its activations or more are the identity.
+    """
+    kind = first_kind(genotype)
+    return 2 * genotype.skips(kind) >= len(genotype.cells[kind].operations())
+
+
+def first_kind(genotype: Genotype) -> str:
+    """The cell type that is looked at for a collapse: normal where there is one."""
+    return next(iter(genotype.cells))
 
 
 def edge_lists(genotype: Genotype) -> dict[str, list[list[Any]]]:

@@ -12,23 +12,25 @@ import torch
 from torch import Tensor
 
 from darts.loop import plotting
-from darts.loop.optimisation import correct, evaluate, stop_unless_finite
+from darts.loop.optimisation import evaluate, stop_unless_finite
 from darts.methods.schedule import CandidateMask, Observation
 from darts.models.batch_norm import frozen_statistics
+from darts.models.fused.folding import folded_once
 from darts.models.mixture import Mixture, MixtureWeights
 from darts.runtime import distributed
-from darts.runtime.device import autocast
+from darts.runtime.device import Graphed, Step, autocast
 from darts.runtime.reduction import gradients
 from darts.runtime.seeding import generator, python_generator
+from darts.search.compute import counted
 from darts.search.diagnostics import discrete_mixture, dominant_eigenvalue, edge_lists, search_metrics
+from darts.search.gradient_repeats import gradient_metrics
 from darts.search.state import SearchState, reference_supernet
 from darts.search.step import loss_on
 from darts.spaces.genotype import Cell, Edge, Genotype
 from darts.spaces.search_space import SearchSpace
-from darts.tasks.batches import Batch
+from darts.tasks.task import Batch, correct
 
 log = logging.getLogger(__name__)
-LARGER = 4  # times a training batch: for an evaluation, which keeps no maps for gradients, and needs fewer calls
 
 
 def record_epoch(state: SearchState) -> None:
@@ -36,11 +38,12 @@ def record_epoch(state: SearchState) -> None:
     scores, genotype, tracker = state.scores(), state.genotype(), state.tracker
     learning_rate = float(state.weight_optimiser.param_groups[0]["lr"])
     valid = validation_metrics(state, state.deterministic_mixture())
-    metrics = state.means.means() | {f"valid/{name}": value for name, value in valid.items()}
+    trained = state.task.completed(state.means.means())
+    metrics = trained | {f"valid/{name}": value for name, value in valid.items()}
     stop_unless_finite(metrics, state.epoch, learning_rate, "lower weight_optimiser.learning_rate")
     cells_before = tracker.history[-1]["cells"] if tracker.history else None
     metrics |= search_metrics(scores, genotype, cells_before)
-    metrics |= dict(costly_metrics(state, genotype, valid["accuracy"]))
+    metrics |= dict(costly_metrics(state, genotype, valid[state.task.metric.name]))
     metrics |= {
         "learning_rate/weights": learning_rate,
         "learning_rate/architecture": state.architecture_optimiser.param_groups[0]["lr"],
@@ -51,9 +54,13 @@ def record_epoch(state: SearchState) -> None:
     if frozen:
         extra["frozen_operations"] = len(frozen)
         log.info("%d of the supernet's operations are frozen", len(frozen))
-    tracker.record(state.epoch, metrics, len(state.data.train), extra)
-    tracker.scalars(state.epoch, dict(alpha_values(state)))
+    tracker.record(state.epoch, metrics, state.data.train.steps(state.epoch), extra)
     for kind, cell in genotype.cells.items():
+        matrix = state.alpha[kind].tolist()
+        tracker.picture(
+            state.epoch, f"alpha/{kind}", functools.partial(plotting.draw_alpha, matrix, kind, state.settings.space)
+        )
+        tracker.text(state.epoch, f"alpha/{kind}", alpha_table(matrix, kind, state.settings.space))
         tracker.picture(state.epoch, f"cell/{kind}", functools.partial(plotting.draw_cell, cell, f"{kind} cell"))
 
 
@@ -90,11 +97,16 @@ def masked(mixture: MixtureWeights, active: Sequence[Sequence[bool]]) -> Mixture
 
 
 def batch_accuracy(state: SearchState, mixture: Mixture) -> float:
-    """Accuracy on the validation split in batches of the search's size, normalised by their own statistics."""
+    """Accuracy on the validation split in batches of the search's size, normalised by their own statistics.
+
+    For a task with another metric: its value so that higher is better.
+    """
+    if state.task.is_sequence:  # judged as it is evaluated: without dropout, the state carried on
+        return state.task.metric.score(evaluated(state, mixture, state.data.judging())[state.task.metric.name])
     right = seen = 0.0
     noise = state.noise("evaluation")
     with autocast(state.device, state.settings.precision), noise, frozen_statistics(state.supernet), torch.no_grad():
-        for images, labels in state.data.valid.mixed():
+        for images, labels in state.data.judging():
             right += float(correct(state.supernet(images, mixture), labels))
             seen += len(labels)
     total, images_seen = distributed.all_reduce_numbers([right, seen])
@@ -102,34 +114,47 @@ def batch_accuracy(state: SearchState, mixture: Mixture) -> float:
 
 
 def path_accuracy(state: SearchState, genotype: Genotype, batches: int | None) -> float:
-    """Accuracy of a genotype's path on so many batches of the validation split, None: on all."""
-    mixture = selecting(state, genotype)
+    """Accuracy of a genotype's path on so many batches of the validation split, None: on all.
+
+    For a task with another metric: its value so that higher is better.
+    """
+    mixture, metric = selecting(state, genotype), state.task.metric
     if batches is None:
-        return validation_metrics(state, mixture)["accuracy"]
-    return evaluated(state, mixture, itertools.islice(state.data.valid.mixed(), batches))["accuracy"]
+        return metric.score(validation_metrics(state, mixture)[metric.name])
+    return metric.score(evaluated(state, mixture, itertools.islice(state.data.judging(), batches))[metric.name])
 
 
 def validation_metrics(state: SearchState, mixture: Mixture) -> dict[str, float]:
-    """Loss and accuracy of the supernet on the validation split, under a mixture."""
-    valid = state.data.valid
-    larger = valid.of(min(LARGER * valid.batch_size, len(valid.indices)))
-    return evaluated(state, mixture, larger.mixed())
+    """What the task measures of the supernet on the validation split, under a mixture."""
+    return evaluated(state, mixture, state.data.evaluation())
 
 
 def evaluated(state: SearchState, mixture: Mixture, batches: Iterable[Batch]) -> dict[str, float]:
-    """Loss and accuracy of the supernet, in evaluation mode, on some batches."""
-    with autocast(state.device, state.settings.precision), state.noise("evaluation"):
-        return evaluate(lambda images: state.supernet(images, mixture), state.supernet, batches)
+    """What the task measures of the supernet, in evaluation mode, on some batches."""
+    supernet = state.supernet
+
+    def graphed(step: Step) -> Step:  # anew for every evaluation: it reads what was folded for this one
+        return counted(state.tracker, Graphed(step, state.settings.graphs, warm_up=1))
+
+    with autocast(state.device, state.settings.precision), state.noise("evaluation"), folded_once(supernet):
+        return evaluate(lambda inputs: supernet(inputs, mixture), supernet, batches, graphed, task=state.task)
 
 
-def costly_metrics(state: SearchState, genotype: Genotype, accuracy: float) -> Iterator[tuple[str, float]]:
-    """The diagnostics that take time, where they are due, and the table's answer."""
+def costly_metrics(state: SearchState, genotype: Genotype, value: float) -> Iterator[tuple[str, float]]:
+    """The diagnostics that take time, where they are due, and the table's answer.
+
+    `value`: the metric of the whole supernet; the gap is by how much its discretised cell is worse.
+    """
+    metric = state.task.metric
     settings, done = state.settings, state.epoch + 1
     wanted, needed = settings.diagnostics.eigenvalue_every, settings.method.stopping.eigenvalue_every
     if (wanted and done % wanted == 0) or (needed and state.epoch % needed == 0):
         yield "eigenvalue", eigenvalue(state)
     if settings.diagnostics.gap_every and done % settings.diagnostics.gap_every == 0:
-        yield "gap", accuracy - validation_metrics(state, selecting(state, genotype))["accuracy"]
+        discrete = validation_metrics(state, selecting(state, genotype))[metric.name]
+        yield "gap", metric.score(value) - metric.score(discrete)
+    if settings.diagnostics.gradient_repeats:
+        yield from gradient_metrics(state, settings.diagnostics.gradient_repeats).items()
     if state.costs is not None:
         with torch.no_grad():
             yield from (
@@ -154,7 +179,7 @@ def eigenvalue(state: SearchState) -> float:
     By exact products of the Hessian with vectors (Zela et al. 2020, section 4.2), through the reference supernet,
     which has second derivatives.
     """
-    batch = next(iter(state.data.valid.mixed()))
+    batch = next(iter(state.data.judging()))
     supernet = state.supernet
     state.supernet = reference_supernet(state)
     try:
@@ -190,10 +215,11 @@ def recorded_genotype(line: Mapping[str, Any], space: SearchSpace) -> Genotype:
     return Genotype(space.name, cells)
 
 
-def alpha_values(state: SearchState) -> Iterator[tuple[str, float]]:
-    """Every entry of alpha under the name of its edge and candidate; TensorBoard sorts by name: z puts them last."""
-    space = state.settings.space
-    for kind in space.cell_types:
-        for (source, node), row in zip(space.edges(), state.alpha[kind].tolist(), strict=True):
-            for name, value in zip(space.candidates, row, strict=True):
-                yield f"z_alpha_{kind}/{source}_to_{node + space.layout.inputs}/{name}", value
+def alpha_table(matrix: Sequence[Sequence[float]], kind: str, space: SearchSpace) -> str:
+    """Alpha of a cell type as a Markdown table: a row an edge, named as in the pictures, a column a candidate."""
+    lines = [f"| {kind} | {' | '.join(space.candidates)} |", "| --- " * (len(space.candidates) + 1) + "|"]
+    for edge, row in zip(space.edges(), matrix, strict=True):
+        values = " | ".join(f"{value:.4f}" for value in row)
+        name = plotting.edge_name(edge, space).replace("$", "")
+        lines.append(f"| {name} | {values} |")
+    return "\n".join(lines)

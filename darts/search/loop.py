@@ -6,44 +6,44 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from darts.config.identity import digest, identity
-from darts.loop import plotting
-from darts.loop.optimisation import StepMetrics, cosine_learning_rate, set_learning_rate
+from darts.loop.optimisation import cosine_learning_rate, set_learning_rate
 from darts.loop.record import (
-    announce_cells,
     claim_folder,
     data_record,
     experiment,
-    record_end,
     refuse_other_run,
-    require_same_data,
 )
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import WeightOptimiser
 from darts.methods.schedule import Stage
 from darts.models.cost import CostModel
+from darts.models.layout import choose_layout
 from darts.models.mixture import Moment
 from darts.runtime import distributed
-from darts.runtime.device import Graphed, memory_advice, ready_device
+from darts.runtime.device import CHECKPOINTING, Graphed, Step, map_type, memory_advice, ready_device, remedies
 from darts.runtime.files import lock_folder, write_bytes
-from darts.runtime.signals import deferred_signals
-from darts.search.diagnostics import collapsed
-from darts.search.epoch_end import observation, record_epoch, recorded_genotype
+from darts.runtime.signals import deferred_signals, stopped_at_once
+from darts.search.build import open_data
+from darts.search.compute import counted
+from darts.search.ending import KIND, finish, finished
+from darts.search.epoch_end import observation, record_epoch
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, enter_stage, new_state, stage_schema
 from darts.search.step import search_step
-from darts.spaces.genotype import Genotype, from_json, to_json
+from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import InputShape
-from darts.tasks.batches import Batches, RawBatch, search_data
-from darts.tasks.summary import log_summary
+from darts.tasks.batches import Batches
+from darts.tasks.pieces import Pieces
+from darts.tasks.summary import log_summary, summary_of
+from darts.tasks.task import StepMetrics
 
 log = logging.getLogger(__name__)
-KIND = "search by gradients"  # what run.json calls it
 
 
 def run(settings: SearchSettings, folder: Path) -> Genotype:
@@ -51,9 +51,10 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
     if distributed.broadcast((folder / "genotype.json").exists()):
         return finished(settings, folder)
     sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
-    advice = f"lower {sizes}, or set precision=bf16, memory.activation_checkpointing=true or engine=fused"
+    advice = f"lower {sizes}, or set {remedies(settings.device, CHECKPOINTING, 'engine=fused')}"
     with lock_folder(folder), deferred_signals(), memory_advice(advice):
-        state = start_or_resume(settings, folder)
+        with stopped_at_once(alone=distributed.world_size() == 1):
+            state = start_or_resume(settings, folder)
         with state.tracker.open():
             for _ in state.epochs(state.tracker.epochs):
                 search_epoch(state)
@@ -68,27 +69,33 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
 
 def search_epoch(state: SearchState) -> None:
     """One epoch of steps, each on a batch, or as many as the method needs, of the two splits of the images."""
-    steps = len(training_batches(state))
+    pieces = training_batches(state)
+    steps = pieces.steps(state.epoch)
+    if state.step == 0:
+        state.carry.clear()  # a text is read from its beginning
+    now = torch.zeros(2, device=state.device)  # progress and epoch, where a CUDA graph reads them
     for raws in state.steps(batches_of_steps(state, state.epoch, state.step, steps), steps):
         rule, within = state.settings.weight_optimiser, state.step / steps
         learning_rate = stage_learning_rate(rule, state.stage, state.epoch, within)
+        learning_rate *= pieces.rate_factor(state.epoch, state.step)
         set_learning_rate(state.weight_optimiser, learning_rate)
-        set_skip_dropout(state)
+        set_dropout(state)
+        state.passes = 0
         action = step_action(state, moves_alpha(state, state.stage_progress(steps)))
         moment = state.moment(steps)
-        now = torch.tensor([moment.progress, moment.epoch], device=state.device)
+        now[0].fill_(moment.progress)
+        now[1].fill_(moment.epoch)
         with state.located(learning_rate):
             measured = action(now, *[tensor for raw in raws for tensor in raw])
-        for name, mean in measured.items():
-            state.means.add(name, mean)
+        state.measure(measured, steps)
 
 
-def training_batches(state: SearchState) -> Batches:
-    """The images that train the weights, a batch for each step of an epoch: all images where there is one level."""
+def training_batches(state: SearchState) -> Batches | Pieces:
+    """What trains the weights, a batch for each step of an epoch: all images where there is one level."""
     return state.data.joined() if state.settings.method.hypergradient.single_level else state.data.train
 
 
-def batches_of_steps(state: SearchState, epoch: int, first: int, steps: int) -> Iterator[tuple[RawBatch, ...]]:
+def batches_of_steps(state: SearchState, epoch: int, first: int, steps: int) -> Iterator[tuple[Any, ...]]:
     """The raw batches of steps `first` to `steps`: for the weights, then, with two levels, the validation batch."""
     rule = state.settings.method.hypergradient
     each = rule.inner_steps + 1  # training batches of a step
@@ -106,17 +113,18 @@ def moves_alpha(state: SearchState, stage_progress: float) -> bool:
     return stage_progress >= state.stage.alpha_frozen_fraction and state.step % state.stage.alpha_every == 0
 
 
-def step_action(state: SearchState, moves: bool) -> Graphed:
+def step_action(state: SearchState, moves: bool) -> Step:
     """A step as a function of tensors only: (progress, epoch), then the raw batches, the validation batch last."""
     if moves not in state.actions:
         epochs, single = state.settings.search.epochs, state.settings.method.hypergradient.single_level
 
         def step(now: Tensor, *tensors: Tensor) -> StepMetrics:
-            raws = [RawBatch(*tensors[first : first + 3]) for first in range(0, len(tensors), 3)]
+            width = len(state.data.raw_type._fields)
+            raws = [state.data.raw_type(*tensors[first : first + width]) for first in range(0, len(tensors), width)]
             valid_raw = None if single else raws.pop()
             return search_step(state, Moment(now[0], now[1], epochs), raws, valid_raw, moves)
 
-        state.actions[moves] = Graphed(step, state.settings.graphs)
+        state.actions[moves] = counted(state.tracker, Graphed(step, state.settings.graphs))
     return state.actions[moves]
 
 
@@ -138,20 +146,19 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     own = experiment(settings)
     refuse_other_run(folder, KIND, own)
     saved = load_checkpoint(folder, own, stage_schema(settings))
-    lengths = settings.search
-    data = search_data(settings.dataset, lengths.train_fraction, lengths.batch_size, settings.seed, device)
+    choose_layout(device, map_type(settings.precision), folder)
+    data = open_data(settings, device)
+    summary = summary_of(settings.dataset, data)
     table = load_table(settings.benchmark, settings.space)
-    costs = cost_model(settings, data.shape, device)
+    costs = cost_model(settings, data.shape, device) if isinstance(data.shape, InputShape) else None
     state = new_state(settings, data, device, folder, saved)
-    state.experiment = own
-    state.costs, state.table = costs, table
+    state.experiment, state.costs, state.table = own, costs, table
     if distributed.is_main_process():
-        claim_folder(folder, KIND, own, device, data_record(settings.dataset, data.train.images, own))
+        claim_folder(folder, KIND, own, device, data_record(summary, own))
         write_bytes(folder / "split.json", data.split.to_json().encode())
-    log_summary(settings.dataset, data.train.images)
+    log_summary(summary)
     if saved is None:
-        train, valid = len(data.split.train), len(data.split.valid)
-        log.info("search on %s: %d images train the weights, %d the architecture", device, train, valid)
+        log.info("search on %s: %s", device, data.told())
     else:
         state.restore(saved)
         log.info("resuming at epoch %d, step %d", state.epoch + 1, state.step + 1)
@@ -161,67 +168,6 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
 def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device) -> CostModel | None:
     """What the found network will cost, where that is limited."""
     return CostModel(settings.constraints, settings.space, shape, device) if settings.constraints.any else None
-
-
-def finish(state: SearchState, folder: Path) -> Genotype:
-    """Discretise, draw, and write genotype.json last: where it exists the search has ended."""
-    settings, tracker = state.settings, state.tracker
-    require_same_data(state.experiment, settings.dataset)
-    last = tracker.history[-1 if state.chosen_epoch is None else state.chosen_epoch - 1]
-    found = recorded_genotype(last, settings.space)
-    costs = {} if state.costs is None else distributed.broadcast(state.costs.measured(found))
-    provenance = {
-        "method": settings.method.name,
-        "dataset": settings.dataset.name,
-        "seed": settings.seed,
-        "epochs": last["epoch"],
-        "settings": digest(identity(settings)),
-        "data": state.experiment["dataset.content"],
-        "split": state.data.split.digest(),
-        "supernet_valid_accuracy": last["valid/accuracy"],
-        "collapsed": collapsed(found),
-        **({"costs": costs} if costs else {}),
-        **({"table_accuracy": last["table/accuracy"]} if "table/accuracy" in last else {}),
-    }
-    genotype = Genotype(found.space, found.cells, provenance)
-    if distributed.is_main_process():
-        write_results(state, genotype, folder)
-    if state.costs is not None:
-        state.costs.check(costs, str(folder / "genotype.json"))
-    return genotype
-
-
-def write_results(state: SearchState, genotype: Genotype, folder: Path) -> None:
-    """Draw the pictures, write the record of cost and, last, the result."""
-    settings, tracker = state.settings, state.tracker
-    plotting.save_cells(genotype, folder / "cells")
-    plotting.save_figure(plotting.draw_curves(tracker.history), folder / "cells" / "curves")
-    plotting.save_figure(plotting.draw_diagnostics(tracker.history), folder / "cells" / "diagnostics")
-    for kind in settings.space.cell_types:
-        mixtures = plotting.draw_mixtures(tracker.history, kind, settings.space)
-        plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
-    epochs = round(len(tracker.history) * settings.epoch_cost(), 6)  # passes over all training images
-    cost = {"evaluations": 0, "epochs": epochs, "seconds": round(tracker.total_seconds(), 3)}
-    record_end(folder, cost)
-    write_bytes(folder / "genotype.json", to_json(genotype).encode())
-
-
-def finished(settings: SearchSettings, folder: Path) -> Genotype:
-    """The genotype of a folder whose search has ended, unless it was one of other settings."""
-    genotype = from_json((folder / "genotype.json").read_text(), origin=str(folder / "genotype.json"))
-    refuse_other_run(folder, KIND, experiment(settings))
-    log.info("this search has ended before; nothing is changed")
-    return genotype
-
-
-def announce(genotype: Genotype, folder: Path) -> None:
-    """Say what was found, where it lies and what to type next."""
-    warnings = []
-    if genotype.provenance.get("collapsed"):
-        warnings.append("half of the normal cell or more is skip connections: a collapsed search; see docs/methods.md")
-    accuracy = 100 * genotype.provenance["supernet_valid_accuracy"]
-    about = f"supernet accuracy {accuracy:.1f}% on the validation split: no forecast of the cell's own accuracy"
-    announce_cells(genotype, folder, [*warnings, about])
 
 
 # Variants
@@ -246,18 +192,23 @@ def stage_learning_rate(rule: WeightOptimiser, stage: Stage, epoch: int, within:
     return lowest + (now - lowest) * (highest - lowest) / max(begin - lowest, 1e-30)
 
 
-def set_skip_dropout(state: SearchState) -> None:
-    """Give the skip connections that drop values their probability of this epoch."""
+def set_dropout(state: SearchState) -> None:
+    """Give what drops values or edges its probability of this epoch."""
     stage, extras = state.stage, state.settings.method.edge_extras
     epoch, epochs = state.epoch - stage.first, stage.last - stage.first
-    for skip in state.skip_connections():
-        skip.probability = extras.skip_dropout(stage.number, epoch, epochs, stage.alpha_frozen_fraction)
+    for dropout in state.dropouts():
+        dropout.probability = extras.dropout(stage.number, epoch, epochs, stage.alpha_frozen_fraction)
 
 
 def budget_is_spent(state: SearchState) -> bool:
-    """Whether budget.minutes is used up; budget.epochs was checked before the first step."""
-    minutes, seconds = state.settings.budget.minutes, distributed.broadcast(state.tracker.total_seconds())
-    if minutes is None or seconds < 60 * minutes:
-        return False
-    log.info("budget.minutes is reached after epoch %d", state.epoch + 1)
-    return True
+    """Whether budget.minutes or budget.macs is used up; budget.epochs was checked before the first step."""
+    budget, tracker = state.settings.budget, state.tracker
+    spent = {
+        "minutes": (distributed.broadcast(tracker.total_seconds()) / 60, budget.minutes),
+        "macs": (tracker.total_macs(), budget.macs),
+    }
+    for name, (value, limit) in spent.items():
+        if limit is not None and value >= limit:
+            log.info("budget.%s is reached after epoch %d", name, state.epoch + 1)
+            return True
+    return False

@@ -20,17 +20,20 @@ from darts.loop.settings import (
     RunSettings,
     SearchLoop,
     WeightOptimiser,
+    check_task,
     taken_over,
 )
 from darts.methods.discretisation import Threshold
 from darts.methods.hypergradient import FiniteDifference
 from darts.methods.method import Method, SearchMethod
 from darts.methods.regularisers import Anchor
-from darts.methods.weight_gradient import LayerAlignment
+from darts.methods.weight_gradient import LayerAlignment, TrainingLoss
 from darts.models.settings import ConstraintSettings, Engine, NetworkSettings
 from darts.runtime.errors import UserError, require
 from darts.runtime.settings import ParallelSettings
 from darts.spaces.nasbench201 import BenchmarkTable
+from darts.tasks.settings import LanguageSettings, TextDataset
+from darts.train.settings import refuse_replaced
 
 
 @dataclass
@@ -39,10 +42,13 @@ class DiagnosticsSettings:
 
     eigenvalue_every: int  # epochs between two dominant eigenvalues of the validation Hessian in alpha; 0: never
     gap_every: int  # epochs between two accuracies of the discretised supernet; 0: never
+    gradient_repeats: int  # gradients of alpha an epoch, over batches and over draws, that are compared; 0: none
 
     def __post_init__(self) -> None:
         for name in ("eigenvalue_every", "gap_every"):
             require(getattr(self, name) >= 0, f"diagnostics.{name}", getattr(self, name), "at least 0 (0: never)")
+        repeats = self.gradient_repeats
+        require(repeats == 0 or 2 <= repeats <= 1000, "diagnostics.gradient_repeats", repeats, "0, or from 2 to 1000")
 
 
 @dataclass
@@ -68,11 +74,15 @@ class SearchSettings(RunSettings):
             allowed = "false with a second-order method, whose unrolled step has none"
             require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
         self._check_method()
-        stages = self.method.schedule.stages(self.search.epochs, self.space)
-        limit, needed = self.budget.epochs, stages[-1].last * self.epoch_cost()
+        limit, needed = self.budget.epochs, self.planned_epochs()
         within = limit is None or needed <= limit + 1e-9
         allowed = f"at least {needed:g}, the passes over all training images of search.epochs ({self.search.epochs})"
         require(within, "budget.epochs", limit, allowed + " and the method's own; or lower search.epochs")
+
+    def planned_epochs(self) -> float:
+        """Passes over all training images that the whole search takes, unless it stops before."""
+        stages = self.method.schedule.stages(self.search.epochs, self.space)
+        return stages[-1].last * self.epoch_cost()
 
     def epoch_cost(self) -> float:
         """How many passes over all training images an epoch is: what moves the weights, and what moves alpha."""
@@ -105,8 +115,60 @@ class SearchSettings(RunSettings):
         decay = self.architecture_optimiser.weight_decay
         allowed = "0 with method/regularisers anchor, which takes its place (Chen et al. 2021)"
         require(decay == 0 or not anchored, "architecture_optimiser.weight_decay", decay, allowed)
-        allowed = "false with this method, whose steps draw random numbers or decide on the host"
-        require(not (self.graphs and not method.graphable), "graphs", True, allowed)
+        for reason in self._reasons_against_graphs() if self.graphs else []:
+            require(False, "graphs", True, f"false with {reason}")
+
+    def _reasons_against_graphs(self) -> list[str]:
+        """Why a step cannot be recorded as a CUDA graph; none for plain DARTS."""
+        from darts.models.operations import candidate
+
+        drawing = [name for name in self.space.candidates if candidate(name).random]
+        reasons = {
+            f"method={self.method.name}, whose steps decide on the host what is computed": not (
+                self.method.stays_on_device
+            ),
+            f"method={self.method.name}, whose steps draw random numbers: each step seeds its own, and a recorded step "
+            "would keep the seed of the recording": self.method.random,
+            f"space.candidates {', '.join(drawing)}, which draw random numbers: a recorded step would keep the seed of "
+            "the recording": bool(drawing),
+        }
+        return [reason for reason, holds in reasons.items() if holds]
+
+
+@dataclass
+class TextSearchSettings(SearchSettings):
+    """The settings of a search by gradients for the cell of a language model."""
+
+    dataset: TextDataset
+    language: LanguageSettings
+
+    unused: ClassVar[tuple[str, ...]] = (
+        *("budget.evaluations", "network", "constraints", "benchmark", "memory", "search.train_fraction"),
+        *("language.test_columns", "language.average_after"),
+    )
+
+    def _check_method(self) -> None:
+        """Refuse what mixes, drops or widens maps of images."""
+        method = self.method
+        stages = method.schedule.stages(self.search.epochs, self.space)
+        allowed = "false with a text, whose pieces differ in length"
+        require(not self.graphs, "graphs", self.graphs, allowed)
+        reasons = {
+            "method/channels mixes a part of the channels of an image; give method/channels=all_channels": any(
+                method.channels.k_of_stage(stage.number) > 1 for stage in stages
+            ),
+            "method/channels weighs the edges of a node, which a recurrent cell has one of; give "
+            "method/channels=all_channels": method.channels.edge_weights,
+            "method/edge_extras are operations on images; give method/edge_extras=none": bool(
+                method.edge_extras.operations or method.edge_extras.drops_skips or method.edge_extras.drops_paths
+            ),
+            "method/weight_gradient compares operations that have weights, or several cells; give "
+            "method/weight_gradient=training_loss": not isinstance(method.weight_gradient, TrainingLoss),
+            "method/schedule makes the network deeper; give another": any(stage.more_cells for stage in stages),
+        }
+        for reason, clash in reasons.items():
+            if clash:
+                raise UserError(f"method={method.name} is for images: {reason}")
 
 
 @command_settings("search")
@@ -128,16 +190,20 @@ class AnySearchSettings(DataSettings):
     budget: Budget
     benchmark: BenchmarkTable
     parallel: ParallelSettings
+    language: LanguageSettings  # of a text
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_task(self.dataset, self.space)
         allowed = f"{self.for_method}, whose settings the experiment gives (for_method=null: any)"
         require(self.for_method in (None, self.method.name), "method", self.method.name, allowed)
 
     def narrowed(self) -> SearchSettings | BlackBoxSettings:
         """The settings of the method's kind only, with that kind's checks."""
         if isinstance(self.method, Method):
-            return taken_over(SearchSettings, self)
+            kind = TextSearchSettings if self.dataset.is_text else SearchSettings
+            return taken_over(kind, self)
+        require(not self.dataset.is_text, "method", self.method.name, "a method by gradients with a text")
         return taken_over(BlackBoxSettings, self)
 
 
@@ -165,6 +231,7 @@ def refuse_unused(key: str, settings: SearchSettings | BlackBoxSettings) -> None
     """Raise `UserError` where a setting is given that the chosen kind of search does not use."""
     if not uses(settings, key):
         raise UserError(f"{key} is given, but method={settings.method.name} searches {settings.kind} and ignores it")
+    refuse_replaced(key, settings)
 
 
 def _names(kind: type) -> set[str]:

@@ -14,30 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from darts.loop.optimisation import architecture_optimiser, weight_optimiser
-from darts.loop.optimiser_state import load_optimiser, optimiser_schema
+from darts.loop.optimiser_state import load_optimiser, optimiser_schema, optimiser_state_dict
 from darts.loop.run_state import RunState
 from darts.loop.tracking import Tracker
 from darts.methods.method import EDGES
 from darts.methods.schedule import CandidateMask, Stage
 from darts.methods.weight_gradient import operation_of
-from darts.models.batch_norm import synchronise
 from darts.models.cost import CostModel
 from darts.models.fused.supernet import FusedSupernet
 from darts.models.mixture import Mixture, Moment
 from darts.models.operations import candidate
 from darts.models.settings import Engine, MemorySettings
-from darts.models.supernet import Mixing, SkipDropout, Supernet
+from darts.models.supernet import SearchDropout
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints
-from darts.runtime.device import Graphed, placed
+from darts.runtime.device import Step, placed
 from darts.runtime.errors import UserError
 from darts.runtime.schema import FINITE, At, Length, OneOf, Part, Row, Schema, Within, exactly, like, like_tensor
 from darts.runtime.seeding import ambient, generator
+from darts.search.build import AnySupernet, SearchedData, build_supernet
+from darts.search.carry import carry_schema, own_carry, own_pass, whole_carry
+from darts.search.compute import count_passes
 from darts.search.settings import SearchSettings
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import Table
-from darts.spaces.search_space import InputShape, plan_cells
-from darts.tasks.batches import SearchData
+from darts.tasks.task import Batch, Task
 
 REMEMBERING = ("schedule", "weight_gradient")  # the places of a method whose parts remember something
 
@@ -51,22 +52,43 @@ class SearchState(RunState):
     """Everything a search works on; a checkpoint holds what changes, and what must be the same on resuming."""
 
     settings: SearchSettings
-    data: SearchData
+    data: SearchedData
     device: torch.device
     stage: Stage
     active: CandidateMask  # by cell type, edge and candidate: false where it has been removed
-    supernet: Supernet = field(init=False)
+    supernet: AnySupernet = field(init=False)
     alpha: dict[str, nn.Parameter] = field(init=False)  # cell type -> (edges, candidates); with edge weights more
     weight_optimiser: torch.optim.Optimizer = field(init=False)
     architecture_optimiser: torch.optim.Optimizer = field(init=False)
     masks: dict[str, Tensor] = field(init=False)  # `active` as tensors on the device
     memory: dict[str, dict[str, Any]] = field(default_factory=_no_memory)  # what each part remembers, by its place
     inner_step: int = 0  # of the weight steps within a step of the search, from 0
+    carry: dict[str, Tensor] = field(default_factory=dict)  # by split, of a sequence: what its next batch begins with
+    passes: int = 0  # of the present step, where each has random numbers of its own
     chosen_epoch: int | None = None  # whose genotype is the result, where that is not the last one's
-    actions: dict[bool, Graphed] = field(default_factory=dict)  # by whether alpha moves: the step, recorded on CUDA
+    actions: dict[bool, Step] = field(default_factory=dict)  # by whether alpha moves: the step, recorded on CUDA
     experiment: dict[str, Any] = field(default_factory=dict)  # what must be the same where the search is resumed
     costs: CostModel | None = None  # where the network's cost is limited
     table: Table | None = None  # where one knows the true accuracies
+
+    @property
+    def task(self) -> Task:
+        """What is learned."""
+        return self.data.task
+
+    def continued(self, split: str, batch: Batch) -> Batch:
+        """A batch of a split that begins with what the batch before it left."""
+        return self.task.continued(batch, self.carry.get(split))
+
+    def keep_carry(self, split: str, carry: Tensor | None) -> None:
+        """Keep what a batch of a split leaves for the next one."""
+        if carry is not None:
+            self.carry[split] = carry
+
+    def held_weights(self) -> frozenset[int]:
+        """The weights, by position, that an unrolled step leaves as they are: an embedding, where settings say so."""
+        names = [name for name, _ in self.supernet.named_parameters()]
+        return frozenset(at for at, name in enumerate(names) if name in self.supernet.held_in_unrolled_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, alpha and both optimisers, and what must be the same when they are loaded."""
@@ -78,9 +100,10 @@ class SearchState(RunState):
             "supernet": self.supernet.to_reference(self.supernet.state_dict()),
             "alpha": {name: matrix.detach() for name, matrix in self.alpha.items()},
             "momentum": self.supernet.to_reference(self.momentum()),
-            "architecture_optimiser": self.architecture_optimiser.state_dict(),
+            "architecture_optimiser": optimiser_state_dict(self.architecture_optimiser),
             "memory": self.memory,
             "chosen_epoch": self.chosen_epoch,
+            **whole_carry(self.data, self.carry),
         }
 
     def schema(self) -> Schema:
@@ -99,6 +122,7 @@ class SearchState(RunState):
             "architecture_optimiser": optimiser_schema(self.architecture_optimiser),
             "memory": memory,
             "chosen_epoch": (None, At(1, self.tracker.epochs)),
+            **carry_schema(self.data, self.settings),
         }
 
     def line_schema(self) -> Schema:
@@ -106,14 +130,16 @@ class SearchState(RunState):
         space = self.settings.space
         edges, columns, kinds = len(space.edges()), len(space.candidates), space.cell_types
         edge = Row((At(0, space.nodes - 1), OneOf(tuple(space.candidates)), At(0, space.nodes + space.layout.inputs)))
-        measured = {"loss": FINITE, "accuracy": Within(0, 1)}
+        metric = self.task.metric
+        measured = {"loss": FINITE, metric.name: Within(metric.least, metric.most)}
         numbers = {f"{split}/{name}": schema for split in ("train", "valid") for name, schema in measured.items()}
         mixture = dict.fromkeys(kinds, Length(edges, Length(columns, FINITE)))
         return {"epoch": int, **numbers, "mixture": mixture, "cells": {kind: [edge] for kind in kinds}}
 
     def may_have_ended(self, saved: dict[str, Any]) -> bool:
         """Whether a search with this state can have ended before its last epoch."""
-        return self.settings.budget.minutes is not None or saved["chosen_epoch"] is not None
+        budget = self.settings.budget
+        return budget.minutes is not None or budget.macs is not None or saved["chosen_epoch"] is not None
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Load what `state_dict` returned; `UserError` where the images on disk are no longer the same."""
@@ -126,6 +152,7 @@ class SearchState(RunState):
         self.load_momentum(saved["momentum"])
         load_optimiser(self.architecture_optimiser, saved["architecture_optimiser"])
         self.memory, self.chosen_epoch = saved["memory"], saved["chosen_epoch"]
+        self.carry = own_carry(saved.get("carry", {}), self.device)
 
     def momentum(self) -> dict[str, Tensor]:
         """The momentum of the supernet's weights by name; empty before the first step."""
@@ -186,30 +213,34 @@ class SearchState(RunState):
         """The fraction of the present stage that is done."""
         return (self.epoch - self.stage.first + self.step / steps) / (self.stage.last - self.stage.first)
 
+    def draws(self) -> bool:
+        """Whether a step draws random numbers: the method, the supernet's dropout or a candidate."""
+        names = [] if self.task.is_sequence else self.settings.space.candidates
+        return self.settings.method.random or self.supernet.draws or any(candidate(name).random for name in names)
+
     def noise(self, purpose: str, by_process: bool = False) -> AbstractContextManager[None]:
         """Within the block random numbers are those of this step and purpose, however often it is entered.
 
         `by_process`: and of this process, for what is drawn for its images.
         """
-        names = self.settings.space.candidates
-        if self.settings.method.random or any(candidate(name).random for name in names):
-            own = [distributed.rank()] if by_process and distributed.rank() else []
+        if self.draws():
+            own = [distributed.rank()] if by_process and distributed.rank() and not self.task.is_sequence else []
             inner = [self.inner_step] if self.inner_step else []
-            return ambient(self.settings.seed, purpose, self.epoch, self.step, *own, *inner)
+            return ambient(self.settings.seed, purpose, self.epoch, self.step, *own, *inner, *own_pass(self))
         return nullcontext()
 
     def cells(self) -> dict[str, int]:
         """By cell type, how many cells the supernet has."""
         return dict(Counter(self.supernet.kinds))
 
-    def skip_connections(self) -> Iterator[SkipDropout]:
-        """The skip connections that drop values."""
-        return (module for module in self.supernet.modules() if isinstance(module, SkipDropout))
+    def dropouts(self) -> Iterator[SearchDropout]:
+        """What drops values, or whole edges, of the supernet."""
+        return (module for module in self.supernet.modules() if isinstance(module, SearchDropout))
 
 
 def new_state(
     settings: SearchSettings,
-    data: SearchData,
+    data: SearchedData,
     device: torch.device,
     folder: Path,
     saved: Mapping[str, Any] | None = None,
@@ -257,6 +288,7 @@ def begin_supernet(state: SearchState) -> None:
     state.masks = {kind: torch.tensor(rows, device=state.device) for kind, rows in state.active.items()}
     state.supernet = build_supernet(settings, state.data.shape, state.stage, state.active)
     placed(state.supernet, state.device)
+    count_passes(state.supernet, state.tracker)
     rule = settings.weight_optimiser
     state.weight_optimiser = weight_optimiser(state.supernet.parameters(), rule, settings.graphs)
 
@@ -276,26 +308,10 @@ def new_alpha(state: SearchState) -> dict[str, nn.Parameter]:
     }
 
 
-def build_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, active: CandidateMask) -> Supernet:
-    """The supernet of a stage, with the weights of its seed; the same weights for both engines."""
-    network, space, method = settings.network, settings.space, settings.method
-    mixing = Mixing(
-        active=active,
-        edge_extras=method.edge_extras.operations,
-        k=method.channels.k_of_stage(stage.number),
-        skip_dropout=method.edge_extras.drops_skips,
-    )
-    plans = plan_cells(network.cells + stage.more_cells, network.channels, space.multipliers(), space.layout)
-    with ambient(settings.seed, "weights", *([stage.number] if stage.number else [])):
-        supernet = Supernet(plans, space, shape, network.stem_reductions, mixing)
-    if settings.engine is Engine.fused and not method.relaxation.sampled:  # one operation an edge: nothing to fuse
-        supernet = FusedSupernet(supernet)
-    supernet.activation_checkpointing = settings.memory.activation_checkpointing
-    synchronise(supernet)
-    return supernet
+# Variants
 
 
-def reference_supernet(state: SearchState) -> Supernet:
+def reference_supernet(state: SearchState) -> AnySupernet:
     """The search's supernet itself where the engine is the reference, else a reference one with the same weights."""
     if not isinstance(state.supernet, FusedSupernet):
         return state.supernet
@@ -304,10 +320,8 @@ def reference_supernet(state: SearchState) -> Supernet:
     reference = build_supernet(settings, state.data.shape, state.stage, state.active)
     reference.to(next(state.supernet.parameters()))
     reference.load_state_dict(state.supernet.to_reference(state.supernet.state_dict()))
+    count_passes(reference, state.tracker)
     return reference
-
-
-# Variants
 
 
 def enter_stage(state: SearchState, active: CandidateMask, stage: Stage) -> None:
