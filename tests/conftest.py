@@ -18,15 +18,17 @@ from omegaconf import DictConfig
 from darts.benchmark.settings import BenchmarkSettings
 from darts.compare.settings import CompareSettings
 from darts.config.compose import CONF, typed_settings
+from darts.config.implied import implied_choices
 from darts.correlate import CorrelateSettings
 from darts.describe import DescribeSettings
 from darts.loop import plotting
 from darts.loop.tracking import Tracker
 from darts.models.supernet import Supernet
+from darts.search import ending
 from darts.search.settings import AnySearchSettings
 from darts.select import SelectSettings
 from darts.spaces.search_space import InputShape, SearchSpace, Skeleton, plan_cells
-from darts.train.settings import FinalSettings
+from darts.train.settings import AnyFinalSettings
 from darts.tune import TuneSettings
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +47,7 @@ TINY_TRAIN = [*TINY, "train.epochs=2", "train.batch_size=32"]
 
 SCHEMAS = {
     "search": AnySearchSettings,
-    "final": FinalSettings,
+    "final": AnyFinalSettings,
     "compare": CompareSettings,
     "describe": DescribeSettings,
     "select": SelectSettings,
@@ -54,7 +56,8 @@ SCHEMAS = {
     "correlate": CorrelateSettings,
 }
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # of the commands as processes
+PROGRAMS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # so that `python` is this one
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": PROGRAMS}  # of the commands
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 torch.set_num_threads(1)
@@ -66,13 +69,13 @@ hypothesis.settings.load_profile("steady")
 def configuration(command: str, *overrides: str) -> DictConfig:
     """A command's configuration before it is checked; to be copied, not changed."""
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose(command, list(overrides))
+        return compose(command, [*overrides, *implied_choices(command, overrides)])
 
 
 def composed(command: str, *overrides: str):
     """The typed settings of a command, as its own entry point composes them."""
     settings = typed_settings(copy.deepcopy(configuration(command, *overrides)), SCHEMAS[command])
-    return settings.narrowed() if command == "search" else settings
+    return settings.narrowed() if hasattr(settings, "narrowed") else settings
 
 
 def run_command(
@@ -95,6 +98,7 @@ def leave_out_pictures(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Tracker, "picture", lambda *_: None)
     for name in ("save_figure", "save_cells", "draw_curves", "draw_diagnostics", "draw_mixtures"):
         patch.setattr(plotting, name, lambda *_: [])
+    patch.setattr(ending, "draw_changes", lambda *_: None)
 
 
 @pytest.fixture
@@ -126,7 +130,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 5, (8,), generator=generator)
 
 
-TOGETHER = ("test_parallel", "test_compare", "test_signals", "test_torchrun", "test_launchers", "test_kills")
+TOGETHER = ("test_parallel", "test_compare", "test_signals", "test_torchrun", "test_launchers", "test_kills",
+            "test_fake_cuda")  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -55,7 +55,7 @@ def searched(overrides: list[str], steps: int = STEPS) -> dict[str, torch.Tensor
         halves = state.data.train, state.data.valid
         pairs = zip(*(half.shuffled(0, 0, steps) for half in halves), strict=True)
         for step, batches in enumerate(pairs):
-            train, valid = (batch._replace(images=batch.images.double()) for batch in batches)
+            train, valid = (batch._replace(inputs=batch.inputs.double()) for batch in batches)
             state.step = step
             sums = search_steps.architecture_step(state, train, valid) | search_steps.weight_step(state, train, valid)
             for name, mean in sums.items():

@@ -38,13 +38,13 @@ def supernet_problem(supernet, batch, smooth: bool = True) -> Problem:
 
 def exact_hypergradient(problem: Problem) -> list[Tensor]:
     """Automatic differentiation through the unrolled step."""
-    unrolled = unrolled_weights(problem, differentiable=True)
+    unrolled, _ = unrolled_weights(problem, differentiable=True)
     return gradients(problem.valid_loss(unrolled, problem.alpha), problem.alpha)
 
 
 def direct_part(problem: Problem) -> list[Tensor]:
     """The gradient of L_val(w', alpha) with w' held fast: what is left when the second order is switched off."""
-    unrolled = [w.detach() for w in unrolled_weights(problem)]
+    unrolled = [w.detach() for w in unrolled_weights(problem)[0]]
     return gradients(problem.valid_loss(unrolled, problem.alpha), problem.alpha)
 
 
@@ -138,7 +138,7 @@ def test_the_missing_bracket_would_be_noticed(problem):
 
 
 def valid_gradient(problem: Problem) -> list[Tensor]:
-    unrolled = [w.detach().requires_grad_() for w in unrolled_weights(problem)]
+    unrolled = [w.detach().requires_grad_() for w in unrolled_weights(problem)[0]]
     return gradients(problem.valid_loss(unrolled, problem.alpha), unrolled)
 
 

@@ -225,4 +225,4 @@ def test_a_retraining_refuses_at_its_start_a_class_without_test_pictures(folder,
 
 
 def test_a_network_of_version_0_1_0_has_no_class_names():
-    assert saved.load_network(ROOT / "tests" / "golden" / "final_0_1_0" / "weights.pt")[1]["class_names"] is None
+    assert saved.read_network(ROOT / "tests" / "golden" / "final_0_1_0" / "weights.pt")[1]["class_names"] is None

@@ -14,7 +14,7 @@ import torch
 
 from darts.config.identity import CIRCUMSTANCES, identity
 from darts.config.renamed import modern
-from darts.loop.optimisation import Mean, RunningMeans
+from darts.loop.optimisation import RunningMeans
 from darts.methods.relaxation import Relaxation
 from darts.methods.schedule import Constant
 from darts.methods.weight_gradient import WeightGradient
@@ -23,6 +23,7 @@ from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.search.settings import search_settings
+from darts.tasks.task import Mean
 from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TORCHRUN, composed, configuration, run_command
 
 # 1: a part returns its own gradient, the loop adds up over processes; weights and alpha are compared every epoch.
@@ -153,7 +154,7 @@ def test_every_field_of_a_part_is_part_of_the_identity():
 
 def test_circumstances_are_full_paths_of_settings_that_exist():
     known = {"search": configuration("search", "dataset=image_folder", "dataset.root=x"),
-             "final": configuration("final", "dataset=cifar10")}  # fmt: skip
+             "final": configuration("final", "dataset=cifar10"), "compare": configuration("compare")}  # fmt: skip
     for path in CIRCUMSTANCES:
         found = []
         for config in known.values():

@@ -70,30 +70,30 @@ def test_order_is_a_function_of_seed_and_epoch_and_a_later_start_continues_it():
     rest = list(search_data(settings).train.shuffled(3, start=5))
     assert len(whole) == 13 and len(rest) == 8
     for first, second in zip(whole[5:], rest, strict=True):
-        assert torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
+        assert torch.equal(first.inputs, second.inputs) and torch.equal(first.targets, second.targets)
     other = next(search_data(settings).train.shuffled(4))
-    assert not torch.equal(whole[0].labels, other.labels)
+    assert not torch.equal(whole[0].targets, other.targets)
 
 
 def test_every_image_comes_once_an_epoch_and_again_in_another_order_when_more_steps_are_asked_for():
     batches = search_data(dataset("dataset.fraction=0.02")).valid
     twice = list(batches.shuffled(0, 0, 2 * len(batches)))
     half = len(batches)
-    labels = [torch.cat([batch.labels for batch in part]) for part in (twice[:half], twice[half:])]
+    labels = [torch.cat([batch.targets for batch in part]) for part in (twice[:half], twice[half:])]
     assert torch.equal(labels[0].sort().values, labels[1].sort().values)
     assert not torch.equal(labels[0], labels[1])
-    assert torch.equal(next(batches.shuffled(0, half + 2, half + 3)).images, twice[half + 2].images)
+    assert torch.equal(next(batches.shuffled(0, half + 2, half + 3)).inputs, twice[half + 2].inputs)
 
 
 def test_a_last_single_image_joins_the_batch_before_it():
     batches = search_data(dataset("dataset.fraction=0.01"), batch_size=7).train  # 50 = 7 * 7 + 1
-    assert [len(batch.labels) for batch in batches.shuffled(0)] == [7] * 6 + [8]
+    assert [len(batch.targets) for batch in batches.shuffled(0)] == [7] * 6 + [8]
 
 
 def test_augmentation_of_an_image_does_not_depend_on_its_batch():
     settings = dataset("dataset.fraction=0.02")
     small, large = (search_data(settings, batch_size=size).train for size in (4, 25))
-    images = [torch.cat([batch.images for batch in part.shuffled(1)]) for part in (small, large)]
+    images = [torch.cat([batch.inputs for batch in part.shuffled(1)]) for part in (small, large)]
     assert torch.equal(images[0], images[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 import textwrap
 
 import pytest
+from PIL import Image
 
 from darts.config.renamed import RENAMED
 from tests.conftest import ROOT, TINY, run_command
@@ -54,13 +56,14 @@ def block_after(text: str, heading: str) -> str:
 def test_the_readmes_python_example_runs(tmp_path):
     code = block_after((ROOT / "README.md").read_text(), "## From Python")
     assert code.count("\n") <= 11
-    small = code.replace('"dataset.fraction=0.05"', ", ".join(f'"{item}"' for item in [*TINY, "network.channels=4"]))
-    (tmp_path / "example.py").write_text(
-        small.replace('"search.epochs=1"', '"search.epochs=1", "search.batch_size=16"')
-    )
+    small = ", ".join(f'"{item}"' for item in [*TINY, "network.channels=4"])
+    code = code.replace('"dataset.fraction=0.05"', small)
+    code = code.replace('"search.epochs=1"', '"search.epochs=1", "search.batch_size=16"')
+    (tmp_path / "example.py").write_text(code.replace('"train.epochs=1"', '"train.epochs=1", "train.batch_size=16"'))
     done = run_command(["example.py"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "search" / "from_python" / "genotype.json").exists()
+    assert len(list(tmp_path.glob("runs/search/*/genotype.json"))) == 1
+    assert len(list(tmp_path.glob("runs/final/*/weights.pt"))) == 1
 
 
 def test_the_readmes_commands_compose(tmp_path):
@@ -74,23 +77,44 @@ def test_the_readmes_commands_compose(tmp_path):
         assert done.returncode == 0, (command, done.stderr)
 
 
-def test_the_example_of_ones_own_operation_and_relaxation_runs(tmp_path):
+SMALL_BLUR = {
+    "train_search.py": [*TINY, "search.batch_size=16", "search.epochs=1", "space.nodes=2"],
+    "train_final.py": [*TINY, "train.batch_size=16", "train.epochs=1", "space.nodes=2"],
+    "darts.describe": ["network.cells=3", "network.channels=4", "device=cpu", "space.nodes=2"],
+    "darts.predict": ["device=cpu"],
+    "darts.export": ["hydra.run.dir=exported"],
+    "darts.compare": [*TINY, "train.batch_size=16", "train.epochs=1", "space.nodes=2", "random.samples=2",
+                      "allow_underpowered=true"],
+}  # fmt: skip
+
+
+@pytest.mark.slow(60)
+def test_the_example_of_ones_own_operation_and_relaxation_goes_all_the_way(tmp_path):
+    """Every command of the page as printed, with tiny sizes added: search, retrain, predict, export, compare."""
     text = (ROOT / "docs" / "extending.md").read_text()
     (tmp_path / "my_blur.py").write_text(block_after(text, "`my_blur.py`:"))
+    (tmp_path / "PICTURES").mkdir()
+    Image.new("L", (40, 30), 90).save(tmp_path / "PICTURES" / "a.png")
     commands = block_after(text, "With the folder of `my_blur.py` on PYTHONPATH:").splitlines()
-    small = [*TINY, "search.batch_size=16", "search.epochs=1", "space.nodes=2"]
-    search = shlex.split(commands[0])[2:]
-    path = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    done = run_command([str(ROOT / "train_search.py"), *search, *small], tmp_path, **path)
-    assert done.returncode == 0, done.stderr
-    (found,) = (tmp_path / "runs").rglob("genotype.json")
-    genotype = json.loads(found.read_text())
-    used = {name for cell in genotype["cells"].values() for node in cell["nodes"] for name, _ in node}
-    assert ("plugins" in genotype) == ("blur" in used)
-    space = next(word for word in search if word.startswith("space.candidates"))
-    done = run_command(["-m", "darts.describe", "plugins=[my_blur]", "network.cells=3", "network.channels=4",
-                        "device=cpu", "json=true", space, "space.nodes=2"], tmp_path, **path)  # fmt: skip
-    assert done.returncode == 0 and json.loads(done.stdout)["space"] == "darts", done.stderr
+    named = []
+    for command in commands:
+        words = shlex.split(command)[1:]
+        named.append(words[words[0] == "-m"])
+        if named[-1] == "darts.export" and not importlib.util.find_spec("onnxscript"):
+            continue
+        given = [str(ROOT / words[0]), *words[1:]] if words[0] != "-m" else words
+        done = run_command([*given, *SMALL_BLUR[named[-1]]], tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
+        assert done.returncode == 0, (command, done.stderr)
+    assert named == list(SMALL_BLUR)
+    (found,) = (tmp_path / "runs" / "search").rglob("genotype.json")
+    assert '"blur"' in found.read_text() and json.loads(found.read_text())["plugins"] == ["my_blur"]
+    report = json.loads(next((tmp_path / "runs" / "compare").rglob("report.json")).read_text())
+    assert len(report["outcomes"]) == 3
+    (weights,) = (tmp_path / "runs" / "final").rglob("weights.pt")
+    code = f"import darts; print(darts.load_network({str(weights)!r}).classes[0])"
+    for ahead, status, told in (("", 1, "needs plugins=[my_blur]"), ("import my_blur; ", 0, "T-shirt/top")):
+        done = run_command(["-c", ahead + code], tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
+        assert done.returncode == status and told in done.stdout + done.stderr
 
 
 @pytest.mark.slow(30)
@@ -101,6 +125,34 @@ def test_the_page_on_python_is_a_program_that_runs(tmp_path):
     done = run_command(["page.py"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "3349342 528359040" in done.stdout
+
+
+@pytest.mark.slow(30)
+def test_the_notebook_runs_and_is_one(tmp_path):
+    notebook = json.loads((ROOT / "docs" / "examples" / "walkthrough.ipynb").read_text())
+    assert notebook["nbformat"] == 4 and all(not cell.get("outputs") for cell in notebook["cells"])
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    (tmp_path / "notebook.py").write_text("\n".join(code) + "\nprint(len(compared.report['outcomes']))\n")
+    done = run_command(["notebook.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "3" and "These data do not show" in done.stdout
+
+
+def test_the_python_on_trained_networks_runs(tmp_path):
+    """The blocks of docs/using.md: asked about pictures, and by ONNX Runtime."""
+    text = (ROOT / "docs" / "using.md").read_text()
+    small = [*TINY, "train.epochs=1", "train.batch_size=16", "genotype=darts_v2", "hydra.run.dir=runs/final/RUN"]
+    done = run_command([str(ROOT / "train_final.py"), *small], tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("a.png", "b.png"):
+        Image.new("L", (40, 30), 90).save(tmp_path / name)
+    done = run_command(["-c", block_after(text, "## In Python")], tmp_path)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
+    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
+        done = run_command(["-m", "darts.export", "to=onnx", "hydra.run.dir=."], tmp_path)
+        assert done.returncode == 0, done.stderr
+        done = run_command(["-c", block_after(text, "With ONNX Runtime:")], tmp_path)
+        assert done.returncode == 0 and "[[" in done.stdout, done.stderr
 
 
 @pytest.mark.slow(60)

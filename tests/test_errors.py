@@ -65,7 +65,6 @@ SEARCH, FINAL, COMPARE = "search", "final", "compare"
         (COMPARE, "random.samples=1", r"random\.samples is 1; it must be from 2"),
         (COMPARE, "searched=[]", r"searched is \[\]"),
         (COMPARE, "searched=[darts_v1,darts_v1]", r"searched"),
-        (COMPARE, "random.samples=2 searched=[darts_v1,darts_v2,snas]", r"searched .*at most random\.samples"),
         ("describe", "input.classes=0", r"input\.classes"),
         ("describe", "input.size=2", r"input\.size is 2; it must be at least 4"),
     ],

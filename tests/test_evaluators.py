@@ -26,7 +26,8 @@ from darts.search import loop as search
 from darts.spaces import nasbench201
 from darts.spaces.search_space import InputShape, plan_cells
 from darts.spaces.variation import neighbours, ordered
-from darts.tasks.batches import Batch, search_data
+from darts.tasks.batches import search_data
+from darts.tasks.task import Batch
 from tests.conftest import TINY, composed, space_of
 
 TINY_SEARCH = [*TINY, "evaluator.network.channels=2", "search.batch_size=16", "space.nodes=2",

@@ -7,12 +7,26 @@ import ctypes
 import pytest
 import torch
 
-from darts.runtime.device import Graphed, check_execution, placed
+from darts.loop.optimisation import architecture_optimiser, set_learning_rate, weight_optimiser
+from darts.loop.optimiser_state import load_optimiser, optimiser_schema, optimiser_state_dict
+from darts.runtime import device
+from darts.runtime.device import (
+    Graphed,
+    check_execution,
+    full_float32,
+    placed,
+    remedies,
+    set_precision,
+    warn_of_emulation,
+)
 from darts.runtime.errors import UserError
+from darts.runtime.schema import require_schema
 from darts.runtime.settings import Precision
+from darts.search import compute, epoch_end
+from darts.search import loop as search
 from darts.spaces.published import published
 from darts.train import retraining as retrain
-from tests.conftest import TINY_TRAIN, composed, run_command
+from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed, run_command
 
 CPU = torch.device("cpu")
 
@@ -46,6 +60,41 @@ def test_checkpointed_cells_of_a_network_give_the_same_step(tmp_path):
 def test_convolutions_are_placed_channels_last():
     module = placed(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)), CPU)
     assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_precision_is_what_it_says():
+    for precision, rounded in ((Precision.tf32, True), (Precision.bf16, True), (Precision.fp32, False)):
+        set_precision(precision)
+        assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is rounded
+
+
+def test_products_are_exact_within_a_block_whatever_the_precision():
+    set_precision(Precision.tf32)
+    with pytest.raises(ZeroDivisionError), full_float32(torch.device("cuda")):
+        assert not torch.backends.cuda.matmul.allow_tf32
+        1 / 0  # noqa: B018
+    assert torch.backends.cuda.matmul.allow_tf32
+    set_precision(Precision.fp32)
+
+
+def test_tf32_needs_a_gpu():
+    with pytest.raises(UserError, match="precision is 'tf32', which device 'cpu' does not have; it must be fp32 or"):
+        check_execution(CPU, Precision.tf32, graphs=False)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_bf16_is_warned_of_and_not_recommended_where_the_processor_lacks_it(there, monkeypatch, caplog):
+    monkeypatch.setattr(device, "BF16_INSTRUCTIONS", ("_is_invented_supported",))
+    monkeypatch.setattr(torch.cpu, "_is_invented_supported", lambda: there, raising=False)
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
+    warn_of_emulation(CPU, Precision.bf16)
+    warn_of_emulation(CPU, Precision.fp32)
+    assert caplog.messages == ([] if there else [
+        "precision is bf16, but this cpu has no instructions for it: expect steps several times as slow as with "
+        "precision=fp32"
+    ])  # fmt: skip
+    bf16 = "precision=bf16, " if there else ""
+    assert remedies("cpu", "engine=fused", "more=less") == f"{bf16}engine=fused or more=less"
 
 
 class FakeGraph:
@@ -89,6 +138,85 @@ def test_a_step_that_is_not_recorded_runs_every_time(monkeypatch):
     assert [float(graphed(torch.full((2,), float(value)))["sum"]) for value in range(6)] == [0, 2, 4, 6, 8, 10]
 
 
+def test_a_recording_that_fails_is_one_line_and_the_run_goes_on_without_graphs(monkeypatch, caplog):
+    def refuse(*_):
+        raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
+
+    streams = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the stream of before")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    graphed = Graphed(lambda x: {"sum": x.sum()}, enabled=True, warm_up=0)
+    assert [float(graphed(torch.full((2,), value))["sum"]) for value in (1.0, 2.0, 3.0)] == [2, 4, 6]
+    (line,) = caplog.messages
+    assert line == (
+        "a step could not be recorded as a CUDA graph (operation not permitted when stream is capturing); "
+        "the run goes on without graphs"
+    )
+    assert streams == ["the stream of before"]
+
+
+RULE = composed("search").weight_optimiser
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True)])
+def test_an_optimiser_is_taken_up_with_graphs_and_without(before, after):
+    """What a graph reads stays where it is, and follows the schedule; the checkpoint does not tell which it was."""
+    states, weights = [], []
+    for graphs in (False, before):
+        weight = torch.nn.Parameter(torch.ones(3))
+        optimiser = weight_optimiser([weight], RULE, graphs)
+        set_learning_rate(optimiser, 0.25)
+        weight.grad = torch.arange(3.0)
+        optimiser.step()
+        states.append(optimiser_state_dict(optimiser))
+        weights.append(weight)
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    assert torch.equal(weights[0], weights[1])
+    taking = weight_optimiser(weights[1:], RULE, after)
+    rate = taking.param_groups[0]["lr"]
+    load_optimiser(taking, states[1])
+    assert taking.param_groups[0]["lr"] is rate and isinstance(rate, torch.Tensor) == after
+    set_learning_rate(taking, 0.5)
+    weights[1].grad = torch.zeros(3)
+    taking.step()
+    expected = weights[0] - 0.5 * (
+        RULE.momentum * states[0]["state"][0]["momentum_buffer"] + RULE.weight_decay * weights[0]
+    )
+    torch.testing.assert_close(weights[1], expected)
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
+def test_the_count_of_steps_is_where_the_optimiser_reads_it(before, after):
+    rule = composed("search").architecture_optimiser
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimisers = [architecture_optimiser([weight], rule, graphs) for graphs in (before, after)]
+    state = {"step": torch.tensor(4.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    optimisers[0].state[weight] = state
+    saved = optimiser_state_dict(optimisers[0])
+    require_schema(saved, optimiser_schema(optimisers[1]))
+    load_optimiser(optimisers[1], saved)
+    assert optimisers[1].param_groups[0]["capturable"] is after
+    assert optimisers[1].state[weight]["step"] == 4
+
+
+GRAPHS = ["graphs=true", "network.channels=12"]
+
+
+@pytest.mark.parametrize(("overrides", "reason"), [
+    (["method=gdas"], "decide on the host"),
+    (["method=oles"], "decide on the host"),
+    (["method=snas"], "draw random numbers"),
+    (["method=drnas", "architecture_optimiser.weight_decay=0"], "draw random numbers"),
+    (["space=s4"], "space.candidates noise, which draw random numbers"),
+])  # fmt: skip
+def test_steps_that_cannot_be_recorded_are_refused_with_the_reason(overrides, reason):
+    with pytest.raises(UserError, match=f"graphs is True; it must be false with .*{reason}"):
+        composed("search", *GRAPHS, *overrides)
+    composed("search", *GRAPHS)
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="known to glibc alone")
 def test_freed_memory_is_kept_and_needs_no_fresh_pages(tmp_path):
     """In processes of their own: what a process freed before stays with it."""
@@ -102,3 +230,33 @@ def test_freed_memory_is_kept_and_needs_no_fresh_pages(tmp_path):
     )
     by_default, kept = (int(run_command(["-c", code, how], tmp_path).stdout) for how in ("default", "keep"))
     assert kept < by_default / 10
+
+
+def test_a_recorded_evaluation_measures_and_counts_what_an_unrecorded_one_does(tmp_path, monkeypatch):
+    """Replays are stood in for by the step itself, whose supernet then does not count."""
+
+    def record(self, tensors):
+        self.inputs = [tensor.clone() for tensor in tensors]
+        self.graph = FakeGraph()
+        step = self.step
+
+        def replay():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(compute, "is_recording", lambda: True)
+                self.outputs = step(*self.inputs)
+            recorded.append(len(self.inputs[0]))
+
+        self.graph.replay = replay
+
+    recorded: list[int] = []
+    monkeypatch.setattr(Graphed, "_record", record)
+    monkeypatch.setattr(Graphed, "_aside", lambda self, tensors: self.step(*tensors))
+    found = []
+    for graphs in (False, True):
+        state = search.start_or_resume(composed("search", *TINY_SEARCH), tmp_path / str(graphs))
+        state.settings.graphs = graphs
+        batches = [*state.data.valid.mixed()]
+        measured = epoch_end.evaluated(state, state.deterministic_mixture(), batches)
+        found.append((measured, state.tracker.macs))
+    assert found[0] == found[1]
+    assert recorded == [16, 16]  # 50 images in batches of 16: the first warms up, the last is smaller

@@ -405,7 +405,7 @@ def test_golden_p_darts_stages(case):
 @pytest.mark.parametrize(("stage", "rate"), [(1, "0.4"), (2, "0.7")])
 def test_golden_p_darts_dropout(stage, rate):
     part = composed("search", "method=p_darts").method.edge_extras
-    found = [part.skip_dropout(stage, epoch, 25, 0.4) for epoch in range(25)]
+    found = [part.dropout(stage, epoch, 25, 0.4) for epoch in range(25)]
     assert found == pytest.approx(golden("p_darts")["skip_dropout_by_epoch_of_stage"][rate], abs=1e-12)
     assert isinstance(part, edge_extras.SkipDropout) and part.rates == golden("p_darts")["published_rates"]
 

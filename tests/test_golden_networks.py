@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from darts.loop.optimisation import Mean
 from darts.models.batch_norm import frozen_statistics
 from darts.models.cost import count_parameters, count_parameters_without_auxiliary
 from darts.models.mixture import MixtureWeights
 from darts.models.network import build_network
 from darts.runtime.seeding import generator
-from darts.search import epoch_end
+from darts.search import build, epoch_end
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.search.diagnostics import dominant_eigenvalue
@@ -28,7 +27,7 @@ from darts.spaces.nasbench201 import from_string
 from darts.spaces.notation import from_notation
 from darts.spaces.published import published
 from darts.spaces.search_space import InputShape
-from darts.tasks.batches import Batch
+from darts.tasks.task import Batch, Mean
 from tests.conftest import composed
 from tests.golden_inputs import CLOSE, cases, golden, tensor, wave
 
@@ -77,9 +76,9 @@ class Begun:
     """A search before its first step, in float64, with the formulas' weights, and what its steps measure."""
 
     def __init__(self, folder, monkeypatch, *overrides: str, active=None):
-        of_disk, total_norm = search.search_data, nn.utils.get_total_norm
+        of_disk, total_norm = build.search_data, nn.utils.get_total_norm
         shape = InputShape(3, 8, 10)
-        monkeypatch.setattr(search, "search_data", lambda *given: dataclasses.replace(of_disk(*given), shape=shape))
+        monkeypatch.setattr(build, "search_data", lambda *given: dataclasses.replace(of_disk(*given), shape=shape))
         self.state = search.start_or_resume(composed("search", *QUICK, *overrides), folder)
         if active is not None:
             self.state.active = active

@@ -21,7 +21,7 @@ from darts.models.mixture import Moment, dense_mixture
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import from_string, to_string
 from darts.spaces.variation import neighbours, path_code
-from darts.tasks.batches import Batch
+from darts.tasks.task import Batch
 from tests.conftest import composed
 from tests.golden_inputs import CLOSE, cases, golden, tensor, wave
 
@@ -138,7 +138,7 @@ def test_golden_local_search(case, space, monkeypatch):
     asking = strategies.LocalSearch("local_search").ask(Pool(space, drawn, lambda genotype: True), random.Random(0))
     scorer = Scorer(lambda genotype, share: (-loss(genotype), {}), exact=True)
     with pytest.raises(EndError):
-        list(exchange(asking, scorer, evaluate, Ledger(Budget(1000, None, None))))
+        list(exchange(asking, scorer, evaluate, Ledger(Budget(1000, None, None, None))))
     assert [number(genotype) for genotype in evaluated[:30]] == case["numbers_evaluated_first_30"]
     assert len(evaluated) == case["evaluations"]
     end = min(evaluated, key=loss)  # nothing that it looks at is better than where it ends

@@ -9,8 +9,10 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from darts.config.help import groups, phrases
-from tests.conftest import ROOT, SCHEMAS, run_command
+from darts.config.help import composed as composed_settings
+from darts.config.help import groups, phrases, settings_of
+from darts.runtime.errors import UserError
+from tests.conftest import ROOT, SCHEMAS, composed, run_command
 
 COMMANDS = {
     "search": [str(ROOT / "train_search.py")],
@@ -48,6 +50,68 @@ def test_help_prints_every_setting_with_its_value_and_its_meaning(command, tmp_p
     assert done.returncode == 0, done.stderr
     assert "seed=0" in done.stdout and "of all random numbers" in done.stdout
     assert "schema" not in done.stdout and not list(tmp_path.iterdir())
+
+
+def test_help_says_what_is_allowed_and_how_to_begin(tmp_path):
+    shown = " ".join(run_command([*COMMANDS["final"], "--help"], tmp_path).stdout.split())
+    assert "train.epochs=12 passes over the training images [at least 1]" in shown
+    assert f"examples: python {ROOT}/train_final.py genotype=darts_v2 " in shown and "for_method" not in shown
+    runs = run_command(["-m", "darts.runs", "--help"], tmp_path).stdout
+    assert "experiment" not in runs and "cluster" not in runs and "python -m darts.runs kind=search" in runs
+
+
+@pytest.mark.parametrize(
+    ("topic", "wanted"),
+    [
+        ("search.epochs", "search.epochs=3 passes over the training split [at least 1]"),
+        ("weight_optimiser", "weight_optimiser.momentum=0.9 of stochastic gradient descent [at least 0 and below 1]"),
+        ("method/relaxation", "dirichlet: Weights drawn from Dirichlet(elu(alpha) + 1)"),
+        ("method.channels", "method/channels=NAME, one of:"),
+        ("recipe", "published: As DARTS' networks are retrained"),
+    ],
+)
+def test_one_setting_or_group_is_explained_by_itself(topic, wanted, tmp_path):
+    done = run_command([*COMMANDS["search"], "-h", topic], tmp_path)
+    assert done.returncode == 0 and wanted in " ".join(done.stdout.split()), done.stdout
+    assert "seed=0" not in done.stdout
+
+
+def test_what_a_check_allows_is_what_its_error_says():
+    """By the error itself: a value that is refused is refused in the words that help prints."""
+    wrong = {
+        "search.epochs": 0,
+        "search.train_fraction": 2,
+        "weight_optimiser.momentum": 1,
+        "architecture_optimiser.beta2": 1,
+        "budget.minutes": -1,
+    }
+    found = {described.name: described.allowed for described in settings_of(composed_settings("search"))}
+    for setting, value in wrong.items():
+        with pytest.raises(UserError) as error:
+            composed("search", f"{setting}={value}")
+        assert str(error.value).startswith(f"{setting} is ") and str(error.value).endswith(found[setting])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            "search.epoch=3",
+            "setting 'search.epoch' is unknown; did you mean 'search.epochs'? there are: search.epochs, ",
+        ),
+        (
+            "netwrk.channels=3",
+            "setting 'netwrk.channels' is unknown; did you mean 'network.channels'? --help lists all ",
+        ),
+        ("method=dart", "method 'dart' is unknown; did you mean 'darts'? there are: beta_darts, "),
+        ("method/relaxation=softmx", "method/relaxation 'softmx' is unknown; did you mean 'softmax'? there are: "),
+        ("-h nothing", "setting 'nothing' is unknown; --help lists all "),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest_one(given, told, tmp_path):
+    done = run_command([*COMMANDS["search"], *given.split()], tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {told}"), done.stderr
+    assert done.stderr.count("\n") == 1 and "+" not in done.stderr
 
 
 def test_help_is_about_the_parts_that_are_chosen(tmp_path):

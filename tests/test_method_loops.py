@@ -26,7 +26,7 @@ class Watched:
 
     def kept(self, name, original):
         def step(state, batch, *others):
-            self.steps.append((name, batch.images.flatten(1)[:, :50].clone()))
+            self.steps.append((name, batch.inputs.flatten(1)[:, :50].clone()))
             return original(state, batch, *others)
 
         return step

@@ -57,8 +57,8 @@ def test_alpha_is_the_engines_over_ten_steps(minimal, engine, order, method, tmp
     train, valid = state.data.train.shuffled(0, 0, STEPS), state.data.valid.shuffled(0, 0, STEPS)
     for step, batches in enumerate(zip(train, valid, strict=True)):
         state.step = step
-        doubled = [(batch.images.double(), batch.labels) for batch in batches]
-        engine_batches = [batch._replace(images=images) for batch, (images, _) in zip(batches, doubled, strict=True)]
+        doubled = [(batch.inputs.double(), batch.targets) for batch in batches]
+        engine_batches = [batch._replace(inputs=images) for batch, (images, _) in zip(batches, doubled, strict=True)]
         search_steps.architecture_step(state, *engine_batches)
         search_steps.weight_step(state, engine_batches[0])
         minimal.bilevel_step(supernet, alpha, *doubled, optimisers, order)

@@ -75,6 +75,18 @@ PRINTED = {
         "('max_pool_3x3', 0), ('max_pool_3x3', 1), ('conv_7x1_1x7', 0), ('sep_conv_3x3', 5), ],\n"
         "    reduce_concat=[3, 4, 6]\n)"
     ),
+    "darts_v1_recurrent": (
+        "DARTS_V1 = Genotype(recurrent=[('relu', 0), ('relu', 1), ('tanh', 2), ('relu', 3), ('relu', 4), "
+        "('identity', 1), ('relu', 5), ('relu', 1)], concat=range(1, 9))\n"
+    ),
+    "darts_v2_recurrent": (
+        "DARTS_V2 = Genotype(recurrent=[('sigmoid', 0), ('relu', 1), ('relu', 1), ('identity', 1), ('tanh', 2), "
+        "('sigmoid', 5), ('tanh', 3), ('relu', 5)], concat=range(1, 9))\n"
+    ),
+    "enas_recurrent": (
+        "ENASCell = Genotype(recurrent=[('tanh', 0), ('tanh', 1), ('relu', 1), ('tanh', 3), ('tanh', 3), "
+        "('relu', 3), ('relu', 4), ('relu', 7), ('relu', 8), ('relu', 8), ('relu', 8)], concat=[2, 5, 6, 9, 10, 11])"
+    ),
 }
 BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
 

@@ -14,8 +14,9 @@ from darts.runtime import distributed
 from darts.runtime.distributed import _Group
 from darts.runtime.errors import UserError
 from darts.tasks.batches import Batches, Preparation, search_data
-from darts.tasks.datasets import ArrayImages
+from darts.tasks.datasets import ArrayImages, open_test
 from darts.tasks.settings import Augmentation
+from darts.use.trained import load_network
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, TORCHRUN, composed, run_command
 from tests.parallel_cases import SEARCHES, everything
 
@@ -126,7 +127,7 @@ def test_processes_without_an_image_of_a_tests_last_batch_show_nothing_twice(amo
     for number in range(3):
         among(number, 3)
         batches = Batches(held, torch.arange(11), 9, preparation, 0)  # 9 and 2: none for the third process
-        shown.append([batch.labels.tolist() for batch in batches.in_order()])
+        shown.append([batch.targets.tolist() for batch in batches.in_order()])
     assert shown == [[[0, 1, 2], [9]], [[3, 4, 5], [10]], [[6, 7, 8]]]
 
 
@@ -191,6 +192,16 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if "tfevents" not in path.name}
 
 
+def confusion_in_one_process(weights: Path) -> list[list[int]]:
+    """The answers of a trained network to all bundled test images, counted one by one."""
+    network, images = load_network(weights), open_test(composed("final", *TINY_TRAIN).dataset)
+    counts = [[0] * 10 for _ in range(10)]
+    for batch in images.batches(torch.arange(len(images.labels)).split(500)):
+        for label, logits in zip(batch.labels.tolist(), network(batch.images), strict=True):
+            counts[label][int(logits.argmax())] += 1
+    return counts
+
+
 def test_the_commands_run_on_two_processes_and_leave_what_one_leaves(tmp_path):
     search = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.batch_size=18"]
     for folder, start in (("two", TORCHRUN), ("one", [])):
@@ -207,5 +218,9 @@ def test_the_commands_run_on_two_processes_and_leave_what_one_leaves(tmp_path):
     final = [str(ROOT / "train_final.py"), *TINY_TRAIN, "genotype=two", "space.nodes=2", "hydra.run.dir=final"]
     done = run_command([*TORCHRUN, *final], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "final" / "result.json").read_text())["test_accuracy"] > 0
+    result, measures = (
+        json.loads((tmp_path / "final" / f"{name}.json").read_text()) for name in ("result", "measures")
+    )
+    assert result["test_accuracy"] == measures["accuracy"] > 0
+    assert measures["confusion"] == confusion_in_one_process(tmp_path / "final" / "weights.pt")
     assert not [path for path in Path(tmp_path).iterdir() if path.name not in ("one", "two", "final")]

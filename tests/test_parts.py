@@ -24,8 +24,9 @@ from darts.methods import (
 from darts.methods.discretisation import FewSkips, Threshold
 from darts.models.mixture import START, MixtureWeights, Moment, dense_mixture
 from darts.models.supernet import MixedOperation, Mixing, Supernet, shuffled
+from darts.search import loop as search
 from darts.spaces.search_space import InputShape, plan_cells
-from tests.conftest import composed, space_of
+from tests.conftest import TINY_SEARCH, composed, space_of
 
 ACTIVE = torch.tensor([[True, True, True], [True, False, True]])
 ALPHA = torch.tensor([[0.3, -0.2, 0.5], [1.0, 9.0, -0.5]], dtype=torch.float64)
@@ -156,9 +157,38 @@ def test_the_auxiliary_skip_fades_and_skip_dropout_follows_its_schedule():
     fading = edge_extras.AuxiliarySkip(1.0)
     assert [fading.weights(Moment(0.99, epoch, 4))[0] for epoch in range(4)] == [1.0, 0.75, 0.5, 0.25]
     part = edge_extras.SkipDropout([0.0, 0.4, 0.7], 0.2)
-    assert part.skip_dropout(2, 0, 10, 0.4) == pytest.approx(0.63)
-    assert part.skip_dropout(1, 10, 25, 0.4) == pytest.approx(0.4)
-    assert part.skip_dropout(1, 15, 25, 0.4) == pytest.approx(0.4 * math.exp(-1))
+    assert part.dropout(2, 0, 10, 0.4) == pytest.approx(0.63)
+    assert part.dropout(1, 10, 25, 0.4) == pytest.approx(0.4)
+    assert part.dropout(1, 15, 25, 0.4) == pytest.approx(0.4 * math.exp(-1))
+
+
+def test_path_dropout_grows_from_nothing_to_its_probability_in_every_stage():
+    part = edge_extras.PathDropout(0.6)
+    assert [part.dropout(0, epoch, 4, 0.0) for epoch in range(4)] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    assert part.dropout(0, 0, 1, 0.0) == 0.0 and part.drops_paths and not part.drops_skips
+
+
+def test_a_dropped_edge_is_dropped_whole_for_an_image_and_scaled_for_the_others():
+    edge = MixedOperation({0: torch.nn.Identity()}, 1, 1, drops=True)
+    edge.dropped.probability = 0.25
+    images = torch.rand(4000, 2, 3, 3) + 0.1
+    torch.manual_seed(0)
+    found = edge(images, torch.ones(1))
+    kept = found.flatten(1).ne(0).all(1)
+    assert found[~kept].abs().sum() == 0 and torch.allclose(found[kept], images[kept] / 0.75)
+    assert abs(kept.float().mean() - 0.75) < 3 * math.sqrt(0.25 * 0.75 / 4000)
+    assert torch.equal(edge.eval()(images, torch.ones(1)), images)
+
+
+def test_a_supernet_that_drops_edges_is_the_reference_and_knows_its_probability(tmp_path):
+    settings = composed("search", *TINY_SEARCH, "method=r_darts_dp", "method.edge_extras.probability=0.5")
+    state = search.start_or_resume(settings, tmp_path)
+    assert type(state.supernet) is Supernet
+    state.epoch = 2
+    search.set_dropout(state)
+    dropouts = list(state.dropouts())
+    edges = sum(len(state.settings.space.edges()) for _ in state.supernet.kinds)
+    assert len(dropouts) == edges and {dropout.probability for dropout in dropouts} == {0.5}
 
 
 def test_terms_of_the_architecture_loss_are_their_formulas():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +17,7 @@ from darts.loop.optimisation import evaluate
 from darts.runtime.errors import UserError
 from darts.tasks import batches as data
 from darts.tasks import datasets, folders
+from darts.tasks.content import content_identity
 from darts.tasks.settings import Augmentation
 from darts.tasks.summary import summarise
 from tests.conftest import composed
@@ -52,7 +55,7 @@ def test_streamed_batches_are_those_of_the_memory(workers, folder):
     streamed = search_data(folder_settings(folder, "dataset.device_megabytes=0", f"dataset.workers={workers}")).train
     assert isinstance(held.images, datasets.ArrayImages) and isinstance(streamed.images, datasets.FileImages)
     for first, second in zip(held.shuffled(2, 1), streamed.shuffled(2, 1), strict=True):
-        assert torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
+        assert torch.equal(first.inputs, second.inputs) and torch.equal(first.targets, second.targets)
 
 
 def test_statistics_of_a_folder_are_measured_on_training_images_and_cached(folder):
@@ -299,12 +302,53 @@ def test_a_set_without_a_folder_says_its_classes_and_leaves_the_test_images_clos
 
 def test_a_folder_val_without_test_is_answered_with_what_to_do(folder):
     (folder / "test").rename(folder / "val")
-    assert "no folder test beside it; to use the pictures of val as the test set, rename" in refusal(
-        folder_settings(folder)
-    )
+    told = refusal(folder_settings(folder))
+    assert "no folder test beside it; to use the pictures of val as the test set, give dataset.test_folder=val" in told
     (folder / "val").rename(folder / "test")
     (folder / "train").rename(folder / "training")
     assert "a folder test but no folder train beside it" in refusal(folder_settings(folder))
+
+
+def test_data_laid_out_as_imagenet_is(folder):
+    """train and val: the pictures of val are the test set, those of test before they were renamed."""
+    before = datasets.open_test(folder_settings(folder))
+    (folder / "test").rename(folder / "val")
+    settings = dataclasses.replace(folder_settings(folder), test_folder="val")
+    assert torch.equal(datasets.open_test(settings).pixels, before.pixels)
+    assert summarise(settings, datasets.open_training(settings)).unused == []
+
+
+def test_a_validation_folder_is_watched_and_neither_trained_on_nor_tested(folder):
+    shutil.copytree(folder / "test", folder / "valid")
+    (folder / "valid" / "bee" / "1.png").unlink(missing_ok=True)
+    settings = dataclasses.replace(folder_settings(folder), validation_folder="valid")
+    plain = data.train_data(folder_settings(folder), 0, 2, 0, torch.device("cpu"))
+    watched = data.train_data(settings, 0, 2, 0, torch.device("cpu"))
+    assert torch.equal(watched.train.indices, plain.train.indices) and plain.valid is None
+    number = len(list((folder / "valid").rglob("*.png")))
+    assert len(watched.valid.indices) == number and watched.valid.images is not watched.train.images
+    facts = summarise(settings, datasets.open_training(settings))
+    assert facts.validation == number and f"validation: {number} pictures, which a retraining watches" in facts.lines()
+    identity = content_identity(settings, tested=True)
+    (folder / "valid" / "ant" / "more.png").write_bytes(next((folder / "valid" / "ant").glob("*.png")).read_bytes())
+    changed = content_identity(settings, tested=True)
+    different = {key for key in identity if identity[key] != changed[key]}
+    assert different == {"dataset.validation_content"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"validation_folder": "valid"}, "dataset.validation_folder is 'valid'; there is no folder"),
+        ({"test_folder": "val"}, "there is a folder train but no folder val beside it"),
+        ({"test_folder": "../x"}, "dataset.test_folder is '../x'; it must be the name of a folder beside train"),
+        ({"validation_folder": "test"}, "it must be another folder than dataset.test_folder"),
+        ({"validation_folder": "Train"}, "it must be the name of a folder beside train"),
+    ],
+)
+def test_a_wrong_part_folder_is_one_line(changes, message, folder):
+    with pytest.raises(UserError, match=re.escape(message)):
+        datasets.open_training(dataclasses.replace(folder_settings(folder), **changes))
 
 
 def test_an_empty_class_folder_of_the_test_is_named(folder):

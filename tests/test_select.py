@@ -66,5 +66,5 @@ def test_from_the_command_line_after_a_sweep(tmp_path):
     assert done.returncode == 0, done.stderr
     done = run_command(["-m", "darts.select", *TINY_SELECT, "searched=[sweep]", "hydra.run.dir=chosen"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "<- chosen" in done.stdout and "next:   python train_final.py genotype=" in done.stdout
+    assert "<- chosen" in done.stdout and f"next:   PYTHONPATH={ROOT} python -m darts.train genotype=" in done.stdout
     assert json.loads((tmp_path / "chosen" / "selection.json").read_text())["chosen"].startswith("sweep/")

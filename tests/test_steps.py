@@ -82,6 +82,7 @@ SOFTMAX = [
         "sdarts_rs",
         "sdarts_adv",
         "r_darts",
+        "r_darts_dp",
         "darts_es",
         "p_darts",
         "darts_minus",
@@ -137,7 +138,7 @@ class Toy:
             matrix.data = 0.5 * torch.randn(matrix.shape, generator=draws, dtype=torch.float64)
         pair = (self.state.data.train, self.state.data.valid)
         batches = [next(iter(half.shuffled(0))) for half in pair]
-        self.train, self.valid = (batch._replace(images=batch.images.double()) for batch in batches)
+        self.train, self.valid = (batch._replace(inputs=batch.inputs.double()) for batch in batches)
         self.names = [name for name, _ in self.state.supernet.named_parameters()]
         self.weights = [weight.detach().clone() for weight in self.state.supernet.parameters()]
         self.alpha = {name: matrix.detach().clone().requires_grad_() for name, matrix in self.state.alpha.items()}
@@ -147,8 +148,8 @@ class Toy:
     def loss_under(self, batch, weights, mixture):
         named = dict(zip(self.names, weights, strict=True))
         with frozen_statistics(self.state.supernet):
-            logits = functional_call(self.state.supernet, named, (batch.images, mixture))
-        return F.cross_entropy(logits, batch.labels)
+            logits = functional_call(self.state.supernet, named, (batch.inputs, mixture))
+        return F.cross_entropy(logits, batch.targets)
 
     def loss(self, batch, weights, penalised=False):
         with self.state.noise("mixture of alpha"):
@@ -177,7 +178,12 @@ class Toy:
 
 
 def hypergradient(toy):
-    if toy.method in ("darts_second_order", "r_darts", "darts_es"):  # equations 7 and 8 of Liu et al. 2019
+    if toy.method in (
+        "darts_second_order",
+        "r_darts",
+        "r_darts_dp",
+        "darts_es",
+    ):  # equations 7 and 8 of Liu et al. 2019
         gradients = toy.train_gradients(toy.weights)
         unrolled = [w - RATE * (s + DECAY * w) for w, s in zip(toy.weights, gradients, strict=True)]
         leaves = toy.leaves(unrolled)
@@ -227,8 +233,8 @@ def adversarial(toy, candidates, moved, epsilon):
     named = dict(zip(toy.names, toy.weights, strict=True))
 
     def loss(other):
-        given = toy.train.images, dense_mixture(other)
-        return F.cross_entropy(functional_call(toy.state.supernet, named, given), toy.train.labels)
+        given = toy.train.inputs, dense_mixture(other)
+        return F.cross_entropy(functional_call(toy.state.supernet, named, given), toy.train.targets)
 
     for _ in range(7):
         leaves = {kind: m.detach().requires_grad_() for kind, m in moved.items()}

@@ -49,7 +49,7 @@ def evaluated(method, table, seed, evaluations, partial_effort=False):
         return Answer(scorer.score(request.genotype, request.fraction)[0], {}, Cost(request.fraction, 0.0))
 
     asking = settings.method.ask(pool, python_generator(seed, "strategy"))
-    given = exchange(asking, scorer, evaluate, Ledger(Budget(evaluations, None, None)))
+    given = exchange(asking, scorer, evaluate, Ledger(Budget(evaluations, None, None, None)))
     return [(request, answer.score) for request, answer in given]
 
 
@@ -122,13 +122,14 @@ def test_a_strategy_depends_only_on_its_seed(table):
 
 def test_a_ledger_is_kept_within_one_evaluation():
     for budget, cost, expected in (
-        (Budget(5, None, None), Cost(1.0, 1.0), 5),
-        (Budget(None, 5.0, None), Cost(1.5, 1.0), 3),
-        (Budget(None, 6.0, None), Cost(1.5, 1.0), 4),
-        (Budget(None, None, 1.0), Cost(0.0, 25.0), 3),
+        (Budget(5, None, None, None), Cost(1.0, 1.0), 5),
+        (Budget(None, 5.0, None, None), Cost(1.5, 1.0), 3),
+        (Budget(None, 6.0, None, None), Cost(1.5, 1.0), 4),
+        (Budget(None, None, 1.0, None), Cost(0.0, 25.0), 3),
+        (Budget(None, None, None, 5e9), Cost(0.0, 1.0, 2e9), 2),
     ):
         ledger = Ledger(budget)
-        while ledger.open(cost.epochs):
+        while ledger.open(cost.epochs, cost.macs):
             ledger.charge(cost)
         assert ledger.evaluations == expected and ledger.reached
         assert budget.epochs is None or ledger.epochs <= budget.epochs
@@ -206,7 +207,7 @@ def test_a_black_box_search_without_any_budget_is_refused():
 
 def test_the_command_runs_and_its_result_can_be_retrained(tmp_path):
     done = run_command([str(ROOT / "train_search.py"), *TINY_SEARCH, "method=random", "hydra.run.dir=found"], tmp_path)
-    assert done.returncode == 0 and "next:   python train_final.py genotype=" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"next:   python {ROOT}/train_final.py genotype=" in done.stdout, done.stderr
     left = {file.name for file in (tmp_path / "found").iterdir()}
     assert {"genotype.json", "history.jsonl", "timing.jsonl", "run.json", "split.json", "cells"} <= left
     assert (tmp_path / "found" / "cells" / "progress.png").exists()
@@ -239,7 +240,9 @@ def test_a_space_that_is_searched_ends_the_search(name):
     method = composed("search", f"method={name}").method
     scorer = Scorer(lambda genotype, share: (0.0, {}), exact=True)
     asking = method.ask(Pool(space, space.sample, lambda genotype: True), python_generator(0, "strategy"))
-    given = exchange(asking, scorer, lambda key, request: Answer(0.0, {}, Cost()), Ledger(Budget(None, 1e9, None)))
+    given = exchange(
+        asking, scorer, lambda key, request: Answer(0.0, {}, Cost()), Ledger(Budget(None, 1e9, None, None))
+    )
     assert len(list(given)) == space.count() == 16
 
 
@@ -249,7 +252,11 @@ def test_a_score_that_is_no_number_is_refused_and_a_training_that_diverges_score
     asking = method.ask(Pool(space, space.sample, lambda genotype: True), python_generator(0, "strategy"))
     scorer = Scorer(lambda genotype, share: (math.nan, {}))
     with pytest.raises(UserError, match="is nan, which is not finite"):
-        next(exchange(asking, scorer, lambda key, request: Answer(math.nan, {}, Cost()), Ledger(Budget(3, None, None))))
+        next(
+            exchange(
+                asking, scorer, lambda key, request: Answer(math.nan, {}, Cost()), Ledger(Budget(3, None, None, None))
+            )
+        )
     wild = ["evaluator.weight_optimiser.learning_rate=1e30", "evaluator.weight_optimiser.clip=inf"]
     blackbox.run(composed("search", *TINY_SEARCH, "method=random", "budget.evaluations=2", *wild), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]

@@ -14,7 +14,7 @@ from darts.runtime.files import lock_folder
 from darts.spaces.genotype import to_json
 from darts.spaces.published import published
 from darts.train import brief, retraining
-from tests.conftest import TINY, configuration, run_command
+from tests.conftest import ROOT, TINY, configuration, run_command
 from tests.faults.test_kills import Killed, kill_after
 
 TINY_TUNE = [*TINY, "genotype=darts_v2", "train.epochs=1", "train.batch_size=16"]
@@ -177,7 +177,10 @@ def test_the_command_runs_for_real_and_other_settings_are_refused(tmp_path):
     command = ["-m", "darts.tune", *TINY_TUNE, "trials=2", "hydra.run.dir=out"]
     done = run_command(command, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "next:   python train_final.py genotype=darts_v2 weight_optimiser.learning_rate=" in done.stdout
+    assert (
+        f"next:   PYTHONPATH={ROOT} python -m darts.train genotype=darts_v2 weight_optimiser.learning_rate="
+        in done.stdout
+    )
     assert (tmp_path / "out" / "study.db").exists()
     done = run_command([*command, "train.epochs=2"], tmp_path)
     assert done.returncode == 2 and "train.epochs was 1 and is now 2" in done.stderr

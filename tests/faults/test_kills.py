@@ -43,12 +43,12 @@ def kill_after(monkeypatch, module, step_name: str, steps: int, error: BaseExcep
     original = getattr(module, step_name)
     done = 0
 
-    def step(*arguments):
+    def step(*arguments, **named):
         nonlocal done
         if done == steps:
             raise error
         done += 1
-        return original(*arguments)
+        return original(*arguments, **named)
 
     monkeypatch.setattr(module, step_name, step)
 

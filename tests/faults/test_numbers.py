@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 
-from darts.loop.optimisation import Mean, RunningMeans
+from darts.loop.optimisation import RunningMeans
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.errors import NotFiniteError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.spaces.published import published
 from darts.tasks.batches import Preparation
+from darts.tasks.task import Mean
 from darts.train import retraining as retrain
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 
@@ -27,7 +28,7 @@ def poisoned_images(patch, batches: int):
     def augmented(self, raw):
         seen.append(raw)
         batch = original(self, raw)
-        return batch._replace(images=batch.images * math.nan) if len(seen) == batches else batch
+        return batch._replace(inputs=batch.inputs * math.nan) if len(seen) == batches else batch
 
     patch.setattr(Preparation, "augmented", augmented)
 

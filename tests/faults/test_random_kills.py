@@ -41,6 +41,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(kind, tmp_path, 
 
 
 COMPARE = ["-m", "darts.compare", *TINY_TRAIN, "random.samples=2", "methods=[darts,random]", "seeds=[0]",
+           "allow_underpowered=true",
            "+searches.search.batch_size=16", "+searches.evaluator.network.channels=2",
            "+searches.evaluator.train.batch_size=16", "+searches.network.channels=2", "budget.epochs=3"]  # fmt: skip
 

@@ -233,6 +233,8 @@ def checkpointed(tmp_path):
     [
         (lambda s: s["position"].update(ended=True, epoch=2), "position.ended is true, but nothing ends this run"),
         (lambda s: s["position"].update(step=2), "means is empty after 2 steps"),
+        (lambda s: s["means"].clear(), "means is empty after 0 steps"),
+        (lambda s: s["means"].append({"train/loss": [1.0, 2]}), "means names other quantities for one process"),
         (lambda s: s["history"][0].update({"valid/accuracy": 5.0}), "valid/accuracy is 5.0, not a number from 0 to 1"),
         (lambda s: s["history"][0].update({"train/loss": float("nan")}), "train/loss is nan"),
         (lambda s: s["history"][0].update(epoch=77), r"history is of the epochs \[77, 2\], not of 1 to 2"),

@@ -88,8 +88,8 @@ def die_in_write(place: str, number: int) -> None:
                 die()
         return system_open(path, flags, mode)
 
-    def buffered(handle, mode="r"):
-        file = fdopen(handle, mode)
+    def buffered(handle, mode="r", **reading):
+        file = fdopen(handle, mode, **reading)
         checkpoint = len(writes) > number and not renames and place == "half written"
         return HalfWritten(file) if checkpoint and mode == "wb" else file
 
