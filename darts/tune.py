@@ -241,11 +241,16 @@ def open_study(folder: Path) -> optuna.study.Study:
 
 
 def require_own_trials(study: optuna.study.Study, settings: TuneSettings, file: Path) -> None:
-    """`UserError` where a study holds trials of other parameters, other ranges or impossible accuracies."""
+    """`UserError` where a study holds trials of other parameters, other ranges or impossible accuracies.
+
+    A trial whose process was killed while it was asked for has a part of its parameters.
+    """
+    import optuna
+
     ranges = {given.name: given for given in map(settings.range_of, settings.parameters)}
     for trial in study.get_trials(deepcopy=False):
         own = all(_within(value, ranges[name]) for name, value in trial.params.items() if name in ranges)
-        whole = trial.params.keys() == ranges.keys() or not trial.state.is_finished() or not trial.params
+        whole = trial.params.keys() == ranges.keys() or trial.state is not optuna.trial.TrialState.COMPLETE
         possible = trial.value is None or 0 <= trial.value <= 1
         if not (own and whole and trial.params.keys() <= ranges.keys() and possible):
             told = f"trial {trial.number} has {dict(trial.params)} and the accuracy {trial.value}"

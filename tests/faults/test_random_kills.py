@@ -40,6 +40,16 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(kind, tmp_path, 
     injected("run killed at a random moment", told["died"].count(-signal.SIGKILL), 1)
 
 
+@pytest.mark.slow(60)
+def test_a_study_killed_at_any_statement_of_its_database_ends_as_if_it_had_not_been(tmp_path, injected):
+    done = run_command(["-m", "tests.faults.killed_studies", str(tmp_path)], ROOT)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["others"] == [] and told["last"] == 0, (told, done.stderr)
+    assert told["statements"] > 50
+    injected("study killed at a statement of its database", told["statements"], told["statements"])
+
+
 COMPARE = ["-m", "darts.compare", *TINY_TRAIN, "random.samples=2", "methods=[darts,random]", "seeds=[0]",
            "allow_underpowered=true",
            "+searches.search.batch_size=16", "+searches.evaluator.network.channels=2",
