@@ -229,15 +229,37 @@ def open_study(folder: Path) -> optuna.study.Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = (folder / "study.db").resolve()
-    opener = {"creator": lambda: sqlite3.connect(file)}  # a name in an address could be taken for something else
+    if not file.exists():
+        make_study(file)
     damage = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, OverflowError)
     with usable_study(file, *damage, optuna.exceptions.OptunaError):
-        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=opener)
-        study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+        study = optuna.load_study(storage=open_storage(file), study_name="tune")
         for trial in study.get_trials(deepcopy=False):
             if trial.state is optuna.trial.TrialState.RUNNING:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
+
+
+def make_study(file: Path) -> None:
+    """Write the database of a study without trials; a process that is killed meanwhile leaves no half of it there."""
+    import optuna
+
+    begun = file.with_name("study.begun.db")
+    for left in (begun, begun.with_name(f"{begun.name}-journal")):
+        left.unlink(missing_ok=True)
+    with usable_study(file):
+        storage = open_storage(begun)
+        optuna.create_study(storage=storage, study_name="tune", direction="maximize")
+        storage.remove_session()
+        storage.engine.dispose()
+    begun.replace(file)
+
+
+def open_storage(file: Path) -> optuna.storages.RDBStorage:
+    """Open a study's database; its name is no part of an address, where it could be taken for something else."""
+    import optuna
+
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(file)})
 
 
 def require_own_trials(study: optuna.study.Study, settings: TuneSettings, file: Path) -> None:

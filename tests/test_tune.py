@@ -84,6 +84,17 @@ def test_a_study_stopped_within_a_trial_goes_on_with_more_trials(tmp_path, monke
     assert first[0][0].value in [trial.value for trial in first[1]]
 
 
+def test_a_study_stopped_between_two_parameters_of_a_trial_goes_on(known, tmp_path):
+    tune.run(plain("trials=1"), tmp_path / "whole")
+    tune.run(plain("trials=1"), tmp_path / "again")
+    trial = tune.open_study(tmp_path / "again").ask()
+    trial.suggest_float("weight_optimiser.learning_rate", 0.01, 0.3, log=True)  # and then the process dies
+    for name in ("whole", "again"):
+        tune.run(plain("trials=2"), tmp_path / name)
+    ended = [tune.ended_trials(tune.open_study(tmp_path / name)) for name in ("whole", "again")]
+    assert [trial.value for trial in ended[0]] == [trial.value for trial in ended[1]]
+
+
 def test_a_study_that_was_asked_for_more_is_unfinished_until_it_has_them(known, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["-m", "darts.tune", *TINY_TUNE, "hydra.run.dir=runs/tune/a"]
