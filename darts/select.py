@@ -123,9 +123,9 @@ def accuracies_of(
 
 def accuracy_of(settings: SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:
     """Validation accuracy after a brief training; 0 where it diverges."""
-    from darts.train.brief import validation_accuracy, zero_if_diverged
+    from darts.train.brief import unless_diverged, validation_accuracy
 
-    return zero_if_diverged(lambda: validation_accuracy(settings, genotype, data, folder))[0]
+    return unless_diverged(lambda: validation_accuracy(settings, genotype, data, folder))[0]
 
 
 def keep_best(

@@ -300,7 +300,7 @@ def run_trial(
     """Ask the study for one trial's values, train by them, and tell it the accuracy."""
     import optuna
 
-    from darts.train.brief import zero_if_diverged
+    from darts.train.brief import unless_diverged
 
     typed = typed_settings(settings, TuneSettings)
     number = int(folder.name)
@@ -309,7 +309,7 @@ def run_trial(
     values = proposed(trial, typed.parameters)
     chosen = with_values(settings, values)
     cell = cells[chosen.genotype].genotype
-    accuracy, diverged = zero_if_diverged(lambda: score(chosen, cell, folder, opened))
+    accuracy, diverged = unless_diverged(lambda: score(chosen, cell, folder, opened))
     if diverged:
         trial.set_user_attr(DIVERGED, True)
     study.tell(trial, accuracy)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from darts.blackbox import loop as blackbox
 from darts.compare.plan import RANDOM
 from darts.compare.report import make_report
 from darts.compare.sentences import sentences
@@ -414,7 +415,6 @@ def test_what_is_tested_is_the_epoch_of_the_lowest_validation_loss(text, tmp_pat
 REFUSED = {
     "pc_darts": "channels", "drnas_progressive": "channels", "darts_minus": "edge_extras", "p_darts": "edge_extras",
     "r_darts_dp": "edge_extras", "oles": "weight_gradient", "lambda_darts": "weight_gradient",
-    **dict.fromkeys(("evolution", "random", "local_search"), "a method by gradients with a text"),
 }  # fmt: skip
 
 
@@ -527,9 +527,76 @@ def test_searched_cells_of_a_text_are_compared_with_random_ones(text, tmp_path):
     assert "test perplexity" in page and "test accuracy" not in page.split("Best practice")[0]
 
 
-def test_random_search_on_a_text_is_refused_in_a_line(text):
-    with pytest.raises(UserError, match=r"random\.search is True; it must be false with a text"):
-        composed("compare", *small(text, "methods=[darts]"))
+@pytest.mark.slow(20)
+def test_a_method_is_compared_with_random_search_of_the_same_budget(text, tmp_path):
+    sizes = ["train.batch_size=4", "train.epochs=1", "language.test_columns=2", "random.samples=2"]
+    own = [f"+searches.{one}" for one in ("language.units=6", "language.piece=8", "language.evaluation_columns=4")]
+    own += ["+searches.evaluator.train.batch_size=4", "+searches.search.batch_size=4", "+searches.search.epochs=1"]
+    few = ["methods=[darts]", "seeds=[0]", "allow_underpowered=true", "hydra.run.dir=out"]
+    command = ["-m", "darts.compare", *small(text, *sizes), *own, *few]
+    done = run_command(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {one["group"] for one in report["outcomes"]} == {"darts", "random", RANDOM}
+    (searched,) = (tmp_path / "out" / "searches").glob("random_*")
+    lines = [json.loads(line) for line in (searched / "history.jsonl").read_text().splitlines()]
+    assert [line["cost/epochs"] for line in lines] == [1, 1]  # as darts: a pass for the weights, one for alpha
+
+
+# Searches by scores.
+
+
+def score_settings(folder: Path, *overrides: str):
+    few = ["evaluator=brief_training_text", "evaluator.train.batch_size=4", "budget.evaluations=3"]
+    return composed("search", *small(folder, *few, *overrides))
+
+
+def test_a_cell_is_scored_by_its_log_likelihood_after_a_brief_training(text, tmp_path):
+    settings = score_settings(text, "method=random", "evaluator.train.epochs=2")
+    found = blackbox.run(settings, tmp_path / "search")
+    lines = [json.loads(line) for line in (tmp_path / "search" / "history.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and max(line["score"] for line in lines) == found.provenance["score"] < 0
+    assert [line["cost/epochs"] for line in lines] == [2, 2, 2]
+    same = ["language.piece_deviation=0", "language.dropout_output=0.2", "language.average_after=0"]
+    whole = final_settings(
+        text, "genotype=random:1", "train.epochs=2", *same
+    )  # the same training as a retraining: its validation perplexity is the score's
+    result = retrain.run(whole, found, tmp_path / "training")
+    assert result["validation_perplexity"] == pytest.approx(math.exp(-found.provenance["score"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["evolution", "local_search", "successive_halving", "genetic"])
+def test_strategies_search_a_recurrent_cell(method, text, tmp_path):
+    own = {"evolution": ["method.population=2", "method.sample=1"],
+           "genetic": ["method.population=2", "method.tournament=1", "method.elite=1"]}.get(method, [])  # fmt: skip
+    settings = score_settings(text, f"method={method}", "rules.forbidden=[identity]", "dataset.fraction=0.3", *own)
+    found = blackbox.run(settings, tmp_path)
+    assert len(found.cells[RECURRENT].nodes) == 8 and "identity" not in found.operations()
+
+
+def test_a_search_by_scores_killed_within_a_training_resumes_equal(text, tmp_path):
+    settings = score_settings(text, "method=random", "evaluator.train.epochs=2", "checkpoint.minutes=1e-9")
+    blackbox.run(settings, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, training, "train_step", 45)
+        blackbox.run(settings, tmp_path / "killed")
+    assert not (tmp_path / "killed" / "genotype.json").exists()
+    blackbox.run(settings, tmp_path / "killed")
+    for name in ("history.jsonl", "genotype.json"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_training_that_diverges_has_the_worst_score_and_is_told(text, tmp_path, caplog):
+    settings = score_settings(text, "method=random", "evaluator.weight_optimiser.learning_rate=1e30",
+                              "evaluator.weight_optimiser.clip=inf", "budget.evaluations=1")  # fmt: skip
+    found = blackbox.run(settings, tmp_path)
+    assert found.provenance["score"] == -100 and "its score counts as -100" in caplog.text
+
+
+@pytest.mark.parametrize("evaluator", ["zero_cost", "multi_objective"])
+def test_an_evaluator_of_images_is_refused_in_a_line(evaluator, text):
+    with pytest.raises(UserError, match=f"evaluator is '{evaluator}'; it must be brief_training_text with a text"):
+        composed("search", *small(text, "method=random", f"evaluator={evaluator}"))
 
 
 PLUGIN = """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from darts.blackbox.settings import (
     InheritedWeights,
     MultiObjective,
     TableLookup,
+    TextBlackBoxSettings,
     ZeroCost,
 )
 from darts.loop.settings import taken_over
 from darts.models.cost import network_costs
 from darts.models.network import build_network
+from darts.models.recurrent import macs_of_a_word
 from darts.models.settings import NetworkSettings
 from darts.models.supernet import Mixing
 from darts.models.supernet_macs import DIFFERENTIATED, SupernetMacs
@@ -34,19 +37,21 @@ from darts.runtime.errors import UserError
 from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import Table
-from darts.spaces.search_space import InputShape, plan_cells
+from darts.spaces.search_space import RECURRENT, InputShape, plan_cells
 from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
-from darts.train.brief import validation_accuracy, zero_if_diverged
-from darts.train.settings import BriefSettings
+from darts.tasks.pieces import TextSearchData, in_columns, train_data_of
+from darts.tasks.searched import SearchedData
+from darts.train.brief import BriefData, unless_diverged, validation_score
+from darts.train.settings import BriefSettings, TextBriefSettings
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What evaluations have in common: the settings, its two splits of the images, device, table, folder."""
+    """What evaluations have in common: the settings, the data's two splits, device, table, folder."""
 
     settings: EvaluationSettings
-    data: SearchData
+    data: SearchedData
     device: torch.device
     table: Table | None
     folder: Path
@@ -54,10 +59,7 @@ class EvaluationContext:
 
 def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
     """Train by a fraction of the epochs, each time from scratch with a whole cosine schedule."""
-    images = len(context.data.split.train) + len(context.data.split.valid)
-    part = len(context.data.split.train) / images
-    own_batches = context.data.train.of(how.train.batch_size, "evaluator.train.batch_size")
-    data = dataclasses.replace(context.data, train=own_batches)
+    work = _work_of_text(how, context) if isinstance(context.data, TextSearchData) else _work_of_images(how, context)
 
     def lasts(fraction: float) -> int:
         return max(1, round(how.train.epochs * fraction))
@@ -65,15 +67,63 @@ def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         settings = training_settings(context.settings, how, lasts(fraction))
         folder = context.folder / "evaluations" / f"{canonical(genotype)}_{lasts(fraction)}"
-        accuracy, diverged = zero_if_diverged(lambda: validation_accuracy(settings, genotype, data, folder, quiet=True))
+
+        def trained() -> float:
+            return validation_score(settings, genotype, work.data, folder, quiet=True)
+
+        found, diverged = unless_diverged(trained, work.data.task.metric)
         shutil.rmtree(folder, ignore_errors=True)  # the score is written down by the search
-        return accuracy, {"diverged": 1.0} if diverged else {}
+        return found, {"diverged": 1.0} if diverged else {}
 
     def macs(genotype: Genotype, fraction: float) -> float:
-        passes = DIFFERENTIATED * lasts(fraction) * len(context.data.split.train) + len(context.data.split.valid)
-        return float(passes * _network_macs(genotype, how.network, context.data.shape))
+        return work.macs(genotype, lasts(fraction))
 
-    return Scorer(score, lambda fraction: part * lasts(fraction), macs, partial_effort=True, effort=lasts)
+    return Scorer(score, lambda fraction: work.part * lasts(fraction), macs, partial_effort=True, effort=lasts)
+
+
+@dataclass(frozen=True)
+class BriefWork:
+    """What a brief training trains on, and what it costs."""
+
+    data: BriefData
+    part: float  # of a pass over all training data, an epoch
+    macs: Callable[[Genotype, int], float]  # multiply-adds of a training of so many epochs with its evaluations
+
+
+def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefWork:
+    whole = images_of(context)
+    train, valid = len(whole.split.train), len(whole.split.valid)
+
+    def macs(genotype: Genotype, epochs: int) -> float:
+        passes = DIFFERENTIATED * epochs * train + valid
+        return passes * _network_macs(genotype, how.network, whole.shape)
+
+    own_batches = whole.train.of(how.train.batch_size, "evaluator.train.batch_size")
+    return BriefWork(dataclasses.replace(whole, train=own_batches), train / (train + valid), macs)
+
+
+def _work_of_text(how: BriefTraining, context: EvaluationContext) -> BriefWork:
+    settings = context.settings
+    if not isinstance(settings, TextBlackBoxSettings) or not isinstance(context.data, TextSearchData):
+        raise TypeError("a text is opened by settings of a text")
+    corpus, language = context.data.corpus, settings.language
+    columns = in_columns(corpus.parts["train"], how.train.batch_size, "evaluator.train.batch_size")
+    data = train_data_of(corpus, language, columns, settings.seed, context.device)
+    words, judged = data.train.text.numel(), data.valid.text.numel()
+
+    def macs(genotype: Genotype, epochs: int) -> float:
+        nodes = len(genotype.cells[RECURRENT].nodes)
+        of_a_word = macs_of_a_word(language.units, data.shape.vocabulary, nodes)
+        return float(epochs * (DIFFERENTIATED * words + judged) * of_a_word)
+
+    return BriefWork(data, 1.0, macs)
+
+
+def images_of(context: EvaluationContext) -> SearchData:
+    """The images of a search; `TypeError` where it is of a text, whose settings allow brief trainings only."""
+    if isinstance(context.data, TextSearchData):
+        raise TypeError("this evaluator scores on images")
+    return context.data
 
 
 def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape) -> float:
@@ -83,8 +133,9 @@ def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape) 
 
 def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: int) -> BriefSettings:
     """The settings of a brief training within a search."""
+    kind = TextBriefSettings if settings.dataset.is_text else BriefSettings
     return taken_over(
-        BriefSettings,
+        kind,
         settings,
         network=how.network,
         weight_optimiser=how.weight_optimiser,
@@ -95,18 +146,19 @@ def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: 
 
 def inherited_weights(how: InheritedWeights, context: EvaluationContext) -> Scorer:
     """Accuracy of the genotype's path through a trained supernet."""
-    supernet = trained_supernet(Path(how.supernet), how.network, context.settings, context.data, context.device)
+    data = images_of(context)
+    supernet = trained_supernet(Path(how.supernet), how.network, context.settings, data, context.device)
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
-        batches = context.data.valid.mixed()
+        batches = data.valid.mixed()
         return path_accuracy(supernet, genotype, context.settings.space, batches, how.batch_statistics), {}
 
-    size, space, shape = how.network, context.settings.space, context.data.shape
+    size, space, shape = how.network, context.settings.space, data.shape
     plans = plan_cells(size.cells, size.channels, space.multipliers(), space.layout)
     counts = SupernetMacs(plans, space, shape, size.stem_reductions, Mixing())
 
     def macs(genotype: Genotype, fraction: float) -> float:
-        return float(len(context.data.split.valid) * counts.of_one_image(path_of(genotype, space)))
+        return float(len(data.split.valid) * counts.of_one_image(path_of(genotype, space)))
 
     return Scorer(score, macs=macs)
 
@@ -126,8 +178,9 @@ def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
 
 def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
     """A score of the untrained network on one batch of the training split."""
-    size, shape = how.network, context.data.shape
-    batch = context.data.train.first(how.batch_size)
+    data = images_of(context)
+    size, shape = how.network, data.shape
+    batch = data.train.first(how.batch_size)
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         with ambient(context.settings.seed, "weights"):
@@ -146,7 +199,7 @@ def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         accuracy, metrics = inner.score(genotype, fraction)
-        costs = network_costs(genotype, how.network, context.data.shape, context.device)
+        costs = network_costs(genotype, how.network, images_of(context).shape, context.device)
         weighed = accuracy
         for name, target in how.targets.items():
             weighed *= 1.0 if target is None else (costs[name] / target) ** how.exponent

@@ -17,7 +17,7 @@ from darts.blackbox.exchange import Answer, Cost, Ledger, Scorer, exchange
 from darts.blackbox.generator import Generator, Limit
 from darts.blackbox.journal import Journal, Line
 from darts.blackbox.pareto import draw_front, front
-from darts.blackbox.settings import BlackBoxSettings
+from darts.blackbox.settings import BlackBoxSettings, TextBlackBoxSettings
 from darts.blackbox.strategy import Pool, Request
 from darts.config.identity import digest, identity
 from darts.loop import plotting
@@ -41,12 +41,13 @@ from darts.runtime.signals import deferred_signals, pending_signal, raise_if_int
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.spaces.sources import finished_genotype
-from darts.tasks.batches import SearchData, search_data
-from darts.tasks.settings import require_images
+from darts.tasks.batches import SearchData
+from darts.tasks.searched import SearchedData, searched_data
 from darts.tasks.summary import log_summary, summary_of
 
 log = logging.getLogger(__name__)
 KIND = "search by scores"  # what run.json calls it
+ONE_COLUMN = 1  # of a text, which an evaluator lays into columns of its own
 
 
 @dataclass
@@ -56,7 +57,7 @@ class BlackBoxSearch:
     settings: BlackBoxSettings
     folder: Path
     device: torch.device
-    data: SearchData
+    data: SearchedData
     table: Table | None
     scorer: Scorer
     pool: Pool
@@ -133,7 +134,9 @@ def evaluate_all(search: BlackBoxSearch) -> None:
     """Ask and answer until the strategy or the budget ends, with a line on the console for every evaluation."""
     settings = search.settings
     digits = len(str(settings.budget.evaluations or ""))
-    advice = f"lower evaluator.network ({settings.evaluator.network.channels} channels) or the evaluator's batch size"
+    text = isinstance(settings, TextBlackBoxSettings)
+    size = "language.units" if text else f"evaluator.network ({settings.evaluator.network.channels} channels)"
+    advice = f"lower {size} or the evaluator's batch size"
     with memory_advice(advice):
         for line in search.lines():
             of = f"/{settings.budget.evaluations}" if settings.budget.evaluations else ""
@@ -148,7 +151,10 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     own = experiment(settings)
     refuse_other_run(folder, KIND, own)
     loop = settings.search
-    data = search_data(require_images(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
+    language, batch_size = None, loop.batch_size
+    if isinstance(settings, TextBlackBoxSettings):
+        language, batch_size = settings.language, ONE_COLUMN
+    data = searched_data(settings.dataset, language, loop.train_fraction, batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
     if settings.method.partial_effort and not scorer.partial_effort:
@@ -171,9 +177,9 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     return BlackBoxSearch(settings, folder, device, data, table, scorer, pool, Ledger(settings.budget), journal, own)
 
 
-def limits(settings: BlackBoxSettings, data: SearchData, device: torch.device) -> list[Limit]:
+def limits(settings: BlackBoxSettings, data: SearchedData, device: torch.device) -> list[Limit]:
     """What a cell may cost, as sums over its edges."""
-    if not settings.constraints.any:
+    if not settings.constraints.any or not isinstance(data, SearchData):  # constraints are on networks of images
         return []
     model = CostModel(settings.constraints, settings.space, data.shape, device)
     return [

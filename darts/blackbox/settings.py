@@ -19,7 +19,7 @@ from darts.loop.settings import (
 from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.spaces.nasbench201 import BenchmarkTable
-from darts.tasks.settings import require_images
+from darts.tasks.settings import Dataset, LanguageSettings, TextDataset
 from darts.train.settings import TrainLoop
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ class EvaluationSettings(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size("dataset.image_size", require_images(self.dataset).image_size, self.evaluator.network)
+        if isinstance(self.dataset, Dataset):
+            check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
 
 
 @dataclass
@@ -177,12 +178,16 @@ class BlackBoxSettings(EvaluationSettings):
     kind: ClassVar[str] = "by scores of cells"
     unused: ClassVar[tuple[str, ...]] = ("search.epochs", "search.initial_alpha", "constraints.weight")
 
+    def trained_fraction(self) -> float:
+        """The fraction of the training data that an epoch of a brief training passes over."""
+        return self.search.train_fraction
+
     def planned_epochs(self) -> float | None:
-        """Passes over all training images that the search may take at most; None where that is not known."""
+        """Passes over all training data that the search may take at most; None where that is not known."""
         how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
         limits = [] if self.budget.epochs is None else [self.budget.epochs]
         if self.budget.evaluations is not None and isinstance(how, BriefTraining):
-            limits.append(self.budget.evaluations * how.train.epochs * self.search.train_fraction)
+            limits.append(self.budget.evaluations * how.train.epochs * self.trained_fraction())
         return min(limits) if limits else None
 
     def __post_init__(self) -> None:
@@ -200,3 +205,37 @@ class BlackBoxSettings(EvaluationSettings):
         require(
             computes or budget.macs is None, "budget.macs", budget.macs, "null with a table, which computes nothing"
         )
+
+
+OF_IMAGES: dict[type, str] = {
+    InheritedWeights: "inherited",
+    TableLookup: "table",
+    ZeroCost: "zero_cost",
+    MultiObjective: "multi_objective",
+}
+
+
+@dataclass
+class TextBlackBoxSettings(BlackBoxSettings):
+    """The settings of a search by scores for the cell of a language model."""
+
+    dataset: TextDataset
+    language: LanguageSettings
+
+    unused: ClassVar[tuple[str, ...]] = (
+        *BlackBoxSettings.unused,
+        *("constraints", "benchmark", "memory", "search.train_fraction", "search.batch_size", "evaluator.network"),
+        *("evaluator.train.cutout", "evaluator.train.drop_path", "evaluator.train.auxiliary_weight"),
+        *("evaluator.train.recipe", "evaluator.weight_optimiser.final_learning_rate"),
+        *("evaluator.weight_optimiser.cosine_unit", "language.masks", "language.unrolled_embedding"),
+        "language.test_columns",
+    )
+
+    def trained_fraction(self) -> float:
+        return 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = OF_IMAGES.get(type(self.evaluator))
+        require(name is None, "evaluator", name, "brief_training_text with a text")
+        require(not self.graphs, "graphs", self.graphs, "false with a text, whose pieces differ in length")

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from darts.compare.settings import CompareSettings
 from darts.config.compose import dotted_key, quoted
 from darts.config.identity import digest
+from darts.config.implied import implied_choices
 from darts.config.registry import typed_overrides
 from darts.loop.record import experiment
 from darts.runtime.errors import UserError
@@ -114,7 +115,9 @@ def settings_of_search(settings: CompareSettings, method: str, seed: int) -> Sea
     refuse_shared_settings(settings, method, own)
     any_method = [] if method in settings.methods else ["for_method=null"]  # an experiment may be of one method
     given = [*shared, f"method={name}", f"seed={seed_of(method, seed)}", *given_limits, *scored, *any_method]
-    found = _composed(method, (*given, *flat(settings.searches), *own))
+    searches = flat(settings.searches)
+    following = implied_choices("search", [*given, *searches, *own])
+    found = _composed(method, (*given, *following, *searches, *own))
     for override in own:
         refuse_unused(dotted_key(override), found)
     if settings.budget.evaluations is not None and isinstance(found, SearchSettings):

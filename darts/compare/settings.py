@@ -83,9 +83,6 @@ class CompareSettings(RunSettings):
         require(1 <= self.retrainings <= 1000, "retrainings", self.retrainings, "from 1 to 1000")
         once = self.retrainings == 1 or self.benchmark.table is None
         require(once, "retrainings", self.retrainings, "1 where benchmark.table judges, which says the same again")
-        searched = bool(self.methods) and self.random.search and self.dataset.is_text
-        allowed = "false with a text: random search scores cells, which is of images only so far"
-        require(not searched, "random.search", self.random.search, allowed)
         allowed = "parameters, macs or null"
         require(self.adjust_for in (None, "parameters", "macs"), "adjust_for", self.adjust_for, allowed)
         single = len(self.searched) == 1 or (bool(self.methods) and len(self.seeds) == 1)

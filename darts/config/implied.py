@@ -10,11 +10,15 @@ from collections.abc import Sequence
 
 from darts.config.overrides import given_value
 
-FOLLOWING = {
-    ("space", "recurrent"): ("dataset", "bible"),
-    ("dataset", "bible"): ("space", "recurrent"),
-    ("dataset", "text_folder"): ("space", "recurrent"),
-}
+FOLLOWING = [  # a choice and one that follows from it
+    (("space", "recurrent"), ("dataset", "bible")),
+    (("dataset", "bible"), ("space", "recurrent")),
+    (("dataset", "text_folder"), ("space", "recurrent")),
+    (("space", "recurrent"), ("evaluator", "brief_training_text")),
+    (("dataset", "bible"), ("evaluator", "brief_training_text")),
+    (("dataset", "text_folder"), ("evaluator", "brief_training_text")),
+]
+NOT_TYPED = ("evaluator=brief_training_text",)  # which a search by gradients ignores, and does not refuse
 WITH_DATA = ("search", "final", "compare", "select", "tune", "correlate", "benchmark")  # commands with a data set
 
 
@@ -27,7 +31,9 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
     if command not in WITH_DATA or "experiment" in typed:  # which chooses both
         return []
     found = []
-    for (group, name), (other, following) in FOLLOWING.items():
-        if typed.get(group) == name and other not in typed:
+    for (group, name), (other, following) in FOLLOWING:
+        useless = other == "evaluator" and command != "search"
+        if typed.get(group) == name and other not in typed and not useless:
+            typed[other] = following
             found.append(f"{other}={following}")
     return found

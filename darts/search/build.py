@@ -14,20 +14,18 @@ from darts.models.supernet_macs import SupernetMacs
 from darts.runtime.seeding import ambient
 from darts.search.settings import SearchSettings, TextSearchSettings
 from darts.spaces.search_space import InputShape, plan_cells
-from darts.tasks.batches import SearchData, search_data
-from darts.tasks.pieces import TextSearchData, TextShape, text_search_data
-from darts.tasks.settings import UnrolledEmbedding, require_images
+from darts.tasks.pieces import TextShape
+from darts.tasks.searched import SearchedData, searched_data
+from darts.tasks.settings import UnrolledEmbedding
 
-SearchedData = SearchData | TextSearchData
 AnySupernet = Supernet | RecurrentSupernet
 
 
 def open_data(settings: SearchSettings, device: torch.device) -> SearchedData:
     """Open what a search learns from, in its two splits; the test data stay closed."""
     loop = settings.search
-    if isinstance(settings, TextSearchSettings):
-        return text_search_data(settings.dataset, settings.language, loop.batch_size, settings.seed, device)
-    return search_data(require_images(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
+    language = settings.language if isinstance(settings, TextSearchSettings) else None
+    return searched_data(settings.dataset, language, loop.train_fraction, loop.batch_size, settings.seed, device)
 
 
 def build_supernet(

@@ -10,8 +10,9 @@ from typing import ClassVar
 from omegaconf import DictConfig
 
 from darts.blackbox import predictor, strategies  # noqa: F401  they register themselves
-from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules
+from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules, TextBlackBoxSettings
 from darts.config.compose import dotted_key, typed_settings
+from darts.config.implied import NOT_TYPED
 from darts.config.registry import command_settings
 from darts.loop.settings import (
     ArchitectureOptimiser,
@@ -91,7 +92,11 @@ class SearchSettings(RunSettings):
             return 1.0
         of_weights = max(1, rule.inner_steps)
         of_products = 1 if rule.inner_steps else 0  # a training batch of its own for alpha's step
-        return (of_weights + of_products + 1) * self.search.train_fraction
+        return (of_weights + of_products + 1) * self.trained_fraction()
+
+    def trained_fraction(self) -> float:
+        """The fraction of the training data that moves the weights once an epoch; as much moves alpha."""
+        return self.search.train_fraction
 
     def _check_method(self) -> None:
         method, width = self.method, self.network.channels
@@ -146,6 +151,9 @@ class TextSearchSettings(SearchSettings):
         *("budget.evaluations", "network", "constraints", "benchmark", "memory", "search.train_fraction"),
         *("language.test_columns", "language.average_after"),
     )
+
+    def trained_fraction(self) -> float:
+        return 1.0
 
     def _check_method(self) -> None:
         """Refuse what mixes, drops or widens maps of images."""
@@ -203,8 +211,7 @@ class AnySearchSettings(DataSettings):
         if isinstance(self.method, Method):
             kind = TextSearchSettings if self.dataset.is_text else SearchSettings
             return taken_over(kind, self)
-        require(not self.dataset.is_text, "method", self.method.name, "a method by gradients with a text")
-        return taken_over(BlackBoxSettings, self)
+        return taken_over(TextBlackBoxSettings if self.dataset.is_text else BlackBoxSettings, self)
 
 
 def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> SearchSettings | BlackBoxSettings:
@@ -214,7 +221,8 @@ def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> Search
     """
     settings = typed_settings(config, AnySearchSettings).narrowed()
     for override in overrides:
-        refuse_unused(dotted_key(override), settings)
+        if override not in NOT_TYPED:
+            refuse_unused(dotted_key(override), settings)
     return settings
 
 

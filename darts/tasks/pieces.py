@@ -266,8 +266,15 @@ def text_train_data(
 ) -> TextTrainData:
     """Open the training and the validation part for a retraining; the test part stays closed."""
     corpus = open_corpus(dataset)
-    usual = Lengths(language.piece, 0.0, 0.0, 0)
     train = in_columns(corpus.parts["train"], columns, "train.batch_size")
+    return train_data_of(corpus, language, train, seed, device)
+
+
+def train_data_of(
+    corpus: Corpus, language: LanguageSettings, train: Tensor, seed: int, device: torch.device
+) -> TextTrainData:
+    """What a training sees of an opened text whose training part lies in columns."""
+    usual = Lengths(language.piece, 0.0, 0.0, 0)
     valid = in_columns(corpus.parts["valid"], language.evaluation_columns, "language.evaluation_columns")
     return TextTrainData(
         shape=TextShape(len(corpus.vocabulary.tokens)),

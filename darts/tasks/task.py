@@ -60,6 +60,7 @@ class Metric:
     higher_is_better: bool
     least: float  # that it can be
     most: float
+    worst_score: float  # of cells that are scored by brief trainings: what one that diverges counts as
 
     def score(self, value: float) -> float:
         """The value so that higher is better."""
@@ -70,8 +71,8 @@ class Metric:
         return f"{100 * value:.{digits}f}%" if self.name == "accuracy" else f"{value:.{digits}f}"
 
 
-ACCURACY = Metric("accuracy", higher_is_better=True, least=0.0, most=1.0)
-PERPLEXITY = Metric("perplexity", higher_is_better=False, least=1.0, most=math.inf)
+ACCURACY = Metric("accuracy", higher_is_better=True, least=0.0, most=1.0, worst_score=0.0)
+PERPLEXITY = Metric("perplexity", higher_is_better=False, least=1.0, most=math.inf, worst_score=-100.0)  # nats
 
 
 METRICS = {metric.name: metric for metric in (ACCURACY, PERPLEXITY)}

@@ -1,10 +1,11 @@
-"""A genotype trained briefly on the training split and judged on the validation split; no test image is read."""
+"""A genotype trained briefly on the training split and judged on the validation split; test data stay closed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from darts.loop.optimisation import evaluate
 from darts.loop.run_state import load_checkpoint
@@ -12,11 +13,27 @@ from darts.loop.settings import taken_over
 from darts.runtime.errors import NotFiniteError
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData
-from darts.train import retraining
+from darts.tasks.pieces import TextTrainData
+from darts.tasks.task import ACCURACY, Metric
+from darts.train import language, retraining
 from darts.train.result import protocol
-from darts.train.settings import BriefSettings
+from darts.train.settings import BriefSettings, TextBriefSettings
 
 log = logging.getLogger(__name__)
+BriefData = SearchData | TextTrainData
+
+
+def validation_score(
+    settings: BriefSettings, genotype: Genotype, data: BriefData, folder: Path, quiet: bool = False
+) -> float:
+    """Train a cell by these settings; its score on the validation split, of which more is better.
+
+    Of images the accuracy (0 to 1), of a text the mean log-likelihood of a word in nats, in the best epoch. The same
+    folder resumes.
+    """
+    if isinstance(data, TextTrainData):
+        return _log_likelihood(settings, genotype, data, folder, quiet)
+    return validation_accuracy(settings, genotype, data, folder, quiet)
 
 
 def validation_accuracy(
@@ -25,22 +42,44 @@ def validation_accuracy(
     """Train a cell on the one part of the training images; its accuracy on the other. The same folder resumes."""
     settings = taken_over(BriefSettings, settings)  # of a study that may go on with more trials
     train = TrainData(data.shape, data.train, data.train.preparation)
+    own = protocol(settings, genotype)
+    saved = load_checkpoint(folder, own)
     state = retraining.new_state(settings, genotype, train, folder)
-    state.tracker.quiet = quiet
-    state.experiment = protocol(settings, genotype)
-    saved = load_checkpoint(folder, state.experiment)
-    if saved is not None:
-        state.restore(saved)
-    with state.tracker.open():
-        retraining.run_epochs(state)
+    _train(state, own, saved, quiet)
     network = state.tested_network()
     return evaluate(network, network, data.valid.mixed())["accuracy"]
 
 
-def zero_if_diverged(training: Callable[[], float]) -> tuple[float, bool]:
-    """The accuracy that a training gives, 0 with a warning where it diverges, and whether it did."""
+def _log_likelihood(
+    settings: BriefSettings, genotype: Genotype, data: TextTrainData, folder: Path, quiet: bool
+) -> float:
+    settings = taken_over(TextBriefSettings, settings)
+    own = protocol(settings, genotype)
+    saved = load_checkpoint(folder, own)
+    state = language.new_state(settings, genotype, data, folder, language.was_averaging(saved))
+    _train(state, own, saved, quiet)
+    return -float(state.kept()["loss"])
+
+
+def _train(
+    state: retraining.TrainState | language.LanguageState,
+    own: dict[str, Any],
+    saved: dict[str, Any] | None,
+    quiet: bool,
+) -> None:
+    """Run the epochs that a checkpoint of the same settings, if there is one, has not run."""
+    state.experiment = own
+    state.tracker.quiet = quiet
+    if saved is not None:
+        state.restore(saved)
+    with state.tracker.open():
+        retraining.run_epochs(state)
+
+
+def unless_diverged(training: Callable[[], float], metric: Metric = ACCURACY) -> tuple[float, bool]:
+    """The score that a training gives, the metric's worst with a warning where it diverges, and whether it did."""
     try:
-        return training(), False
+        return max(training(), metric.worst_score), False
     except NotFiniteError as error:
-        log.warning("a training diverged, and its accuracy counts as 0: %s", error)
-        return 0.0, True
+        log.warning("a training diverged, and its score counts as %g: %s", metric.worst_score, error)
+        return metric.worst_score, True

@@ -55,7 +55,7 @@ from darts.tasks.pieces import Pieces, RawPiece, TextTrainData, text_test_pieces
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import StepMetrics
 from darts.train.result import KIND, Result
-from darts.train.settings import TextFinalSettings
+from darts.train.settings import TextBriefSettings, TextFinalSettings
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 class LanguageState(RunState):
     """Everything the training works on; a checkpoint holds exactly what changes."""
 
-    settings: TextFinalSettings
+    settings: TextFinalSettings | TextBriefSettings
     genotype: Genotype
     data: TextTrainData
     network: RecurrentNetwork
@@ -121,6 +121,12 @@ class LanguageState(RunState):
     def record_epoch(self) -> None:
         """Judge the epoch on the validation text and write it down."""
         record_epoch(self)
+
+    def kept(self) -> dict[str, Any]:
+        """The epoch of the lowest validation loss, its loss and weights; `TypeError` before the first has ended."""
+        if self.best is None:
+            raise TypeError("there is a best epoch after the first one")
+        return self.best
 
     def finish(self, folder: Path) -> Result:
         """Test, and write the results."""
@@ -226,8 +232,7 @@ def start_or_resume(
     data = text_train_data(settings.dataset, settings.language, settings.train.batch_size, settings.seed, device)
     summary = summary_of(settings.dataset, data)
     log_summary(summary)
-    averaging = saved is not None and saved.get("averaging") is True
-    state = new_state(settings, genotype, data, folder, averaging)
+    state = new_state(settings, genotype, data, folder, was_averaging(saved))
     state.experiment = own
     if distributed.is_main_process():
         claim_folder(folder, KIND, own, device, data_record(summary, own))
@@ -242,8 +247,17 @@ def start_or_resume(
     return state
 
 
+def was_averaging(saved: dict[str, Any] | None) -> bool:
+    """Whether a checkpoint, if there is one, is of a training whose averaged SGD had begun."""
+    return saved is not None and saved.get("averaging") is True
+
+
 def new_state(
-    settings: TextFinalSettings, genotype: Genotype, data: TextTrainData, folder: Path, averaging: bool = False
+    settings: TextFinalSettings | TextBriefSettings,
+    genotype: Genotype,
+    data: TextTrainData,
+    folder: Path,
+    averaging: bool = False,
 ) -> LanguageState:
     """A training before its first step, or with the optimiser of a checkpoint."""
     language = settings.language
@@ -266,9 +280,8 @@ def new_state(
 def finish(state: LanguageState, folder: Path) -> Result:
     """Test the best weights, and write weights.pt and then result.json: where it exists the training has ended."""
     settings, flat = state.settings, state.experiment
-    if state.best is None:
-        raise TypeError("a training ends after its first epoch")
-    state.network.load_state_dict(state.best["weights"])
+    kept = state.kept()
+    state.network.load_state_dict(kept["weights"])
     pieces = text_test_pieces(settings.dataset, settings.language, state.data)
     log.info("testing on %d words", pieces.text.numel())
     tested = evaluated(state, pieces)
@@ -278,8 +291,8 @@ def finish(state: LanguageState, folder: Path) -> Result:
         "version": __version__,
         "test_perplexity": tested["perplexity"],
         "test_loss": tested["loss"],
-        "validation_perplexity": math.exp(state.best["loss"]),
-        "kept_epoch": state.best["epoch"],
+        "validation_perplexity": math.exp(kept["loss"]),
+        "kept_epoch": kept["epoch"],
         "averaged_from": next((line["epoch"] for line in state.tracker.history if line["averaging"]), None),
         "parameters": count_parameters(state.network),
         "macs": macs_of_a_word(units, words, len(state.genotype.cells[RECURRENT].nodes)),  # of a word

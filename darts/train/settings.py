@@ -236,6 +236,14 @@ class BriefSettings(RunSettings):
         refuse_replaced(key, self)
 
 
+@dataclass
+class TextBriefSettings(BriefSettings):
+    """A brief training of a language model on the training text, judged on the validation text."""
+
+    dataset: TextDataset
+    language: LanguageSettings
+
+
 def refuse_graphs_of_draws(graphs: bool, recipe: Recipe) -> None:
     """`UserError` where steps whose images are mixed on the host would be recorded as one graph."""
     different = recipe.draws or recipe.optimiser is not Optimiser.SGD or recipe.average > 0
