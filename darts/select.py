@@ -1,7 +1,8 @@
 """The best of several searches: python -m darts.select "searched=[runs/search/SWEEP]" [train.epochs=3] ...
 
-Each found cell is trained briefly on one part of the training images and judged on the other; the test images are never
-read. So Liu et al. 2019 (section 3.2) pick one of four searches before the final training.
+Each found cell is trained briefly on one part of the training images and judged on the other, or on a text and judged
+on its validation part; test data are never read. So Liu et al. 2019 (section 3.2) pick one of four searches before the
+final training.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from darts.spaces.fixed import find_cell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import next_settings
 from darts.spaces.sources import folders_of_searches, read_genotype
-from darts.tasks.settings import require_images
-from darts.train.settings import LESS_MEMORY, BriefSettings, rate_setting
+from darts.train.settings import LESS_MEMORY, AnyBriefSettings, rate_setting
 
 if TYPE_CHECKING:
-    from darts.tasks.batches import SearchData
+    from darts.tasks.task import Metric
+    from darts.train.brief import BriefData
 
 log = logging.getLogger("darts")
 KIND = "selection"  # what run.json calls it
@@ -36,7 +37,7 @@ KIND = "selection"  # what run.json calls it
 
 @command_settings("select")
 @dataclass
-class SelectSettings(BriefSettings):
+class SelectSettings(AnyBriefSettings):
     """The settings of `python -m darts.select`."""
 
     searched: list[str]  # folders of searches or of sweeps, published names, files, cells as printed
@@ -69,7 +70,7 @@ def named_cells(settings: SelectSettings) -> list[str]:
 
 
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
-    """Write the best cell's genotype.json and the accuracies of all; returns its name and those."""
+    """Write the best cell's genotype.json and the metric of all; returns its name and those."""
     from darts.loop.record import (
         claim_folder,
         experiment,
@@ -79,82 +80,77 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
         warn_of_other_data,
     )
     from darts.runtime.device import memory_advice, ready_device
-    from darts.tasks.batches import search_data
+    from darts.train.brief import open_brief_data
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     with lock_folder(folder), deferred_signals(), memory_advice(LESS_MEMORY):
         with stopped_at_once():
             own = experiment(settings)
             refuse_other_run(folder, KIND, own)
-            data = search_data(
-                require_images(settings.dataset),
-                settings.train_fraction,
-                settings.train.batch_size,
-                settings.seed,
-                device,
-                setting="train.batch_size",
-            )
+            data = open_brief_data(settings, device)
             found = candidates(settings, folder)
             claim_folder(folder, KIND, own, device)
             for name, genotype in found.items():
                 warn_of_other_data(name, genotype, settings)
-        accuracies = accuracies_of(settings, found, data, folder)
+        scores = scores_of(settings, found, data, folder)
         require_same_data(own, settings.dataset)
-        best = keep_best(found, accuracies, folder, rate_setting(settings.train))
+        best = keep_best(found, scores, folder, data.task.metric, rate_setting(settings.train))
         record_end(folder)
         return best
 
 
-def accuracies_of(
-    settings: SelectSettings, found: dict[str, Genotype], data: SearchData, folder: Path
-) -> dict[str, float]:
-    """By name the validation accuracy of every cell; equal cells are trained once."""
+def scores_of(settings: SelectSettings, found: dict[str, Genotype], data: BriefData, folder: Path) -> dict[str, float]:
+    """By name the score of every cell's brief training; equal cells are trained once."""
     known: dict[str, float] = {}  # by the cell itself
-    accuracies: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for number, (name, genotype) in enumerate(found.items(), start=1):
         log.info("%d/%d: %s", number, len(found), name)
         digest = genotype.digest()
         if digest not in known:
-            known[digest] = accuracy_of(settings, genotype, data, folder / "trials" / digest)
-        accuracies[name] = known[digest]
+            known[digest] = score_of(settings, genotype, data, folder / "trials" / digest)
+        scores[name] = known[digest]
         raise_if_interrupted(pending_signal())
-    return accuracies
+    return scores
 
 
-def accuracy_of(settings: SelectSettings, genotype: Genotype, data: SearchData, folder: Path) -> float:
-    """Validation accuracy after a brief training; 0 where it diverges."""
-    from darts.train.brief import unless_diverged, validation_accuracy
+def score_of(settings: SelectSettings, genotype: Genotype, data: BriefData, folder: Path) -> float:
+    """The score of a brief training; the worst where it diverges."""
+    from darts.train.brief import unless_diverged, validation_score
 
-    return unless_diverged(lambda: validation_accuracy(settings, genotype, data, folder))[0]
+    return unless_diverged(lambda: validation_score(settings, genotype, data, folder), data.task.metric)[0]
 
 
 def keep_best(
-    found: dict[str, Genotype], accuracies: dict[str, float], folder: Path, rate: str
+    found: dict[str, Genotype], scores: dict[str, float], folder: Path, metric: Metric, rate: str
 ) -> tuple[str, dict[str, float]]:
-    """Write the accuracies and, last, the best cell; `UserError` where no training has learned anything."""
-    best = max(accuracies, key=lambda name: accuracies[name])
-    if accuracies[best] == 0:
+    """Write the metric of all cells and, last, the best cell; `UserError` where no training has learned anything."""
+    best = max(scores, key=lambda name: scores[name])
+    if scores[best] == metric.worst_score:
         raise UserError(f"every training diverged or learned nothing; lower {rate}")
-    provenance: dict[str, Any] = {**found[best].provenance, "selected": {"from": len(found), "accuracies": accuracies}}
+    values = {name: metric.of_brief_training(score) for name, score in scores.items()}
+    provenance: dict[str, Any] = {**found[best].provenance, "selected": {"from": len(found), metric.plural: values}}
     chosen = Genotype(found[best].space, found[best].cells, provenance)
-    write_json(folder / "selection.json", {"chosen": best, "validation_accuracy": accuracies})
+    write_json(folder / "selection.json", {"chosen": best, f"validation_{metric.name}": values})
     write_bytes(folder / "genotype.json", to_json(chosen).encode())
-    return best, accuracies
+    return best, values
 
 
 @cli_command("select")
 def main(settings: DictConfig) -> float:
-    """Choose; returns the validation error of the chosen cell."""
+    """Choose; returns the validation error, or perplexity, of the chosen cell."""
+    from darts.tasks.task import metric_of
+
     typed = typed_settings(settings, SelectSettings)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    best, accuracies = choose(typed, folder)
+    best, values = choose(typed, folder)
+    metric = metric_of(typed.dataset)
     log.info("")
-    for name, accuracy in sorted(accuracies.items(), key=lambda pair: -pair[1]):
-        log.info("%6.2f%%  %s%s", 100 * accuracy, name, "  <- chosen" if name == best else "")
+    for name, value in sorted(values.items(), key=lambda pair: -metric.score(pair[1])):
+        log.info("%7s  %s%s", metric.shown(value), name, "  <- chosen" if name == best else "")
     log.info("result: %s", folder / "genotype.json")
     own = [f"genotype={quoted(str(folder))}", *next_settings(read_genotype(folder, typed.space))]
     log.info("next:   %s", next_command("python train_final.py", *own, without=["space"]))
-    return 1 - accuracies[best]
+    return metric.loss(values[best])
 
 
 if __name__ == "__main__":

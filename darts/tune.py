@@ -28,14 +28,13 @@ from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import derive
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.fixed import FixedCell, find_cell, fixed_cells
-from darts.tasks.settings import require_images
-from darts.train.settings import LESS_MEMORY, BriefSettings, replaced
+from darts.train.settings import LESS_MEMORY, AnyBriefSettings, replaced
 
 if TYPE_CHECKING:
     import optuna
 
     from darts.spaces.genotype import Genotype
-    from darts.tasks.batches import SearchData
+    from darts.train.brief import BriefData
 
 log = logging.getLogger("darts")
 KIND = "study of hyperparameters"  # what run.json calls it
@@ -60,7 +59,7 @@ def _number(text: str) -> float:
 
 @command_settings("tune")
 @dataclass
-class TuneSettings(BriefSettings):
+class TuneSettings(AnyBriefSettings):
     """The settings of `python -m darts.tune`."""
 
     genotype: str  # latest, random, random:7, a published name, a path, or a cell as printed
@@ -127,27 +126,28 @@ def _is_setting(settings: DictConfig, name: str) -> bool:
     return OmegaConf.is_dict(holder) and last in holder
 
 
-def score(settings: TuneSettings, genotype: Genotype, folder: Path, opened: dict[str, SearchData]) -> float:
-    """Validation accuracy of a brief training; images that a trial has opened serve the next ones."""
-    from darts.train.brief import validation_accuracy
+def score(settings: TuneSettings, genotype: Genotype, folder: Path, opened: dict[str, BriefData]) -> float:
+    """The score of a brief training; data that a trial has opened serve the next ones."""
+    from darts.train.brief import validation_score
 
-    return validation_accuracy(settings, genotype, data_of(settings, opened), folder, quiet=True)
+    return validation_score(settings, genotype, data_of(settings, opened), folder, quiet=True)
 
 
-def data_of(settings: TuneSettings, opened: dict[str, SearchData]) -> SearchData:
-    """The images of a trial, in batches of its size; `UserError` for a batch of more images than there are."""
+def data_of(settings: TuneSettings, opened: dict[str, BriefData]) -> BriefData:
+    """The data of a trial, in batches of its size; `UserError` for a batch of more than there is."""
     from darts.runtime.device import ready_device
-    from darts.tasks.batches import search_data
+    from darts.train.brief import in_batches_of, open_brief_data
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     key = repr((settings.dataset, settings.train_fraction))
     if key not in opened:
-        opened.clear()  # one set of images at a time
-        opened[key] = search_data(require_images(settings.dataset), settings.train_fraction, 2, settings.seed, device)
-    return dataclasses.replace(opened[key], train=opened[key].train.of(settings.train.batch_size))
+        opened.clear()  # one data set at a time
+        loop = dataclasses.replace(settings.train, batch_size=2)
+        opened[key] = open_brief_data(dataclasses.replace(settings, train=loop), device)
+    return in_batches_of(settings, opened[key])
 
 
-def check_ranges(settings: DictConfig, opened: dict[str, SearchData]) -> None:
+def check_ranges(settings: DictConfig, opened: dict[str, BriefData]) -> None:
     """`UserError` for a parameter that is no setting, or whose least, greatest or any named value is refused."""
     typed = typed_settings(settings, TuneSettings)
     names = {TuneSettings.range_of(text).name for text in typed.parameters}
@@ -190,7 +190,7 @@ def run(settings: DictConfig, folder: Path) -> Result:
             present = {key: value for key, value in experiment(typed).items() if key != "trials"}
             refuse_other_run(folder, KIND, present)
             cells = cells_of_study(typed, folder)
-            opened: dict[str, SearchData] = {}
+            opened: dict[str, BriefData] = {}
             check_ranges(settings, opened)
             claim_folder(folder, KIND, present, device)
             for name, cell in cells.items():
@@ -263,19 +263,22 @@ def open_storage(file: Path) -> optuna.storages.RDBStorage:
 
 
 def require_own_trials(study: optuna.study.Study, settings: TuneSettings, file: Path) -> None:
-    """`UserError` where a study holds trials of other parameters, other ranges or impossible accuracies.
+    """`UserError` where a study holds trials of other parameters, other ranges or impossible scores.
 
     A trial whose process was killed while it was asked for has a part of its parameters.
     """
     import optuna
 
+    from darts.tasks.task import metric_of
+
+    least, most = metric_of(settings.dataset).worst_score, 0 if settings.dataset.is_text else 1
     ranges = {given.name: given for given in map(settings.range_of, settings.parameters)}
     for trial in study.get_trials(deepcopy=False):
         own = all(_within(value, ranges[name]) for name, value in trial.params.items() if name in ranges)
         whole = trial.params.keys() == ranges.keys() or trial.state is not optuna.trial.TrialState.COMPLETE
-        possible = trial.value is None or 0 <= trial.value <= 1
+        possible = trial.value is None or least <= trial.value <= most
         if not (own and whole and trial.params.keys() <= ranges.keys() and possible):
-            told = f"trial {trial.number} has {dict(trial.params)} and the accuracy {trial.value}"
+            told = f"trial {trial.number} has {dict(trial.params)} and the score {trial.value}"
             raise UserError(f"{file} is not of this study: {told}; remove the folder to start again")
 
 
@@ -284,7 +287,7 @@ def _within(value: Any, given: Range) -> bool:
 
 
 def ended_trials(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that have an accuracy; one whose training diverged has 0."""
+    """The trials that have a score; one whose training diverged has the worst."""
     import optuna
 
     return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
@@ -295,11 +298,12 @@ def run_trial(
     settings: DictConfig,
     cells: dict[str, FixedCell],
     folder: Path,
-    opened: dict[str, SearchData],
+    opened: dict[str, BriefData],
 ) -> None:
-    """Ask the study for one trial's values, train by them, and tell it the accuracy."""
+    """Ask the study for one trial's values, train by them, and tell it the score."""
     import optuna
 
+    from darts.tasks.task import metric_of
     from darts.train.brief import unless_diverged
 
     typed = typed_settings(settings, TuneSettings)
@@ -309,23 +313,26 @@ def run_trial(
     values = proposed(trial, typed.parameters)
     chosen = with_values(settings, values)
     cell = cells[chosen.genotype].genotype
-    accuracy, diverged = unless_diverged(lambda: score(chosen, cell, folder, opened))
+    metric = metric_of(typed.dataset)
+    found, diverged = unless_diverged(lambda: score(chosen, cell, folder, opened), metric)
     if diverged:
         trial.set_user_attr(DIVERGED, True)
-    study.tell(trial, accuracy)
+    study.tell(trial, found)
     shown = ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
-    log.info("trial %d/%d  validation accuracy %.2f%%, best %.2f%%  %s", number + 1, typed.trials, 100 * accuracy,
-             100 * study.best_value, shown)  # fmt: skip
+    value, best = (metric.shown(metric.of_brief_training(known)) for known in (found, study.best_value))
+    log.info("trial %d/%d  validation %s %s, best %s  %s", number + 1, typed.trials, metric.name, value, best, shown)
 
 
 def finish(study: optuna.study.Study, settings: TuneSettings, cells: dict[str, FixedCell], folder: Path) -> Result:
     """Write best.json, where it exists the study has ended; `UserError` where every training diverged."""
-    trials = ended_trials(study)
+    from darts.tasks.task import metric_of
+
+    trials, metric = ended_trials(study), metric_of(settings.dataset)
     if all(trial.user_attrs.get(DIVERGED) for trial in trials):
         raise UserError(f"parameters: all {len(trials)} trainings diverged; give ranges with lower rates")
     cell = cells[str(study.best_params.get("genotype", settings.genotype))]
     best = {
-        "accuracy": study.best_value,
+        metric.name: metric.of_brief_training(study.best_value),
         "values": study.best_params,
         "trials": settings.trials,
         "cell": cell.genotype.digest(),
@@ -341,16 +348,19 @@ def _shown(value: Any) -> str:
 
 @cli_command("tune")
 def main(settings: DictConfig) -> float:
-    """Run the study; returns the best validation error."""
+    """Run the study; returns the best validation error, or perplexity."""
+    from darts.tasks.task import metric_among
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     best = run(settings, folder)
     values = {"genotype": best["genotype"], **{k: v for k, v in best["values"].items() if k != "genotype"}}
     given = [f"{name}={quoted(str(value))}" for name, value in values.items()]
     following = next_command("python train_final.py", *given, carried=(*CARRIED, *SIZES), without=list(values))
-    log.info("\nbest validation accuracy %.2f%%", 100 * best["accuracy"])
+    metric = metric_among(best, "")
+    log.info("\nbest validation %s %s", metric.name, metric.shown(best[metric.name]))
     log.info("result: %s, the study in %s", folder / "best.json", folder / "study.db")
     log.info("next:   %s", following)
-    return float(1 - best["accuracy"])
+    return metric.loss(float(best[metric.name]))
 
 
 if __name__ == "__main__":

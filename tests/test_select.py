@@ -31,7 +31,7 @@ def test_the_best_on_validation_images_is_chosen_and_equal_cells_are_trained_onc
     trained = []
     by_digest = {published(name).digest(): v for name, v in (("darts_v1", 0.3), ("darts_v2", 0.9), ("snas", 0.5))}
 
-    def accuracy(settings, genotype: Genotype, data, folder) -> float:
+    def accuracy(settings, genotype: Genotype, data, folder, quiet=False) -> float:
         trained.append(genotype.digest())
         return by_digest[genotype.digest()]
 

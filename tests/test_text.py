@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from darts import select, tune
 from darts.blackbox import loop as blackbox
 from darts.compare.plan import RANDOM
 from darts.compare.report import make_report
@@ -38,7 +40,7 @@ from darts.tasks.pieces import Lengths, Pieces, in_columns, places
 from darts.tasks.text import END, UNKNOWN, open_corpus, vocabulary_of
 from darts.train import language as training
 from darts.train import retraining as retrain
-from tests.conftest import ROOT, composed, run_command
+from tests.conftest import ROOT, composed, configuration, run_command
 from tests.faults.leavings import bits
 from tests.faults.test_kills import Killed, kill_after
 
@@ -541,6 +543,98 @@ def test_a_method_is_compared_with_random_search_of_the_same_budget(text, tmp_pa
     (searched,) = (tmp_path / "out" / "searches").glob("random_*")
     lines = [json.loads(line) for line in (searched / "history.jsonl").read_text().splitlines()]
     assert [line["cost/epochs"] for line in lines] == [1, 1]  # as darts: a pass for the weights, one for alpha
+
+
+def test_a_perplexity_as_printed_counts_the_first_word_of_a_column(text, tmp_path):
+    results = {}
+    for kind in ("EXACT", "AS_PRINTED"):
+        settings = final_settings(text, "genotype=darts_v1", "train.epochs=1", f"language.perplexity={kind}")
+        results[kind] = retrain.run(settings, published("darts_v1_recurrent"), tmp_path / kind)
+    rows = len(open_corpus(settings.dataset, ("test",)).parts["test"]) // 2  # of two columns
+    exact, printed = (results[kind]["test_perplexity"] for kind in ("EXACT", "AS_PRINTED"))
+    assert printed == pytest.approx(math.exp(math.log(exact) * (rows - 1) / rows), rel=1e-9) and printed < exact
+
+
+# By experiment: units, batch, dropouts (in the order of DROPOUTS), weight decay, parameters and vocabulary of a retraining:
+# Liu et al. 2019, appendix A.1.2, and rnn/train.py of their code with what its README gives for WikiText-2.
+DROPOUTS = ("embedding", "inputs", "cell_input", "hidden", "output")
+PUBLISHED = {
+    "darts_ptb": (850, 64, (0.1, 0.2, 0.75, 0.25, 0.75), 8e-7, 22_960_000, 10_000),
+    "darts_wikitext2": (700, 64, (0.1, 0.2, 0.75, 0.15, 0.75), 5e-7, 33_127_878, 33_278),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings_of_texts_are_the_papers(name, text):
+    units, batch, dropouts, decay, parameters, vocabulary = PUBLISHED[name]
+    own = [f"experiment={name}", f"dataset.root={text}"]
+    final = composed("final", *own, "genotype=darts_v2")
+    language, rule = final.language, final.weight_optimiser
+    kept = [
+        getattr(language, f"dropout_{place}") for place in ("embedding", "inputs", "cell_input", "hidden", "output")
+    ]
+    assert (language.units, final.train.batch_size, tuple(kept), rule.weight_decay) == (units, batch, dropouts, decay)
+    assert (rule.learning_rate, rule.clip, rule.momentum, language.average_after) == (20, 0.25, 0, 5)
+    assert (language.piece, language.piece_halved, language.piece_deviation, language.temporal) == (35, 0.05, 5, 1e-3)
+    assert (language.evaluation_columns, language.test_columns) == (10, 1)
+    network = RecurrentNetwork(published("darts_v2_recurrent"), vocabulary, units)
+    assert sum(weight.numel() for weight in network.parameters()) == parameters
+    for method in ("darts", "darts_second_order"):
+        search_it = composed("search", *own, f"method={method}")
+        rule, alpha, language = search_it.weight_optimiser, search_it.architecture_optimiser, search_it.language
+        assert (search_it.search.epochs, search_it.search.batch_size, language.units) == (50, 256, 300)
+        assert (rule.learning_rate, rule.final_learning_rate, rule.weight_decay, rule.clip) == (20, 20, 5e-7, 0.25)
+        assert (alpha.learning_rate, alpha.weight_decay, alpha.beta1, alpha.beta2) == (3e-3, 1e-3, 0.9, 0.999)
+        assert (language.dropout_embedding, language.dropout_hidden, language.piece_deviation) == (0, 0.25, 0)
+    assert search_it.dataset.name == name.removeprefix("darts_") and search_it.space.name == "recurrent"
+
+
+# Choosing and tuning.
+
+
+def brief(command: str, folder: Path, *overrides: str):
+    small_training = ["train.batch_size=4", "train.epochs=2", "language.average_after=0", "language.piece_deviation=0"]
+    return composed(command, *small(folder, *small_training, *overrides))
+
+
+def test_the_cell_of_the_lowest_validation_perplexity_is_chosen(text, tmp_path):
+    best, values = select.choose(brief("select", text, "searched=[darts_v1,darts_v2,enas]"), tmp_path)
+    assert set(values) == {"darts_v1", "darts_v2", "enas"} and values[best] == min(values.values()) > 1
+    chosen = json.loads((tmp_path / "selection.json").read_text())
+    assert chosen == {"chosen": best, "validation_perplexity": values}
+    same = ["genotype=darts_v2", "train.epochs=2", "language.piece_deviation=0", "language.average_after=0"]
+    result = retrain.run(final_settings(text, *same), published("darts_v2_recurrent"), tmp_path / "training")
+    assert result["validation_perplexity"] == pytest.approx(values["darts_v2"], rel=1e-6)
+
+
+def test_a_text_is_tuned_by_its_perplexity(text, tmp_path):
+    given = ["genotype=darts_v2", "trials=3", "parameters=[train.batch_size 2|4,weight_optimiser.learning_rate 1 20]"]
+    small_training = ["train.epochs=1", "language.average_after=0"]
+    settings = copy.deepcopy(configuration("tune", *small(text, *small_training, *given)))
+    best = tune.run(settings, tmp_path)
+    scores = [trial.value for trial in tune.ended_trials(tune.open_study(tmp_path))]
+    assert len(scores) == 3 and best["perplexity"] == pytest.approx(math.exp(-max(scores)))
+    assert tune.run(settings, tmp_path) == best
+
+
+@pytest.mark.parametrize("command", ["search", "final", "select", "tune"])
+def test_a_lower_learning_rate_needs_no_second_setting(command, text):
+    given = {"select": ["searched=[darts_v1,darts_v2]"], "final": ["genotype=darts_v1"]}.get(command, [])
+    settings = composed(command, *small(text, "weight_optimiser.learning_rate=3", *given))
+    assert settings.weight_optimiser.final_learning_rate == settings.weight_optimiser.learning_rate == 3
+
+
+@pytest.mark.parametrize("command", ["select", "tune"])
+def test_settings_of_images_are_refused_with_a_text_and_the_reverse(command, text):
+    with pytest.raises(UserError, match="graphs is True; it must be false with a text"):
+        brief(command, text, "graphs=true")
+    given = ["genotype=darts_v2"] if command == "tune" else ["searched=[darts_v1,darts_v2]"]
+    for own, told in (
+        ([*small(text), "network.channels=4"], "network.channels"),
+        (["language.units=4"], "language.units"),
+    ):
+        done = run_command(["-m", f"darts.{command}", *given, *own], text)
+        assert done.returncode == 2 and f"{told} is given, but a " in done.stderr
 
 
 # Searches by scores.

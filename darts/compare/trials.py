@@ -171,7 +171,7 @@ def run_trial(config: DictConfig) -> float:
             metric = metric_among(result, "test_")
             value = float(result[f"test_{metric.name}"])
             log.info("test %s %s", metric.name, metric.shown(value))
-            return 1 - value if metric.higher_is_better else value
+            return metric.loss(value)
     raise UserError(
         f"trial is {settings.trial!r}; there is none of that name; the data or the settings have changed since it was "
         "planned, or the name is wrong"

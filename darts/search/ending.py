@@ -99,7 +99,7 @@ def error_of(genotype: Genotype) -> float:
     """What a sweeper minimises: the error of the supernet, or a metric of which less is better."""
     metric = supernet_metric(genotype)
     value = float(genotype.provenance[f"supernet_valid_{metric.name}"])
-    return 1 - value if metric.higher_is_better else value
+    return metric.loss(value)
 
 
 def announce(genotype: Genotype, folder: Path) -> None:

@@ -149,7 +149,7 @@ class TextSearchSettings(SearchSettings):
 
     unused: ClassVar[tuple[str, ...]] = (
         *("budget.evaluations", "network", "constraints", "benchmark", "memory", "search.train_fraction"),
-        *("language.test_columns", "language.average_after"),
+        *("language.test_columns", "language.average_after", "language.perplexity"),
     )
 
     def trained_fraction(self) -> float:
@@ -211,7 +211,8 @@ class AnySearchSettings(DataSettings):
         if isinstance(self.method, Method):
             kind = TextSearchSettings if self.dataset.is_text else SearchSettings
             return taken_over(kind, self)
-        return taken_over(TextBlackBoxSettings if self.dataset.is_text else BlackBoxSettings, self)
+        by_scores = TextBlackBoxSettings if self.dataset.is_text else BlackBoxSettings
+        return taken_over(by_scores, self)
 
 
 def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> SearchSettings | BlackBoxSettings:

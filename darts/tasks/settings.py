@@ -219,6 +219,13 @@ class UnrolledEmbedding(Enum):
     HELD = "held"  # it stays, as in the code of Liu et al. 2019, whose tied matrix has two names
 
 
+class Perplexity(Enum):
+    """Over how many words the perplexity of an evaluated text is a mean."""
+
+    EXACT = "exact"  # those that are predicted: all of a column but the first
+    AS_PRINTED = "as_printed"  # all of a column, as in the code behind the published numbers, which is a little less
+
+
 @dataclass
 class LanguageSettings:
     """How a language model is built, read and regularised (Liu et al. 2019, appendix A.1.2; Merity et al. 2018)."""
@@ -238,6 +245,7 @@ class LanguageSettings:
     piece_most_above: int  # words by which a piece may be longer than `piece`
     evaluation_columns: int  # columns of the validation text where it is only evaluated
     test_columns: int  # columns of the test text
+    perplexity: Perplexity  # over how many words a perplexity is a mean: EXACT, or AS_PRINTED in the papers
     unrolled_embedding: UnrolledEmbedding  # whether the second order's unrolled step moves the embedding
     average_after: int  # epochs without a lower validation loss until averaged SGD takes over; 0: never
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from darts.runtime import distributed
 from darts.runtime.device import widened
+from darts.tasks.settings import AnyDataset
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,38 @@ class Metric:
     higher_is_better: bool
     least: float  # that it can be
     most: float
-    worst_score: float  # of cells that are scored by brief trainings: what one that diverges counts as
+    plural: str
+    worst_score: float  # what a brief training that diverges counts as
 
     def score(self, value: float) -> float:
         """The value so that higher is better."""
         return value if self.higher_is_better else -value
+
+    def loss(self, value: float) -> float:
+        """The value so that lower is better, as a sweeper wants it: the error in place of an accuracy."""
+        return 1 - value if self.higher_is_better else value
+
+    def of_brief_training(self, score: float) -> float:
+        """The value that a brief training's score stands for: an accuracy, or minus the logarithm of a perplexity."""
+        return score if self.higher_is_better else math.exp(-score)
 
     def shown(self, value: float, digits: int = 2) -> str:
         """A value for people: accuracies in percent, others as they are."""
         return f"{100 * value:.{digits}f}%" if self.name == "accuracy" else f"{value:.{digits}f}"
 
 
-ACCURACY = Metric("accuracy", higher_is_better=True, least=0.0, most=1.0, worst_score=0.0)
-PERPLEXITY = Metric("perplexity", higher_is_better=False, least=1.0, most=math.inf, worst_score=-100.0)  # nats
+ACCURACY = Metric("accuracy", higher_is_better=True, least=0.0, most=1.0, plural="accuracies", worst_score=0.0)
+PERPLEXITY = Metric(
+    "perplexity", higher_is_better=False, least=1.0, most=math.inf, plural="perplexities", worst_score=-100.0
+)
 
 
 METRICS = {metric.name: metric for metric in (ACCURACY, PERPLEXITY)}
+
+
+def metric_of(dataset: AnyDataset) -> Metric:
+    """The metric by which what is learned from a data set is judged."""
+    return PERPLEXITY if dataset.is_text else ACCURACY
 
 
 def metric_among(names: Collection[str], prefix: str) -> Metric:

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from darts.loop.optimisation import evaluate
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import taken_over
 from darts.runtime.errors import NotFiniteError
 from darts.spaces.genotype import Genotype
-from darts.tasks.batches import SearchData, TrainData
-from darts.tasks.pieces import TextTrainData
+from darts.tasks.batches import SearchData, TrainData, search_data
+from darts.tasks.pieces import TextTrainData, in_columns, text_train_data, train_data_of
+from darts.tasks.settings import TextDataset, require_images
 from darts.tasks.task import ACCURACY, Metric
 from darts.train import language, retraining
 from darts.train.result import protocol
-from darts.train.settings import BriefSettings, TextBriefSettings
+from darts.train.settings import AnyBriefSettings, BriefSettings, TextBriefSettings
 
 log = logging.getLogger(__name__)
 BriefData = SearchData | TextTrainData
+
+
+def open_brief_data(settings: AnyBriefSettings, device: torch.device) -> BriefData:
+    """Open what brief trainings train on and are judged by, in batches of `train.batch_size`."""
+    dataset, columns = settings.dataset, settings.train.batch_size
+    if isinstance(dataset, TextDataset):
+        return text_train_data(dataset, settings.language, columns, settings.seed, device)
+    images = require_images(dataset)
+    return search_data(images, settings.train_fraction, columns, settings.seed, device, setting="train.batch_size")
+
+
+def in_batches_of(settings: AnyBriefSettings, opened: BriefData) -> BriefData:
+    """Opened data in batches of another size; `UserError`, naming the setting, for more than there is."""
+    size = settings.train.batch_size
+    if isinstance(opened, TextTrainData):
+        columns = in_columns(opened.corpus.parts["train"], size, "train.batch_size")
+        return train_data_of(opened.corpus, settings.language, columns, settings.seed, opened.device)
+    return dataclasses.replace(opened, train=opened.train.of(size))
 
 
 def validation_score(

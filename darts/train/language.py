@@ -52,6 +52,7 @@ from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.search_space import RECURRENT
 from darts.tasks.pieces import Pieces, RawPiece, TextTrainData, text_test_pieces, text_train_data
+from darts.tasks.settings import Perplexity
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import StepMetrics
 from darts.train.result import KIND, Result
@@ -219,7 +220,11 @@ def averaged_weights(state: LanguageState) -> Iterator[None]:
 def evaluated(state: LanguageState, pieces: Pieces) -> dict[str, float]:
     """Loss and perplexity of the network on a text."""
     with autocast(state.device, state.settings.precision):
-        return evaluate(state.network, state.network, pieces.evaluation(), task=state.data.task)
+        found = evaluate(state.network, state.network, pieces.evaluation(), task=state.data.task)
+    if state.settings.language.perplexity is Perplexity.AS_PRINTED:
+        rows = len(pieces.text)
+        found = state.data.task.completed({"loss": found["loss"] * (rows - 1) / rows})
+    return found
 
 
 def start_or_resume(

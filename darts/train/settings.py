@@ -26,6 +26,7 @@ class Optimiser(Enum):
     ADAMW = "adamw"
 
 
+GRAPHS_OF_TEXT = "false with a text, whose pieces differ in length"
 LEAST_BETA = 0.01  # below it float32 draws of Beta underflow, and give halves in place of zeros and ones
 
 
@@ -184,7 +185,7 @@ class TextFinalSettings(FinalSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(not self.graphs, "graphs", self.graphs, "false with a text, whose pieces differ in length")
+        require(not self.graphs, "graphs", self.graphs, GRAPHS_OF_TEXT)
 
 
 @command_settings("final")
@@ -234,6 +235,33 @@ class BriefSettings(RunSettings):
     def refuse_unused(self, key: str) -> None:
         """`UserError` where a setting is given that this call does not use; `key`: its dotted name."""
         refuse_replaced(key, self)
+
+
+OF_BRIEF_IMAGES = (
+    *("network", "memory", "recipe", "train.recipe", "train.cutout", "train.drop_path", "train.auxiliary_weight"),
+    *("train_fraction", "weight_optimiser.final_learning_rate", "weight_optimiser.cosine_unit"),
+)
+OF_LANGUAGE_SEARCH = ("language.masks", "language.unrolled_embedding")
+
+
+@dataclass
+class AnyBriefSettings(BriefSettings):
+    """The settings of a command that trains briefly, on images or on a text."""
+
+    language: LanguageSettings  # of a text
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(not (self.graphs and self.dataset.is_text), "graphs", self.graphs, GRAPHS_OF_TEXT)
+
+    def refuse_unused(self, key: str) -> None:
+        """`UserError` where a setting is given that trainings on these data do not use; `key`: its dotted name."""
+        of_text = (*OF_BRIEF_IMAGES, *OF_LANGUAGE_SEARCH, "language.test_columns")
+        ignored = of_text if self.dataset.is_text else ("language",)
+        if any(key == name or key.startswith(f"{name}.") for name in ignored):
+            kind = TextFinalSettings.kind if self.dataset.is_text else FinalSettings.kind
+            raise UserError(f"{key} is given, but {kind} is trained, which ignores it")
+        super().refuse_unused(key)
 
 
 @dataclass
