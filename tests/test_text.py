@@ -22,6 +22,7 @@ from darts.compare.report import make_report
 from darts.compare.sentences import sentences
 from darts.compare.tables import summary
 from darts.compare.trials import Outcome
+from darts.config.implied import implied_choices
 from darts.methods.hypergradient import FiniteDifference, Problem, unrolled_weights
 from darts.models.mixture import MixtureWeights
 from darts.models.recurrent import AlgebraicSupernet, Dropouts, RecurrentNetwork, RecurrentSupernet
@@ -555,7 +556,7 @@ def test_a_perplexity_as_printed_counts_the_first_word_of_a_column(text, tmp_pat
     assert printed == pytest.approx(math.exp(math.log(exact) * (rows - 1) / rows), rel=1e-9) and printed < exact
 
 
-# By experiment: units, batch, dropouts (in the order of DROPOUTS), weight decay, parameters and vocabulary of a retraining:
+# By experiment: units, batch, dropouts (order of DROPOUTS), weight decay, parameters, vocabulary of a retraining;
 # Liu et al. 2019, appendix A.1.2, and rnn/train.py of their code with what its README gives for WikiText-2.
 DROPOUTS = ("embedding", "inputs", "cell_input", "hidden", "output")
 PUBLISHED = {
@@ -570,9 +571,7 @@ def test_published_settings_of_texts_are_the_papers(name, text):
     own = [f"experiment={name}", f"dataset.root={text}"]
     final = composed("final", *own, "genotype=darts_v2")
     language, rule = final.language, final.weight_optimiser
-    kept = [
-        getattr(language, f"dropout_{place}") for place in ("embedding", "inputs", "cell_input", "hidden", "output")
-    ]
+    kept = [getattr(language, f"dropout_{place}") for place in DROPOUTS]
     assert (language.units, final.train.batch_size, tuple(kept), rule.weight_decay) == (units, batch, dropouts, decay)
     assert (rule.learning_rate, rule.clip, rule.momentum, language.average_after) == (20, 0.25, 0, 5)
     assert (language.piece, language.piece_halved, language.piece_deviation, language.temporal) == (35, 0.05, 5, 1e-3)
@@ -586,6 +585,8 @@ def test_published_settings_of_texts_are_the_papers(name, text):
         assert (rule.learning_rate, rule.final_learning_rate, rule.weight_decay, rule.clip) == (20, 20, 5e-7, 0.25)
         assert (alpha.learning_rate, alpha.weight_decay, alpha.beta1, alpha.beta2) == (3e-3, 1e-3, 0.9, 0.999)
         assert (language.dropout_embedding, language.dropout_hidden, language.piece_deviation) == (0, 0.25, 0)
+    (evaluator,) = implied_choices("search", own)
+    assert composed("search", *own, "method=random", evaluator).evaluator.train.epochs == 1
     assert search_it.dataset.name == name.removeprefix("darts_") and search_it.space.name == "recurrent"
 
 

@@ -17,6 +17,8 @@ FOLLOWING = [  # a choice and one that follows from it
     (("space", "recurrent"), ("evaluator", "brief_training_text")),
     (("dataset", "bible"), ("evaluator", "brief_training_text")),
     (("dataset", "text_folder"), ("evaluator", "brief_training_text")),
+    (("experiment", "darts_ptb"), ("evaluator", "brief_training_text")),
+    (("experiment", "darts_wikitext2"), ("evaluator", "brief_training_text")),
 ]
 NOT_TYPED = ("evaluator=brief_training_text",)  # which a search by gradients ignores, and does not refuse
 WITH_DATA = ("search", "final", "compare", "select", "tune", "correlate", "benchmark")  # commands with a data set
@@ -28,12 +30,13 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, _, _ = override.lstrip("+").partition("=")
         typed[key] = given_value(override)
-    if command not in WITH_DATA or "experiment" in typed:  # which chooses both
+    if command not in WITH_DATA:
         return []
     found = []
     for (group, name), (other, following) in FOLLOWING:
         useless = other == "evaluator" and command != "search"
-        if typed.get(group) == name and other not in typed and not useless:
+        decided = "experiment" in typed and group != "experiment"  # which chooses data and space
+        if typed.get(group) == name and other not in typed and not useless and not decided:
             typed[other] = following
             found.append(f"{other}={following}")
     return found
