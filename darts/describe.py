@@ -20,6 +20,7 @@ from darts.models.settings import NetworkSettings
 from darts.runtime.errors import UserError, require
 from darts.spaces.nasbench201 import has_string, to_string
 from darts.spaces.notation import has_notation, to_notation
+from darts.spaces.search_space import Skeleton
 from darts.spaces.sources import find_genotype
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class DescribeSettings(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size("input.size", self.input.size, self.network)
+        allowed = "a space of images: what is described is a network of images"
+        require(self.space.skeleton is not Skeleton.recurrent, "space", self.space.name, allowed)
 
 
 def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:

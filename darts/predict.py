@@ -68,8 +68,7 @@ def main(settings: DictConfig) -> float:
         refuse_foreign_files(folder)
         with memory_advice("lower batch_size", saved=False):
             answers = predict(network, found, typed.batch_size)
-        remove_earlier_files(folder)
-        write_bytes(folder / "predictions.csv", encoded(answers.to_csv()))
+        write_table(folder, answers.to_csv())
         error = show(network, answers, folder) if labels is None else judge(network, answers, labels, folder)
     log.info("result: %s, with pictures beside it", folder / "predictions.csv")
     own = [f"weights={quoted(str(file))}", "to=onnx", f"images={quoted(str(place))}"]
@@ -89,6 +88,14 @@ def refuse_foreign_files(folder: Path) -> None:
     if there:
         told = f"hydra.run.dir is {one_line(folder)}, which holds a {there} that this command did not write"
         raise UserError(f"{told}; give another folder")
+
+
+def write_table(folder: Path, table: str) -> None:
+    """Write predictions.csv and remove what an earlier call left; where there is no room, that stays."""
+    written = folder / "predictions.csv.new"
+    write_bytes(written, encoded(table))
+    remove_earlier_files(folder)
+    written.replace(folder / "predictions.csv")
 
 
 def remove_earlier_files(folder: Path) -> None:

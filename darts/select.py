@@ -25,7 +25,7 @@ from darts.spaces.fixed import find_cell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import next_settings
 from darts.spaces.sources import folders_of_searches, read_genotype
-from darts.train.settings import LESS_MEMORY, AnyBriefSettings, rate_setting
+from darts.train.settings import AnyBriefSettings, less_memory, rate_setting
 
 if TYPE_CHECKING:
     from darts.tasks.task import Metric
@@ -83,7 +83,7 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
     from darts.train.brief import open_brief_data
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    with lock_folder(folder), deferred_signals(), memory_advice(LESS_MEMORY):
+    with lock_folder(folder), deferred_signals(), memory_advice(less_memory(settings)):
         with stopped_at_once():
             own = experiment(settings)
             refuse_other_run(folder, KIND, own)

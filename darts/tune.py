@@ -28,7 +28,7 @@ from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import derive
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.fixed import FixedCell, find_cell, fixed_cells
-from darts.train.settings import LESS_MEMORY, AnyBriefSettings, replaced
+from darts.train.settings import AnyBriefSettings, less_memory, replaced
 
 if TYPE_CHECKING:
     import optuna
@@ -185,7 +185,7 @@ def run(settings: DictConfig, folder: Path) -> Result:
 
     typed = typed_settings(settings, TuneSettings)
     device = ready_device(typed.device, typed.precision, typed.graphs, typed.deterministic)
-    with lock_folder(folder), deferred_signals(), memory_advice(LESS_MEMORY):
+    with lock_folder(folder), deferred_signals(), memory_advice(less_memory(typed)):
         with stopped_at_once():
             present = {key: value for key, value in experiment(typed).items() if key != "trials"}
             refuse_other_run(folder, KIND, present)

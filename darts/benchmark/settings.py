@@ -8,6 +8,7 @@ from darts.config.registry import command_settings
 from darts.models.settings import NetworkSettings
 from darts.runtime.errors import require
 from darts.search.settings import SearchSettings
+from darts.tasks.settings import require_images
 from darts.train.settings import FinalLoop
 
 ROWS = (
@@ -35,6 +36,7 @@ class BenchmarkSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_images(self.dataset)
         require(1 <= self.repetitions <= 1000, "repetitions", self.repetitions, "from 1 to 1000")
         require(self.images >= 0, "images", self.images, "at least 0")
         require(bool(self.rows) and set(self.rows) <= set(ROWS), "rows", self.rows, f"some of {', '.join(ROWS)}")

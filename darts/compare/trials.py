@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -45,7 +46,8 @@ from darts.search import loop as search
 from darts.search.settings import SearchSettings
 from darts.spaces.nasbench201 import load_table
 from darts.tasks.datasets import shape_of
-from darts.tasks.settings import require_images
+from darts.tasks.pieces import text_test_pieces
+from darts.tasks.settings import TextDataset, require_images
 from darts.tasks.task import metric_among
 from darts.train import retraining as retrain
 from darts.train.result import finished
@@ -82,7 +84,9 @@ def check_searches(settings: CompareSettings) -> None:
 
 
 def check_trainings(settings: CompareSettings, folder: Path) -> None:
-    """The same of the trainings, where the cells are known already."""
+    """The same of the trainings: of the test part of a text, and of the cells where they are known already."""
+    if isinstance(settings.dataset, TextDataset):
+        text_test_pieces(settings.dataset, settings.language, torch.device("cpu"))
     if not plan_searches(settings):
         plan_trials(settings, folder)
 

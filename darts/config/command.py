@@ -195,7 +195,7 @@ def prepare(name: str) -> None:
 
 
 CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "logger", "plugins")
-SIZES = ("network", "train", "recipe", "weight_optimiser", "memory")
+SIZES = ("network", "language", "train", "recipe", "weight_optimiser", "memory")
 
 
 def next_command(base: str, *own: str, carried: Sequence[str] = CARRIED, without: Sequence[str] = ()) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -39,6 +40,7 @@ GROUPS = {
     **{"method": "method", "strategy": "method"},
     **{kind: kind for kind in ("space", "dataset", "evaluator", "logger", "recipe")},
 }  # by kind of part: the configuration group that its name is chosen from
+_NAME = re.compile(r"[\w.-]+")
 KINDS = (*GROUPS, "operation", "activation")
 
 operations: dict[str, tuple[Any, dict[str, Any]]] = {}  # name -> its constructor, and how it is treated
@@ -62,8 +64,13 @@ def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
     """
     if kind not in KINDS:
         raise unknown("register: kind", kind, KINDS)
+    article = "an" if kind[0] in "aeo" else "a"
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise UserError(f"register: the name of {article} {kind} is {name!r}; it must be of letters, digits and _ . -")
 
     def decorate(thing: T) -> T:
+        if not callable(thing):
+            raise UserError(f"register: {kind} {name!r} is {thing!r}, which is no class or function")
         module = getattr(thing, "__module__", "")
         _claim(kind, name, module)
         if kind == "operation":
@@ -100,7 +107,9 @@ def load_plugins(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except UserError:
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a module may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a module may raise anything
             if isinstance(error, ModuleNotFoundError) and error.name in (name, name.split(".")[0]):
                 raise UserError(f"plugins: no module {name!r}; put its folder on PYTHONPATH") from None
             raise UserError(f"plugins: {name} cannot be imported: {_reason(error)}") from None
@@ -145,7 +154,12 @@ def missing_plugins(names: Iterable[str]) -> list[str]:
 
 
 def _claim(kind: str, name: str, module: str) -> None:
-    """Note who registers a name; a module may do so again (it may be imported twice, as __main__ and by name)."""
+    """Note who registers a name; a module may do so again (it may be imported twice, as __main__ and by name).
+
+    What a plug-in has from elsewhere, such as a function of torch, is the plug-in's.
+    """
+    if _loading and module.split(".")[0] != _loading[-1].split(".")[0] and module != "__main__":
+        module = _loading[-1]
     taken = _modules.get((kind, name))
     if taken is not None and taken != module and "__main__" not in (taken, module):
         raise UserError(f"{kind} {name!r} is registered by {taken} already; {module} must choose another name")

@@ -14,7 +14,7 @@ from darts.config.invocation import as_started
 from darts.config.overrides import given_value, parsed
 from darts.config.registry import named_plugins
 from darts.runtime.errors import UserError, require
-from darts.runtime.files import is_locked, newest, read_json
+from darts.runtime.files import files_below, is_locked, newest, read_json
 
 RESUMABLE = {
     "search": ("genotype.json", ("search by gradients", "search by scores")),
@@ -104,7 +104,7 @@ def newest_unfinished(name: str, arguments: Sequence[str]) -> Path:
     root = Path(roots[-1]) / name
     last_file, kinds = RESUMABLE[name]
     found = []
-    for file in root.rglob("run.json"):
+    for file in files_below(root, "run.json"):
         if is_locked(file.parent):
             continue
         kind, ended = _kind_and_end(file)

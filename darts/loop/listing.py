@@ -11,10 +11,10 @@ from typing import Any
 from darts.config.command import CARRIED, next_command
 from darts.config.compose import quoted
 from darts.runtime.errors import UserError, one_line
-from darts.runtime.files import is_locked, read_json, read_regular
+from darts.runtime.files import files_below, is_locked, read_json, read_regular
 from darts.runtime.schema import FINITE, JSON, Schema, SchemaError, Within, require_schema
 from darts.spaces.genotype import from_json
-from darts.tasks.task import METRICS, metric_among
+from darts.tasks.task import ACCURACY, METRICS, metric_among
 
 ANY = {"kind": str, "ended": bool}  # what a run.json must hold to be listed
 FIELDS = {
@@ -22,6 +22,10 @@ FIELDS = {
     "cost": {str: FINITE},
 }  # what else it may hold; a field of another kind is left out
 COST = {"seconds": Within(0, 1e12)}
+LAST_FILES = {
+    "search": "genotype.json",
+    "retraining": "result.json",
+}  # by the beginning of a kind, what is written last
 UNREADABLE = (UserError, OSError, LookupError, TypeError, ValueError, RecursionError, OverflowError)
 
 
@@ -51,7 +55,7 @@ def runs_below(root: Path) -> list[Run]:
     Runs within a run, such as the searches of a comparison, are listed with it only where `root` is that run.
     """
     found = []
-    files = sorted(root.rglob("run.json"))
+    files = sorted(files_below(root, "run.json"))
     owners = [file.parent for file in files if file.parent != root]
     for file in files:
         within = any(owner in file.parent.parents for owner in owners)
@@ -65,7 +69,8 @@ def read_run(folder: Path) -> Run | None:
     """The run in a folder; None where its run.json is none."""
     try:
         record = read_json(folder / "run.json", ANY, "")
-    except UserError:
+        begun = (folder / "run.json").stat().st_mtime
+    except (UserError, FileNotFoundError):  # it may have gone by now
         return None
     known = {name: record[name] for name, schema in FIELDS.items() if name in record and _is(record[name], schema)}
     settings, data = known.get("settings", {}), known.get("data", {})
@@ -74,7 +79,7 @@ def read_run(folder: Path) -> Run | None:
         folder=folder,
         kind=one_line(record["kind"]),
         state=_state(folder, record),
-        begun=(folder / "run.json").stat().st_mtime,
+        begun=begun,
         settings=settings,
         cell=cell,
         result={name: value for name, value in result.items() if _is(value, FINITE)},
@@ -95,7 +100,8 @@ def _is(value: Any, schema: Schema) -> bool:
 def _state(folder: Path, record: Mapping[str, Any]) -> str:
     if is_locked(folder):
         return "running"
-    if record["ended"]:
+    last = next((file for kind, file in LAST_FILES.items() if record["kind"].startswith(kind)), "run.json")
+    if record["ended"] and (folder / last).exists():
         return "ended"
     return "failed" if record.get("failed") else "stopped"
 
@@ -105,7 +111,7 @@ def _outcome(folder: Path) -> tuple[str, dict[str, float]]:
     try:
         if (folder / "genotype.json").exists():
             genotype = from_json(_text(folder / "genotype.json"), origin=str(folder))
-            valid = {f"supernet_valid_{name}": "valid" for name in METRICS}
+            valid = {f"supernet_valid_{name}": _short("valid", name) for name in METRICS}
             named = {**valid, "score": "score", "table_accuracy": "table"}
             known = genotype.provenance
             return genotype.digest(), {short: float(known[name]) for name, short in named.items() if name in known}
@@ -113,13 +119,18 @@ def _outcome(folder: Path) -> tuple[str, dict[str, float]]:
             result = read_json(folder / "result.json", {"genotype": {str: JSON}}, "")
             genotype = from_json(json.dumps(result["genotype"]), origin=str(folder))
             metric = metric_among(result, "test_")
-            return genotype.digest(), {"test": float(result[f"test_{metric.name}"])}
+            return genotype.digest(), {_short("test", metric.name): float(result[f"test_{metric.name}"])}
         if (folder / "report.json").exists():
             report = read_json(folder / "report.json", {"claims": [{str: JSON}]}, "")
             return "", {"least p": min(claim["p"] for claim in report["claims"])}
     except UNREADABLE:
         pass
     return "", {}
+
+
+def _short(part: str, metric: str) -> str:
+    """What a number is called in the table: accuracies, which are shown in percent, by their part only."""
+    return part if metric == ACCURACY.name else f"{part} {metric}"
 
 
 def _text(file: Path) -> str:

@@ -94,7 +94,7 @@ class RunState:
             require_schema(saved, {"history": [{str: JSON}], "timing": [Part(TIMING | {"macs": MACS})]})
             spent = {"seconds": Within(0, MOST), "macs": MACS}
             require_schema(saved, {**self.schema(), **records, "means": [Sums], **spent})
-            self._require_possible(saved)
+            self.require_possible(saved)
             self.load_state_dict(saved)
         except SchemaError as error:
             raise _foreign(self.checkpoints.last, error) from None
@@ -106,7 +106,7 @@ class RunState:
         """Whether a run with this state can have ended before its last epoch."""
         return False
 
-    def _require_possible(self, saved: dict[str, Any]) -> None:
+    def require_possible(self, saved: dict[str, Any]) -> None:
         """`SchemaError` where what a state says does not go together."""
         position, means = saved["position"], saved["means"]
         epochs = [line["epoch"] for line in saved["history"]]

@@ -80,9 +80,22 @@ def read_regular(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def files_below(root: Path, name: str) -> list[Path]:
+    """The files of a name in a folder and below it, links not followed; folders may come and go meanwhile."""
+    return [Path(folder) / name for folder, _, names in os.walk(root) if name in names]
+
+
 def newest(files: Iterable[Path]) -> Path | None:
-    """The file that was written last; None where there is none."""
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
+    """The file that was written last; None where there is none. Files that are gone by now are left out."""
+    times = {file: written for file in files if (written := _time_of(file)) is not None}
+    return max(times, key=lambda file: (times[file], str(file)), default=None)
+
+
+def _time_of(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def require_content(value: Any, schema: Schema, file: str, remedy: str) -> None:

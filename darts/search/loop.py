@@ -32,7 +32,7 @@ from darts.search.build import open_data
 from darts.search.compute import counted
 from darts.search.ending import KIND, finish, finished
 from darts.search.epoch_end import observation, record_epoch
-from darts.search.settings import SearchSettings
+from darts.search.settings import SearchSettings, TextSearchSettings
 from darts.search.state import SearchState, enter_stage, new_state, stage_schema
 from darts.search.step import search_step
 from darts.spaces.genotype import Genotype
@@ -42,6 +42,7 @@ from darts.tasks.batches import Batches
 from darts.tasks.pieces import Pieces
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import StepMetrics
+from darts.train.settings import LESS_MEMORY_OF_TEXT
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
         return finished(settings, folder)
     sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set {remedies(settings.device, CHECKPOINTING, 'engine=fused')}"
+    if isinstance(settings, TextSearchSettings):
+        advice = f"lower search.batch_size ({settings.search.batch_size}), {LESS_MEMORY_OF_TEXT}"
     with lock_folder(folder), deferred_signals(), memory_advice(advice):
         with stopped_at_once(alone=distributed.world_size() == 1):
             state = start_or_resume(settings, folder)

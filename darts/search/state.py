@@ -30,7 +30,20 @@ from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import Step, placed
 from darts.runtime.errors import UserError
-from darts.runtime.schema import FINITE, At, Length, OneOf, Part, Row, Schema, Within, exactly, like, like_tensor
+from darts.runtime.schema import (
+    FINITE,
+    At,
+    Length,
+    OneOf,
+    Part,
+    Row,
+    Schema,
+    SchemaError,
+    Within,
+    exactly,
+    like,
+    like_tensor,
+)
 from darts.runtime.seeding import ambient, generator
 from darts.search.build import AnySupernet, SearchedData, build_supernet
 from darts.search.carry import carry_schema, own_carry, own_pass, whole_carry
@@ -135,6 +148,12 @@ class SearchState(RunState):
         numbers = {f"{split}/{name}": schema for split in ("train", "valid") for name, schema in measured.items()}
         mixture = dict.fromkeys(kinds, Length(edges, Length(columns, FINITE)))
         return {"epoch": int, **numbers, "mixture": mixture, "cells": {kind: [edge] for kind in kinds}}
+
+    def require_possible(self, saved: dict[str, Any]) -> None:
+        """`SchemaError` where what a state says does not go together."""
+        super().require_possible(saved)
+        if saved["position"]["step"] and "carry" in saved and "train" not in saved["carry"]:
+            raise SchemaError("carry is empty within an epoch")
 
     def may_have_ended(self, saved: dict[str, Any]) -> bool:
         """Whether a search with this state can have ended before its last epoch."""

@@ -9,13 +9,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from darts.runtime.errors import UserError, unknown
-from darts.runtime.files import newest
+from darts.runtime.files import files_below, newest
 from darts.runtime.seeding import python_generator
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership
 from darts.spaces.notation import from_notation, holds_cells
 from darts.spaces.published import NAMES, is_published, published
-from darts.spaces.search_space import RECURRENT, SearchSpace, Skeleton
+from darts.spaces.search_space import RECURRENT, SearchSpace, Skeleton, is_recurrent
 
 RESULT = "result.json"  # of a retraining, whose cell it holds
 _DICTIONARY = re.compile(r"""\{\s*[ubr]?['"](?:(?:normal|reduce)(?:_concat)?|recurrent)['"]\s*:""")
@@ -31,9 +31,9 @@ def find_genotype(
     `latest` is that of the newest finished search under `runs`; `random` is drawn uniformly from `space` with `seed`,
     and `random:7` with the seed 7; else a published name, the folder of a search or of a retraining, a file
     (FILE:LINE and FILE:NAME choose one of its cells), or the text of a cell itself. A published name stands for
-    its cell whatever the space; with a recurrent space darts_v1, darts_v2 and enas are the recurrent cells of those
-    papers. Raises `UserError` for what is none of these, for a genotype that is not of `space`, and first, where
-    `operations` are given, for an operation of another name.
+    its cell whatever the space of images; with a recurrent space darts_v1, darts_v2 and enas are the recurrent cells
+    of those papers. Raises `UserError` for what is none of these, for a genotype that is not of `space`, and first,
+    where `operations` are given, for an operation of another name.
     """
     if drawn := _DRAWN.fullmatch(reference):
         return random_genotype(space, int(drawn["seed"] or seed), 0)
@@ -41,13 +41,24 @@ def find_genotype(
     if space.skeleton is Skeleton.recurrent and is_published(recurrent):
         return published(recurrent)
     if is_published(reference):
-        return published(reference)
+        return _of_the_same_kind(published(reference), space, reference)
     path = newest_search(runs) if reference == "latest" else Path(reference)
     text, origin, which = _text_of(path, reference)
     genotype = read_text(text, space.name, origin, which)
-    if operations is not None:
+    if operations is not None and not is_recurrent(genotype):
         _refuse_unknown_operations(genotype, operations, origin)
     check_membership(genotype, space, origin, stamped=_is_json(text))
+    return genotype
+
+
+def _of_the_same_kind(genotype: Genotype, space: SearchSpace, reference: str) -> Genotype:
+    """The genotype; `UserError` for a recurrent cell where networks of images are built, and for the reverse."""
+    recurrent = space.skeleton is Skeleton.recurrent
+    if is_recurrent(genotype) and not recurrent:
+        raise UserError(f"genotype {reference} is a recurrent cell, but space is {space.name!r}; add space=recurrent")
+    if recurrent and not is_recurrent(genotype):
+        allowed = "darts_v1, darts_v2, enas, or a cell that a search of a text has found"
+        raise UserError(f"genotype {reference} is a cell for images, but space is {space.name!r}; give {allowed}")
     return genotype
 
 
@@ -145,7 +156,7 @@ def _decoded(file: Path) -> str:
 def folders_of_searches(reference: str) -> list[str]:
     """The folders of all finished searches in a folder, sorted; none where the reference names no folder."""
     try:
-        inside = sorted(Path(reference).rglob("genotype.json")) if Path(reference).is_dir() else []
+        inside = sorted(files_below(Path(reference), "genotype.json"))
     except OSError:  # a cell's text, which is too long for a name
         return []
     return [str(file.parent) for file in inside]
@@ -153,7 +164,7 @@ def folders_of_searches(reference: str) -> list[str]:
 
 def newest_search(runs: str) -> Path:
     """The genotype.json that was written last under `runs`/search; a search writes it when it ends."""
-    last = newest((Path(runs) / "search").rglob("genotype.json"))
+    last = newest(files_below(Path(runs) / "search", "genotype.json"))
     if last is None:
         place = (Path(runs) / "search").resolve()
         raise UserError(f"genotype is 'latest', but there is no finished search in {place}; run train_search.py first")

@@ -73,9 +73,17 @@ class LanguageModelling(Task):
         return batch._replace(inputs=batch.inputs._replace(hidden=carry))
 
     def completed(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Add the perplexity beside each loss in nats a word; an infinite one where it is beyond all numbers."""
+        """Add the perplexity beside each loss in nats a word."""
         found = dict(means)
         for name, value in means.items():
             if name.split("/")[-1] == "loss":
-                found[f"{name[: -len('loss')]}perplexity"] = math.exp(min(value, 700.0))
+                found[f"{name[: -len('loss')]}perplexity"] = perplexity(value)
         return found
+
+
+def perplexity(loss: float) -> float:
+    """The exponential of a loss in nats a word; infinite, with which a run ends, where it is beyond all numbers."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

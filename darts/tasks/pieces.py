@@ -285,8 +285,11 @@ def train_data_of(
     )
 
 
-def text_test_pieces(dataset: TextDataset, language: LanguageSettings, data: TextTrainData) -> Pieces:
-    """The test part, opened here and nowhere before, in columns of its own."""
+def text_test_pieces(dataset: TextDataset, language: LanguageSettings, device: torch.device) -> Pieces:
+    """The test part in columns of its own, for the end of a training; `UserError` where it cannot be tested on.
+
+    A training calls this at its beginning as well, and lets the answer go: what is wrong with the part is told then.
+    """
     numbers = open_corpus(dataset, ("test",)).parts["test"]
     text = in_columns(numbers, language.test_columns, "language.test_columns")
-    return Pieces(text, Lengths(language.piece, 0.0, 0.0, 0), 0, data.device)
+    return Pieces(text, Lengths(language.piece, 0.0, 0.0, 0), 0, device)

@@ -11,6 +11,7 @@ The loops know no more of a task than this. A task's own models and batches come
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from torch import Tensor
 from darts.runtime import distributed
 from darts.runtime.device import widened
 from darts.tasks.settings import AnyDataset
+
+LONG = 1e6  # a perplexity that is shown by its first digits and a power of ten
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,14 @@ class Metric:
 
     def shown(self, value: float, digits: int = 2) -> str:
         """A value for people: accuracies in percent, others as they are."""
-        return f"{100 * value:.{digits}f}%" if self.name == "accuracy" else f"{value:.{digits}f}"
+        if self.name == "accuracy":
+            return f"{100 * value:.{digits}f}%"
+        return f"{value:.{digits}f}" if value < LONG else f"{value:.3g}"
 
 
 ACCURACY = Metric("accuracy", higher_is_better=True, least=0.0, most=1.0, plural="accuracies", worst_score=0.0)
 PERPLEXITY = Metric(
-    "perplexity", higher_is_better=False, least=1.0, most=math.inf, plural="perplexities", worst_score=-100.0
+    "perplexity", higher_is_better=False, least=1.0, most=sys.float_info.max, plural="perplexities", worst_score=-100.0
 )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from darts.runtime.errors import UserError, one_line
+from darts.runtime.files import read_regular
 
 if TYPE_CHECKING:
     from darts.tasks.settings import BundledText, TextDataset, TextFolder
@@ -94,7 +95,7 @@ def tokens_of(settings: TextDataset, part: str) -> list[str]:
         tokens = list(text)
     else:
         tokens = []
-        for line in text.splitlines():
+        for line in text.removesuffix("\n").split("\n"):  # other signs that end lines or pages stand between words
             tokens += [*line.split(), END]
     if len(tokens) < LEAST_TOKENS:
         raise UserError(f"{settings.place(part)}: {len(tokens)} words or characters; at least {LEAST_TOKENS}")
@@ -118,7 +119,7 @@ def folder_text(settings: TextFolder, part: str) -> str:
     """
     file = Path(settings.root).expanduser() / f"{part}.txt"
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_regular(file).decode("utf-8-sig")
     except FileNotFoundError:
         others = f"the folder must hold {', '.join(f'{name}.txt' for name in PARTS)}"
         raise UserError(f"dataset.root: {one_line(str(file))} is missing; {others}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ from darts.runtime.checkpoint import Checkpoints, write_state
 from darts.runtime.device import autocast, placed, ready_device
 from darts.runtime.files import write_json
 from darts.runtime.reduction import whole_loss
-from darts.runtime.schema import FINITE, At, Schema, like, like_tensor
+from darts.runtime.schema import FINITE, At, Schema, SchemaError, like, like_tensor
 from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.search_space import RECURRENT
@@ -59,6 +59,7 @@ from darts.train.result import KIND, Result
 from darts.train.settings import TextBriefSettings, TextFinalSettings
 
 log = logging.getLogger(__name__)
+LOWER = "lower weight_optimiser.learning_rate"
 
 
 @dataclass(kw_only=True)
@@ -115,6 +116,34 @@ class LanguageState(RunState):
             self.carry = distributed.own_rows(saved["carry"]).to(self.device)
         self.losses, self.best = list(saved["losses"]), saved["best"]
 
+    def line_schema(self) -> Schema:
+        """What an epoch's line of history.jsonl must hold."""
+        return {"epoch": int, "valid/loss": FINITE, "averaging": float}
+
+    def require_possible(self, saved: dict[str, Any]) -> None:
+        """`SchemaError` where what a state says does not go together."""
+        super().require_possible(saved)
+        step, epoch = saved["position"]["step"], saved["position"]["epoch"]
+        if step and (saved["carry"] is None or step > self.data.train.steps(epoch)):
+            raise SchemaError(f"position.step is {step}, which does not go with carry and the text")
+        losses = [line["valid/loss"] for line in saved["history"]]
+        lowest = (losses.index(min(losses)) + 1, min(losses)) if losses else None
+        best = saved["best"] and (saved["best"]["epoch"], saved["best"]["loss"])
+        if best != lowest:
+            raise SchemaError(f"best is {best}, and the lowest loss of history is {lowest}")
+        before = [line["valid/loss"] for line in saved["history"] if not line["averaging"]]
+        patience = self.settings.language.average_after
+        begun = len(before) < len(losses) or bool(before and begins_averaging(before[:-1], before[-1], patience))
+        if saved["losses"] != before or saved["averaging"] is not begun:
+            raise SchemaError("losses and averaging do not follow from history")
+        if begun:
+            language = self.settings.language
+            longest = max(1.0, (language.piece + language.piece_most_above) / language.piece)
+            most = longest * self.settings.weight_optimiser.learning_rate
+            require_averaged(saved["optimiser"]["state"], most)
+            if not saved["optimiser"]["state"] and (step or len(before) < len(losses)):
+                raise SchemaError("optimiser.state is empty, and averaged SGD has taken steps")
+
     def train_epoch(self) -> None:
         """One pass over the training text."""
         train_epoch(self)
@@ -132,6 +161,15 @@ class LanguageState(RunState):
     def finish(self, folder: Path) -> Result:
         """Test, and write the results."""
         return finish(self, folder)
+
+
+def require_averaged(state: Mapping[Any, Mapping[str, Tensor]], most: float) -> None:
+    """`SchemaError` unless a state is one of averaged SGD that begins at once, with learning rates up to `most`."""
+    for place, one in state.items():
+        steps = float(one["step"])
+        counted = steps == int(steps) and math.isclose(float(one["mu"]), 1 / max(1.0, steps), rel_tol=1e-5)
+        if not (counted and 0 < float(one["eta"]) <= most * 1.001):
+            raise SchemaError(f"optimiser.state[{place}] is of no averaged SGD with learning rates up to {most:g}")
 
 
 def optimiser_of(network: nn.Module, rule: WeightOptimiser, averaging: bool) -> torch.optim.Optimizer:
@@ -181,7 +219,7 @@ def record_epoch(state: LanguageState) -> None:
     metrics = state.data.task.completed(state.means.means())
     metrics |= {f"valid/{name}": value for name, value in valid.items()}
     rate = state.settings.weight_optimiser.learning_rate
-    stop_unless_finite(metrics, state.epoch, rate, "lower weight_optimiser.learning_rate")
+    stop_unless_finite(metrics, state.epoch, rate, LOWER)
     metrics |= {"learning_rate/weights": rate, "averaging": float(state.averaging)}
     state.tracker.record(state.epoch, metrics, state.data.train.steps(state.epoch))
     if not state.averaging:
@@ -234,6 +272,9 @@ def start_or_resume(
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     refuse_other_run(folder, KIND, own)
     saved = load_checkpoint(folder, own)
+    text_test_pieces(
+        settings.dataset, settings.language, torch.device("cpu")
+    )  # only to be told now what is wrong with it
     data = text_train_data(settings.dataset, settings.language, settings.train.batch_size, settings.seed, device)
     summary = summary_of(settings.dataset, data)
     log_summary(summary)
@@ -287,9 +328,10 @@ def finish(state: LanguageState, folder: Path) -> Result:
     settings, flat = state.settings, state.experiment
     kept = state.kept()
     state.network.load_state_dict(kept["weights"])
-    pieces = text_test_pieces(settings.dataset, settings.language, state.data)
+    pieces = text_test_pieces(settings.dataset, settings.language, state.device)
     log.info("testing on %d words", pieces.text.numel())
-    tested = evaluated(state, pieces)
+    tested, rate = evaluated(state, pieces), settings.weight_optimiser.learning_rate
+    stop_unless_finite({f"test/{name}": value for name, value in tested.items()}, state.epoch - 1, rate, LOWER)
     require_same_data(flat, settings.dataset)
     units, words = settings.language.units, state.data.shape.vocabulary
     result = {

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from darts.config.identity import refuse_other_experiment
 from darts.loop.record import experiment
+from darts.runtime.errors import UserError
 from darts.runtime.files import read_json, require_content
-from darts.runtime.schema import JSON, At, Within
+from darts.runtime.schema import FINITE, JSON, At, Within
 from darts.spaces.genotype import Genotype
-from darts.tasks.task import metric_among
+from darts.tasks.language import perplexity
+from darts.tasks.task import PERPLEXITY, metric_among, metric_of
 from darts.train.settings import BriefSettings, FinalSettings
 
 log = logging.getLogger(__name__)
@@ -20,7 +23,7 @@ KIND = "retraining"  # what run.json calls it
 Result = dict[str, Any]
 RESULT = {
     **{"config": {str: JSON}, "genotype": {str: JSON}, "protocol": str},
-    **{"test_loss": float, "parameters": At(0, 2**53), "macs": At(0, 2**63), "seconds": Within(0, 1e12)},
+    **{"test_loss": FINITE, "parameters": At(0, 2**53), "macs": At(0, 2**63), "seconds": Within(0, 1e12)},
 }  # what result.json must hold, and the metric
 
 
@@ -31,6 +34,9 @@ def read_result(file: Path) -> Result:
     metric = metric_among(content, "test_")
     measured = {f"test_{metric.name}": Within(metric.least, metric.most)}
     require_content(content, {**RESULT, **measured}, str(file), remedy)
+    if metric is PERPLEXITY and not math.isclose(perplexity(content["test_loss"]), content["test_perplexity"]):
+        told = f"test_perplexity is {content['test_perplexity']}, not the exponential of test_loss"
+        raise UserError(f"{file} is damaged: {told}; {remedy}")
     return dict(content)
 
 
@@ -43,6 +49,9 @@ def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dic
 def finished(settings: FinalSettings, genotype: Genotype, folder: Path, quiet: bool = False) -> Result:
     """The result of a folder whose run has ended, unless it was one of other settings."""
     result = read_result(folder / "result.json")
+    metric = metric_of(settings.dataset)
+    if f"test_{metric.name}" not in result:
+        raise UserError(f"{folder / 'result.json'} is damaged: it has no test_{metric.name}; remove it to train again")
     refuse_other_experiment({**result, "settings": result["config"]}, protocol(settings, genotype), folder)
     if not quiet:
         log.info("this network has been trained before; nothing is changed")

@@ -65,7 +65,13 @@ from darts.train.language import LanguageState
 from darts.train.recipe import averaged, changed_pixels, learning_rate, mixed, recipe_optimiser, target_loss
 from darts.train.result import KIND, Result, finished, protocol
 from darts.train.saved import described, write_measures
-from darts.train.settings import BriefSettings, FinalSettings, TextFinalSettings, rate_setting
+from darts.train.settings import (
+    LESS_MEMORY_OF_TEXT,
+    BriefSettings,
+    FinalSettings,
+    TextFinalSettings,
+    rate_setting,
+)
 from darts.train.starting import (
     Start,
     read_start,
@@ -167,6 +173,8 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
         return finished(settings, genotype, folder)
     sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
     advice = f"lower {sizes}, or set {remedies(settings.device, CHECKPOINTING)}"
+    if isinstance(settings, TextFinalSettings):
+        advice = f"lower train.batch_size ({settings.train.batch_size}), {LESS_MEMORY_OF_TEXT}"
     with lock_folder(folder), deferred_signals(), memory_advice(advice):
         with stopped_at_once(alone=distributed.world_size() == 1):
             state = opened(settings, genotype, folder)

@@ -214,6 +214,7 @@ def final_settings(config: DictConfig, overrides: Sequence[str] = ()) -> FinalSe
 
 
 LESS_MEMORY = "lower train.batch_size, network.channels or network.cells, or set memory.activation_checkpointing=true"
+LESS_MEMORY_OF_TEXT = "language.units or language.piece"  # besides the batch
 OF_TRAINING = ("genotype", "network", "train", "recipe", "weight_optimiser", "head_epochs")
 OF_TRAINING_IMAGES = ("dataset.crop_padding", "dataset.flip", "dataset.fraction")
 OF_PREPARATION = ("dataset.mean", "dataset.std")
@@ -270,6 +271,11 @@ class TextBriefSettings(BriefSettings):
 
     dataset: TextDataset
     language: LanguageSettings
+
+
+def less_memory(settings: AnyBriefSettings) -> str:
+    """What to do where the memory is too small for a brief training."""
+    return f"lower train.batch_size, {LESS_MEMORY_OF_TEXT}" if settings.dataset.is_text else LESS_MEMORY
 
 
 def refuse_graphs_of_draws(graphs: bool, recipe: Recipe) -> None:
