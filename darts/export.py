@@ -36,8 +36,8 @@ ASK = "; ".join(
         "import json, numpy, onnxruntime",
         "from PIL import Image, ImageOps",
         "session = onnxruntime.InferenceSession({file})",
-        "picture = ImageOps.fit(Image.open({picture}).convert({mode}), ({side}, {side}))",
-        "pixels = numpy.array(picture).reshape({side}, {side}, -1).transpose(2, 0, 1)[None]",
+        "picture = ImageOps.fit(Image.open({picture}).convert({mode}), ({width}, {height}))",
+        "pixels = numpy.array(picture).reshape({height}, {width}, -1).transpose(2, 0, 1)[None]",
         'found = session.run(None, {{"pixels": pixels}})[0][0]',
         'print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[found.argmax()], found.max())',
     ]
@@ -100,9 +100,9 @@ def asking(network: TrainedNetwork, settings: ExportSettings, file: Path) -> str
     code = READ.format(file=_literal(str(file)))
     if settings.images is not None and settings.preparation:
         picture = first_readable(network, Path(settings.images).expanduser())
-        mode, side = "RGB" if network.shape.channels == 3 else "L", network.shape.size
+        mode, (height, width) = "RGB" if network.shape.channels == 3 else "L", network.shape.sides
         places = {"file": _literal(str(file)), "picture": _literal(str(picture.absolute())), "mode": _literal(mode)}
-        code = ASK.format(side=side, **places)
+        code = ASK.format(height=height, width=width, **places)
     return f"{as_started('python')} -c {shlex.quote(code)}"
 
 
@@ -157,7 +157,8 @@ def pictures_to_check(network: TrainedNetwork, images: str | None) -> Tensor:
     from darts.tasks.settings import BundledDataset
 
     mean, deviation = network.described["mean"], network.described["std"]
-    bundled = BundledDataset("fashion_mini", "", 1.0, network.shape.size, mean, deviation, 0, False)
+    size = network.described["input"]["size"]
+    bundled = BundledDataset("fashion_mini", "", 1.0, size, mean, deviation, 0, False)
     return next(iter(open_test(bundled).batches([torch.arange(CHECKED)]))).images
 
 
@@ -165,7 +166,8 @@ def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path,
     """What the file is, for whoever is given it."""
     described = network.described
     known = described["settings"]
-    shape = f"(batch, {network.shape.channels}, {network.shape.size}, {network.shape.size})"
+    height, width = network.shape.sides
+    shape = f"(batch, {network.shape.channels}, {height}, {width})"
     prepared = f"float32 images {shape}, of the range 0 to 1, minus the mean, divided by the standard deviation"
     table = {
         "input": f"uint8 pixels {shape}" if settings.preparation else prepared,

@@ -162,7 +162,7 @@ class EvaluationSettings(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size("dataset.image_size", require_images(self.dataset).image_size, self.evaluator.network)
+        check_size("dataset.image_size", require_images(self.dataset).size, self.evaluator.network)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from darts.loop.loggers import Logger
 from darts.models.settings import MemorySettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.runtime.settings import CheckpointSettings, Precision
-from darts.spaces.search_space import SearchSpace, Skeleton
+from darts.spaces.search_space import SearchSpace, Size, Skeleton, sides_of
 from darts.tasks.settings import AnyDataset, Dataset
 
 
@@ -147,7 +147,7 @@ class RunSettings(DataSettings):
         super().__post_init__()
         check_task(self.dataset, self.space)
         if isinstance(self.dataset, Dataset):
-            check_size("dataset.image_size", self.dataset.image_size, self.network)
+            check_size("dataset.image_size", self.dataset.size, self.network)
 
 
 def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
@@ -159,8 +159,8 @@ def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
     require(recurrent or not dataset.is_text, "dataset", dataset.name, allowed)
 
 
-def check_size(setting: str, image_size: int, network: NetworkSettings) -> None:
+def check_size(setting: str, size: Size, network: NetworkSettings) -> None:
     """Images must be large enough for the stem and the two reduction cells."""
     least = 2 ** (network.stem_reductions + 2)
     allowed = f"at least {least}: the network halves it {network.stem_reductions + 2} times"
-    require(image_size >= least, setting, image_size, allowed)
+    require(min(sides_of(size)) >= least, setting, size, allowed)

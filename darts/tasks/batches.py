@@ -320,5 +320,5 @@ def _training_images(
         used, _ = stratified(images.labels, settings.fraction, generator(seed, "fraction"))
     augmentation = Augmentation(settings.crop_padding, settings.flip, cutout)
     preparation = Preparation(augmentation, mean, std, device)
-    shape = InputShape(images.channels, settings.image_size, len(images.classes))
+    shape = InputShape(images.channels, settings.size, len(images.classes))
     return images.to(device), used, preparation, shape

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import zipfile
 import zlib
 from collections import Counter
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from darts.runtime.errors import UserError, require
-from darts.spaces.search_space import InputShape
+from darts.spaces.search_space import InputShape, sides_of
 from darts.tasks.cache import content_key, remembered
 from darts.tasks.file_content import known_content
 from darts.tasks.folders import FolderListing, PictureFile, list_folder, named_difference
@@ -144,7 +145,7 @@ def open_training(settings: Dataset) -> ImageSet:
 def shape_of(settings: Dataset) -> InputShape:
     """What a network of this data set is given and asked for."""
     images = open_training(settings)
-    return InputShape(images.channels, settings.image_size, len(images.classes))
+    return InputShape(images.channels, settings.size, len(images.classes))
 
 
 def open_test(settings: Dataset) -> ImageSet:
@@ -219,10 +220,10 @@ def folder_images(settings: ImageFolderDataset, part: str) -> ImageSet:
     """
     listing = list_folder(settings)
     origin = _origin(settings, listing)
-    decoder = Decoder(settings.image_size, origin.channels)
+    decoder = Decoder(settings.size, origin.channels)
     chosen = listing.part(part)
     images = FileImages(chosen, decoder, settings.workers, origin)
-    megabytes = len(chosen) * decoder.channels * settings.image_size**2 / 1e6
+    megabytes = len(chosen) * decoder.channels * math.prod(sides_of(settings.size)) / 1e6
     return images.in_memory() if megabytes <= settings.device_megabytes else images
 
 
@@ -315,11 +316,12 @@ FASHION_CLASSES = (
 def _pad(pixels: Tensor, settings: Dataset) -> Tensor:
     """Zero padding on all sides up to the size asked for."""
     height, width = pixels.shape[2:]
-    missing = settings.image_size - height, settings.image_size - width
+    sides = sides_of(settings.size)
+    missing = sides[0] - height, sides[1] - width
     require(min(missing) >= 0, "dataset.image_size", settings.image_size, f"at least {max(height, width)}, its own")
     top, left = (side // 2 for side in missing)
-    sides = (left, missing[1] - left, top, missing[0] - top)
-    return torch.nn.functional.pad(pixels, sides).contiguous()
+    padding = (left, missing[1] - left, top, missing[0] - top)
+    return torch.nn.functional.pad(pixels, padding).contiguous()
 
 
 def _torchvision_set(settings: TorchvisionDataset, train: bool) -> Any:

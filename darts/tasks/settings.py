@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darts.config.registry import register
 from darts.runtime.errors import UserError, require
+from darts.spaces.search_space import Size, is_size, size_of
 
 if TYPE_CHECKING:
     from darts.tasks.datasets import ImageSet
@@ -42,11 +43,16 @@ class AnyDataset:
 class Dataset(AnyDataset):
     """What every set of images has; the classes below say where its images come from."""
 
-    image_size: int  # pixels; square
+    image_size: Any  # pixels: the side of a square, or [height, width]
     mean: list[float] | None  # by channel, of the range 0 to 1; null: measured on the training images
     std: list[float] | None  # standard deviations by channel, like mean
     crop_padding: int  # pixels of zero padding before a random crop; 0: no crop
     flip: bool  # mirror training images left and right with probability 1/2
+
+    @property
+    def size(self) -> Size:
+        """The side of square images, or height and width."""
+        return size_of(self.image_size)
 
     def images(self, train: bool) -> ImageSet:
         """Open the training images, or the test images."""
@@ -58,7 +64,10 @@ class Dataset(AnyDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(1 <= self.image_size <= 4096, "dataset.image_size", self.image_size, "from 1 to 4096")
+        allowed = "from 1 to 4096, or [height, width] of such"
+        require(is_size(self.image_size), "dataset.image_size", self.image_size, allowed)
+        if isinstance(self.image_size, list) and self.image_size[0] == self.image_size[1]:
+            self.image_size = self.image_size[0]  # so that a square is one setting, however it is written
         require(0 <= self.crop_padding <= 4096, "dataset.crop_padding", self.crop_padding, "from 0 to 4096")
         require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given together with dataset.mean")
         for setting, values in (("dataset.mean", self.mean), ("dataset.std", self.std)):

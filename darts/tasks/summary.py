@@ -28,7 +28,7 @@ class DataSummary:
     name: str  # of the data set
     folder: str | None  # resolved; None where the images come from no folder of pictures
     channels: int
-    image_size: int
+    image_size: Any  # the side of square images, or [height, width]
     classes: dict[str, int]  # training images by class, before `dataset.fraction`
     training: int  # images, before `dataset.fraction`
     test: int | None  # images; None where it is not known before they are opened
@@ -45,7 +45,8 @@ class DataSummary:
 
     def lines(self) -> list[str]:
         """The summary for people, in a few lines."""
-        shape = f"{self.channels} x {self.image_size} x {self.image_size}"
+        sides = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
+        shape = f"{self.channels} x {sides[0]} x {sides[1]}"
         place = "" if self.folder is None else f" in {one_line(self.folder)}"
         told = [f"data: {one_line(self.name)}{place}, {shape}, {self.training} training images{self._test()}"]
         counts = [f"{name} {count}" for name, count in self.classes.items()]

@@ -359,7 +359,7 @@ def finish(state: TrainState, folder: Path) -> Result:
 def _result(state: TrainState, tested: Mapping[str, float]) -> Result:
     """What result.json says of the run, of its network and of the test."""
     settings, preparation, shape, flat = state.settings, state.data.preparation, state.data.shape, state.experiment
-    image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
+    image = torch.zeros(1, *shape.map_shape, device=preparation.device)
     return {
         "version": __version__,
         "test_accuracy": tested["accuracy"],

@@ -22,7 +22,7 @@ from darts.runtime.errors import UserError, one_line
 from darts.runtime.files import newest, write_json
 from darts.runtime.schema import JSON, At, Length, SchemaError, Within, like, require_schema
 from darts.spaces.genotype import from_json, to_json
-from darts.spaces.search_space import InputShape
+from darts.spaces.search_space import InputShape, Size, size_of
 from darts.tasks.batches import EVALUATION_BATCH, Preparation, test_batches
 from darts.tasks.content import content_identity, warn_of_shared_pictures
 from darts.tasks.datasets import ImageSet, classes_by_name, open_test
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 FILE = {
     "genotype": str,
     "network": {"channels": At(2, 65536), "cells": At(3, 1000), "stem_reductions": At(0, 6), "auxiliary": bool},
-    "input": {"channels": At(1, 4), "size": At(1, 4096), "classes": At(2, 10**6)},
+    "input": {"channels": At(1, 4), "size": (At(1, 4096), Length(2, At(1, 4096))), "classes": At(2, 10**6)},
     "dataset": str,
     "settings": {str: JSON},
     "weights": {str: torch.Tensor},
@@ -58,7 +58,7 @@ def described(state: TrainState) -> dict[str, Any]:
             "auxiliary": settings.train.auxiliary_weight > 0,
         },
         "start_from": None if state.start is None else state.start.to_json(),
-        "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
+        "input": {"channels": shape.channels, "size": _as_json(shape.size), "classes": shape.classes},
         "class_names": state.data.train.images.classes,
         "dataset": settings.dataset.name,
         "mean": preparation.mean,
@@ -66,6 +66,16 @@ def described(state: TrainState) -> dict[str, Any]:
         "settings": state.experiment,
         "weights": {name: value.contiguous() for name, value in state.tested_network().state_dict().items()},
     }
+
+
+def _as_json(size: Size) -> int | list[int]:
+    return size if isinstance(size, int) else list(size)
+
+
+def shape_of_file(described: dict[str, Any]) -> InputShape:
+    """What the network of a file is given and asked for."""
+    given = described["input"]
+    return InputShape(given["channels"], size_of(given["size"]), given["classes"])
 
 
 def newest_weights(runs: str, setting: str = "weights") -> Path:
@@ -99,7 +109,7 @@ def network_of(described: dict[str, Any], path: Path) -> tuple[Network, dict[str
     try:
         require_schema(described, FILE)
         described.setdefault("class_names", None)
-        shape = InputShape(**{name: described["input"][name] for name in ("channels", "size", "classes")})
+        shape = shape_of_file(described)
         means, deviations = Length(shape.channels, Within(0, 1)), Length(shape.channels, Within(1e-9, 1))
         names = (None, Length(shape.classes, str))
         require_schema(described, {"mean": means, "std": deviations, "class_names": names})
@@ -148,8 +158,8 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
             f"weights: {path} was trained on {described['dataset']!r}, but dataset is {dataset.name!r}; "
             f"add dataset={described['dataset']}"
         )
-    if described["input"]["size"] != dataset.image_size:
-        size = described["input"]["size"]
+    size = shape_of_file(described).size
+    if size != dataset.size:
         raise UserError(f"dataset.image_size is {dataset.image_size}; {path} was trained at {size}")
     device = choose_device(settings.device)
     set_precision(settings.precision)

@@ -30,7 +30,7 @@ Answer = Callable[[Tensor], np.ndarray]
 class Deployed(nn.Module):
     """What an exported file computes.
 
-    With preparation: uint8 pixels (batch, C, side, side) -> probabilities. Without: prepared float32 images -> logits.
+    With preparation: uint8 pixels (batch, C, H, W) -> probabilities. Without: prepared float32 images -> logits.
     """
 
     def __init__(self, network: TrainedNetwork, preparation: bool) -> None:
@@ -64,9 +64,8 @@ def export(network: TrainedNetwork, to: str, file: Path, preparation: bool, fold
     if to == "safetensors":
         return _safetensors(network, file, preparation)
     deployed = Deployed(folded(network) if fold else network, preparation).eval()
-    side, channels = network.shape.size, network.shape.channels
     kind = torch.uint8 if preparation else torch.float32
-    example = torch.zeros(2, channels, side, side, dtype=kind)
+    example = torch.zeros(2, *network.shape.map_shape, dtype=kind)
     sizes = ({0: torch.export.Dim("batch")},)
     return (_onnx if to == "onnx" else _pt2)(deployed, example, sizes, file)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from darts.loop.plotting import drawn, new_figure
 from darts.runtime.text import utf8_name
+from darts.spaces.search_space import Size
 from darts.tasks.pictures import Decoder
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ class Shown(NamedTuple):
     right: bool | None = None  # None: the answer is not known
 
 
-def draw_sheet(shown: Sequence[Shown], side: int, channels: int, title: str) -> Figure:
+def draw_sheet(shown: Sequence[Shown], size: Size, channels: int, title: str) -> Figure:
     """Pictures as the network sees them, at most `SHOWN`, each with its words."""
     chosen = list(shown[:SHOWN])
     rows = -(-len(chosen) // ACROSS)
     figure = new_figure(1.5 * ACROSS, 1.85 * rows + 0.5)
     figure.suptitle(title, fontsize=11)
-    decoder = Decoder(side, channels)
+    decoder = Decoder(size, channels)
     grid = figure.subplots(rows, ACROSS, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")

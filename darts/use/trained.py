@@ -19,11 +19,10 @@ from darts.runtime.device import choose_device
 from darts.runtime.errors import UserError, one_line, optional
 from darts.runtime.text import printable
 from darts.spaces.genotype import Genotype, from_json
-from darts.spaces.search_space import InputShape
 from darts.tasks.augmentation import normalisation, normalise
 from darts.tasks.folders import class_name
 from darts.tasks.pictures import Decoder
-from darts.train.saved import network_of, read_network, weights_file
+from darts.train.saved import network_of, read_network, shape_of_file, weights_file
 
 METADATA = "darts"  # the key of a .safetensors file's metadata that describes the network
 
@@ -39,11 +38,11 @@ class Prediction(NamedTuple):
 class TrainedNetwork(nn.Module):
     """A trained network with what it needs to be used: `load_network` makes it of a weights.pt.
 
-    Called with uint8 pixels (batch, channels, side, side) it prepares them; floating-point images are taken as
+    Called with uint8 pixels (batch, channels, height, width) it prepares them; floating-point images are taken as
     prepared. It returns logits (batch, classes), and is in evaluation mode until `train()` is called.
 
     Attributes: `classes` names the outputs in their order (numbers as texts where the file names none), `genotype` is
-    the cell, `shape` the input's channels, side and number of classes, `described` all else that the file says.
+    the cell, `shape` the input's channels, size and number of classes, `described` all else that the file says.
     """
 
     scale: Tensor
@@ -54,8 +53,7 @@ class TrainedNetwork(nn.Module):
         self.network = network
         self.described = {key: value for key, value in described.items() if key != "weights"}
         self.classes, self.genotype = list(classes), genotype
-        image = described["input"]
-        self.shape = InputShape(image["channels"], image["size"], len(self.classes))
+        self.shape = replace(shape_of_file(described), classes=len(self.classes))
         scale, shift = normalisation(described["mean"], described["std"], torch.device("cpu"))
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
@@ -68,9 +66,9 @@ class TrainedNetwork(nn.Module):
     def prepared(self, images: Tensor) -> Tensor:
         """Raw pixels scaled and shifted as in training; images that are prepared already as they are.
 
-        `UserError` for other channels or another side than the network's, and for other integers than uint8.
+        `UserError` for other channels or another size than the network's, and for other integers than uint8.
         """
-        expected = self.shape.channels, self.shape.size, self.shape.size
+        expected = self.shape.map_shape
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise UserError(f"images are of shape {tuple(images.shape)}; this network takes (batch, {expected[0]}, "
                             f"{expected[1]}, {expected[2]}): use preprocess for pictures of other sizes")  # fmt: skip
@@ -85,8 +83,8 @@ class TrainedNetwork(nn.Module):
     def preprocess(self, pictures: str | Path | Iterable[str | Path]) -> Tensor:
         """Picture files as a batch of prepared images on this network's device.
 
-        Upright, transparent pixels on white, the shorter side resized to the network's side and cut to the centre, grey
-        or colour as in training. `UserError` naming a file that is no readable picture, and for no file at all.
+        Upright, transparent pixels on white, resized to cover the network's size and cut to the centre, grey or colour
+        as in training. `UserError` naming a file that is no readable picture, and for no file at all.
         """
         decoder = Decoder(self.shape.size, self.shape.channels)
         held = [decoder(str(file)) for file in picture_files(pictures)]
