@@ -158,7 +158,7 @@ def pictures_to_check(network: TrainedNetwork, images: str | None) -> Tensor:
 
     mean, deviation = network.described["mean"], network.described["std"]
     size = network.described["input"]["size"]
-    bundled = BundledDataset("fashion_mini", "", 1.0, size, mean, deviation, 0, False)
+    bundled = BundledDataset("fashion_mini", "", 1.0, mean, deviation, size, 0, False)
     return next(iter(open_test(bundled).batches([torch.arange(CHECKED)]))).images
 
 

@@ -24,7 +24,7 @@ from darts.spaces.fixed import find_cell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import next_settings
 from darts.spaces.sources import folders_of_searches, read_genotype
-from darts.tasks.settings import require_images
+from darts.tasks.settings import require_labelled
 from darts.train.settings import LESS_MEMORY, BriefSettings, rate_setting
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
             own = experiment(settings)
             refuse_other_run(folder, KIND, own)
             data = search_data(
-                require_images(settings.dataset),
+                require_labelled(settings.dataset),
                 settings.train_fraction,
                 settings.train.batch_size,
                 settings.seed,

@@ -28,7 +28,7 @@ from darts.runtime.files import lock_folder, write_json
 from darts.runtime.seeding import derive
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.fixed import FixedCell, find_cell, fixed_cells
-from darts.tasks.settings import require_images
+from darts.tasks.settings import require_labelled
 from darts.train.settings import LESS_MEMORY, BriefSettings, replaced
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def data_of(settings: TuneSettings, opened: dict[str, SearchData]) -> SearchData
     key = repr((settings.dataset, settings.train_fraction))
     if key not in opened:
         opened.clear()  # one set of images at a time
-        opened[key] = search_data(require_images(settings.dataset), settings.train_fraction, 2, settings.seed, device)
+        opened[key] = search_data(require_labelled(settings.dataset), settings.train_fraction, 2, settings.seed, device)
     return dataclasses.replace(opened[key], train=opened[key].train.of(settings.train.batch_size))
 
 

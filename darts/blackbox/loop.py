@@ -42,7 +42,7 @@ from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.nasbench201 import Table, load_table
 from darts.spaces.sources import finished_genotype
 from darts.tasks.batches import SearchData, search_data
-from darts.tasks.settings import require_images
+from darts.tasks.settings import require_labelled
 from darts.tasks.summary import log_summary, summary_of
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     own = experiment(settings)
     refuse_other_run(folder, KIND, own)
     loop = settings.search
-    data = search_data(require_images(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
+    data = search_data(require_labelled(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
     if settings.method.partial_effort and not scorer.partial_effort:

@@ -16,7 +16,7 @@ from darts.search.settings import SearchSettings, TextSearchSettings
 from darts.spaces.search_space import InputShape, plan_cells
 from darts.tasks.batches import SearchData, search_data
 from darts.tasks.pieces import TextSearchData, TextShape, text_search_data
-from darts.tasks.settings import UnrolledEmbedding, require_images
+from darts.tasks.settings import UnrolledEmbedding, require_labelled
 
 SearchedData = SearchData | TextSearchData
 AnySupernet = Supernet | RecurrentSupernet
@@ -27,7 +27,7 @@ def open_data(settings: SearchSettings, device: torch.device) -> SearchedData:
     loop = settings.search
     if isinstance(settings, TextSearchSettings):
         return text_search_data(settings.dataset, settings.language, loop.batch_size, settings.seed, device)
-    return search_data(require_images(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
+    return search_data(require_labelled(settings.dataset), loop.train_fraction, loop.batch_size, settings.seed, device)
 
 
 def build_supernet(

@@ -38,6 +38,11 @@ def size_of(value: int | Sequence[int]) -> Size:
     return height if height == width else (height, width)
 
 
+def as_written(size: Size) -> int | list[int]:
+    """Return a size as settings and files give it: the inverse of `size_of`."""
+    return size if isinstance(size, int) else list(size)
+
+
 @dataclass(frozen=True)
 class InputShape:
     """What a network is given and asked for: maps of `channels` x height x width, `classes` answers."""

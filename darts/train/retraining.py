@@ -57,7 +57,7 @@ from darts.spaces.genotype import Genotype, to_json
 from darts.tasks.batches import EVALUATION_BATCH, RawBatch, TrainData, test_batches, train_data
 from darts.tasks.content import warn_of_shared_pictures
 from darts.tasks.datasets import classes_by_name, open_test
-from darts.tasks.settings import require_images
+from darts.tasks.settings import require_labelled
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import Mean, StepMetrics, correct
 from darts.train import language
@@ -275,7 +275,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     choose_layout(device, map_type(settings.precision), folder)
     train = settings.train
     data = train_data(
-        require_images(settings.dataset), train.cutout, train.batch_size, settings.seed, device, train.validation
+        require_labelled(settings.dataset), train.cutout, train.batch_size, settings.seed, device, train.validation
     )
     summary = summary_of(settings.dataset, data)
     log_summary(summary)
@@ -328,7 +328,7 @@ def test(state: TrainState) -> tuple[dict[str, float], Measures]:
 
     Also returns the measures of its answers, of all processes.
     """
-    opened_test = open_test(require_images(state.settings.dataset))
+    opened_test = open_test(require_labelled(state.settings.dataset))
     images = classes_by_name(opened_test, state.data.train.images.classes, "the training images")
     log.info("testing on %d images", len(images.labels))
     network = state.tested_network()
