@@ -25,6 +25,7 @@ from darts.runtime.text import encoded
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darts.tasks.settings import LabelledDataset
     from darts.use.trained import TrainedNetwork
 
 log = logging.getLogger("darts")
@@ -42,7 +43,7 @@ ASK = "; ".join(
         'print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[found.argmax()], found.max())',
     ]
 )
-ABOUT = "An image classifier: its cell "  # how a description begins
+ABOUT = {"images": "An image classifier: its cell ", "sounds": "A classifier of sounds: its cell "}  # how one begins
 
 
 @command_settings("export")
@@ -98,7 +99,7 @@ def asking(network: TrainedNetwork, settings: ExportSettings, file: Path) -> str
     from darts.use.answers import first_readable
 
     code = READ.format(file=_literal(str(file)))
-    if settings.images is not None and settings.preparation:
+    if settings.images is not None and settings.preparation and network.features_of_sound is None:
         picture = first_readable(network, Path(settings.images).expanduser())
         mode, (height, width) = "RGB" if network.shape.channels == 3 else "L", network.shape.sides
         places = {"file": _literal(str(file)), "picture": _literal(str(picture.absolute())), "mode": _literal(mode)}
@@ -134,43 +135,54 @@ def _describes(card: Path, file: Path) -> bool:
         begin = read_regular(card)[:1000].decode("utf-8", "replace")
     except OSError:
         return False
-    return begin.startswith(_title(file))
+    return begin.startswith(tuple(_title(file, kind) for kind in ABOUT))
 
 
-def _title(file: Path) -> str:
-    return f"# {file.name}\n\n{ABOUT}"
+def _title(file: Path, kind: str) -> str:
+    return f"# {file.name}\n\n{ABOUT[kind]}"
 
 
 def pictures_to_check(network: TrainedNetwork, images: str | None) -> Tensor:
     """Raw pixels of at most `CHECKED` pictures; `UserError` where there is none to be had."""
     import torch
 
+    from darts.tasks.datasets import open_test
     from darts.use.answers import pictures_of, pixels_of
 
     if images is not None:
-        files = pictures_of(Path(images).expanduser())
+        files = pictures_of(Path(images).expanduser(), endings=network.endings)
         step = max(1, len(files) // CHECKED)
         return pixels_of(network, files[::step][:CHECKED])
-    if network.described["dataset"] != "fashion_mini":
+    if network.described["dataset"] not in ("fashion_mini", "spoken_digits_mini"):
         raise UserError(f"images is null; give pictures of {network.described['dataset']} to check the file on")
-    from darts.tasks.datasets import open_test
+    return next(iter(open_test(bundled_for(network)).batches([torch.arange(CHECKED)]))).images
+
+
+def bundled_for(network: TrainedNetwork) -> LabelledDataset:
+    """The bundled set that a network was trained on."""
+    from darts.tasks.audio_settings import BundledAudio
     from darts.tasks.settings import BundledDataset
 
-    mean, deviation = network.described["mean"], network.described["std"]
-    size = network.described["input"]["size"]
-    bundled = BundledDataset("fashion_mini", "", 1.0, mean, deviation, size, 0, False)
-    return next(iter(open_test(bundled).batches([torch.arange(CHECKED)]))).images
+    described, of = network.described, network.features_of_sound
+    common = described["dataset"], "", 1.0, described["mean"], described["std"]
+    if of is None:
+        return BundledDataset(*common, described["input"]["size"], 0, False)
+    seconds, bands = of.samples / of.rate, (of.mel_bands, of.lowest_hz, of.highest_hz)
+    return BundledAudio(*common, of.rate, seconds, of.window, of.hop, *bands, 0.0, 0, 0, 0, 0)
 
 
 def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path, file: Path, difference: float) -> str:
     """What the file is, for whoever is given it."""
     described = network.described
     known = described["settings"]
-    height, width = network.shape.sides
-    shape = f"(batch, {network.shape.channels}, {height}, {width})"
-    prepared = f"float32 images {shape}, of the range 0 to 1, minus the mean, divided by the standard deviation"
+    raw, shape = (f"(batch, {', '.join(map(str, sides))})" for sides in (network.raw_shape, network.shape.map_shape))
+    of = network.features_of_sound
+    kind, what = ("images", "images") if of is None else ("sounds", "log-mel features")
+    ranged = ", of the range 0 to 1" if of is None else ""
+    prepared = f"float32 {what} {shape}{ranged}, minus the mean, divided by the standard deviation"
+    pixels = f"uint8 pixels {raw}" if of is None else f"int16 sounds {raw} at {of.rate} samples a second"
     table = {
-        "input": f"uint8 pixels {shape}" if settings.preparation else prepared,
+        "input": pixels if settings.preparation else prepared,
         "output": f"{'probabilities' if settings.preparation else 'logits'} of the classes below, in their order",
         "classes": ", ".join(network.classes),
         "mean, standard deviation": f"{_numbers(described['mean'])}; {_numbers(described['std'])}",
@@ -185,7 +197,7 @@ def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path,
     }
     rows = [f"| {name} | {value} |" for name, value in table.items()]
     trained = "trained from scratch" if described.get("start_from") is None else "fine-tuned"
-    about = f"{_title(file)}is below, and its weights were {trained}."
+    about = f"{_title(file, kind)}is below, and its weights were {trained}."
     return "\n".join([about, "", "| what | |", "| --- | --- |", *rows, ""])
 
 

@@ -37,7 +37,7 @@ class PredictSettings:
     """The settings of `python -m darts.predict`."""
 
     weights: str  # a weights.pt, the folder of a retraining, or latest
-    images: str  # a picture, or a folder with pictures
+    images: str  # a picture, or a folder with pictures; of a network of sounds WAV files
     labels: str | None  # null; folders: a picture's class is the first folder below images; or a CSV file: file,class
     batch_size: int  # pictures at a time
     device: str  # auto, cpu, cuda, cuda:1, mps
@@ -61,7 +61,7 @@ def main(settings: DictConfig) -> float:
     file = weights_file(typed.weights, typed.runs)
     network = load_network(file, typed.device)
     place = Path(typed.images).expanduser()
-    found = pictures_of(place, in_classes=typed.labels == FOLDERS)
+    found = pictures_of(place, in_classes=typed.labels == FOLDERS, endings=network.endings)
     labels = None if typed.labels is None else labels_of(found, place, typed.labels, network.classes)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with lock_folder(folder):
@@ -112,7 +112,7 @@ def show(network: TrainedNetwork, answers: Answers, folder: Path) -> float:
     if len(sheet) > LISTED:
         log.info("... and %d more", len(sheet) - LISTED)
     title = f"{len(sheet)} pictures, answers with their probabilities"
-    save_figure(draw_sheet(sheet, network.shape.size, network.shape.channels, title), folder / "sheet")
+    save_figure(draw_sheet(sheet, network.picture, title), folder / "sheet")
     return 0.0
 
 
@@ -149,7 +149,7 @@ def draw_measures(
     if mistakes:
         sheet = [shown for _, shown in mistakes]
         title = f"the surest of {len(mistakes)} mistakes"
-        save_figure(draw_sheet(sheet, network.shape.size, network.shape.channels, title), folder / "mistakes")
+        save_figure(draw_sheet(sheet, network.picture, title), folder / "mistakes")
 
 
 if __name__ == "__main__":

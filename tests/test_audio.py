@@ -15,7 +15,9 @@ import scipy.signal
 import torch
 
 import darts
+from darts.blackbox import loop as blackbox
 from darts.models.cost import count_macs
+from darts.runtime.checkpoint import read_state
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
@@ -32,12 +34,14 @@ from darts.tasks.sounds import SoundReader, fitted, read_header, read_wave
 from darts.tasks.spoken_digits import DIGITS, HOP, basis, coefficients, quantised, read_digits, restored, samples
 from darts.tasks.summary import summarise
 from darts.train import retraining
-from darts.train.saved import evaluate_file
+from darts.train.saved import evaluate_file, network_of
+from darts.train.starting import started
 from darts.use.answers import pictures_of, predict
 from darts.use.exporting import export, largest_difference
 from tests.conftest import TINY_SCORES, composed, run_command
 from tests.faults.leavings import left, saved
 from tests.faults.test_kills import Killed, kill_after
+from tests.test_export import need
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 CPU = torch.device("cpu")
@@ -155,8 +159,9 @@ def test_other_chunks_are_passed_over_and_a_length_that_a_pipe_did_not_know_is_w
         (riff(b"\0\0", rate=0), r"1 channels at 0 Hz"),
         (riff(b"\0\0", channels=0), r"0 channels at"),
         (riff(b"\0\0").replace(b"fmt \x10", b"fmt \x08"), r"its format chunk has 8 bytes|it ends before"),
-        (riff(np.array([0, np.nan], "<f4").tobytes(), kind=3, bits=32), r"a sample that is no finite number"),
+        (riff(np.array([0, np.nan], "<f4").tobytes(), kind=3, bits=32), r"it holds a sample that is no finite number"),
     ],
+    ids=range(17),
 )
 def test_what_is_no_sound_is_refused_with_its_name_and_the_reason(content, told, tmp_path):
     (tmp_path / "bad.wav").write_bytes(content)
@@ -478,7 +483,7 @@ def test_the_summary_counts_what_is_converted(folder):
     settings = dataset(folder, "dataset.testing_list=null", "dataset.test_fraction=0.01")
     paths = [file.path for file in list_sounds(settings).training]
     told = conversions(settings, [path for path in paths if "zoe" in path])
-    assert told in ({}, {"2 channels to 1": 1, "3000 Hz to 2000": 1, "shorter, silence added": 1})
+    assert told == {"2 channels to 1": 1, "3000 Hz to 2000": 1, "shorter, silence added": 1}
     lines = summarise(settings, open_training(settings)).lines()
     assert "1 x 16 x 20" in lines[0] and "training sounds" in lines[0] and "test sounds set aside" in lines[0]
     assert any(line.startswith("converted training sounds: ") for line in lines)
@@ -491,7 +496,9 @@ def test_streamed_sounds_are_those_in_memory(folder):
     settings = dataset(folder)
     streamed = dataset(folder, "dataset.device_megabytes=0", "dataset.workers=0")
     held = open_training(settings).pixels
-    read = torch.cat([batch.images for batch in open_training(streamed).batches([torch.arange(5), torch.arange(5, 15)])])
+    read = torch.cat(
+        [batch.images for batch in open_training(streamed).batches([torch.arange(5), torch.arange(5, 15)])]
+    )
     assert torch.equal(read, held[:15]) and held.dtype is torch.int16
 
 
@@ -556,3 +563,93 @@ def test_a_training_of_sounds_killed_at_a_step_resumes_bit_for_bit(tmp_path):
     cut = retraining.run(settings, genotype, tmp_path / "cut")
     assert saved(tmp_path / "cut") == saved(tmp_path / "whole")
     assert (cut["test_loss"], cut["test_accuracy"]) == (whole["test_loss"], whole["test_accuracy"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny retraining on own sounds of three pitches, which it learns to tell apart."""
+    place = tmp_path_factory.mktemp("trained")
+    sounds = write_sounds(place / "sounds", {"high": 800, "low": 150, "middle": 400}, 12)
+    own = [*OWN, f"dataset.root={sounds}", f"dataset.cache={place / 'cache'}", "dataset.shift_ms=20"]
+    loop = ["train.batch_size=8", "train.epochs=8", "train.auxiliary_weight=0.4", "network.channels=4"]
+    settings = composed("final", *TINY_SOUND, *own, *loop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("darts.loop.plotting.save_figure", lambda *_: [])
+        result = retraining.run(settings, published("darts_v2"), place / "run")
+    return place / "run", sounds, settings, result
+
+
+def test_a_network_of_sounds_is_trained_saved_tested_again_and_asked(trained):
+    run, sounds, settings, result = trained
+    network = darts.load_network(run)
+    assert result["test_accuracy"] > 0.8 and network.classes == ["high", "low", "middle"]
+    assert network.features_of_sound == settings.dataset.features and network.raw_shape == (1, 1000)
+    assert result["macs"] == count_macs(network.network, torch.zeros(1, 1, 16, 20))
+    assert evaluate_file(settings, run / "weights.pt")["accuracy"] == result["test_accuracy"]
+    files = [Path(file.path) for file in list_sounds(settings.dataset).test]
+    answers = predict(network, files)
+    best = [network.classes[max(range(3), key=row.__getitem__)] for row in answers.probabilities]
+    right = sum(name == file.parent.name for name, file in zip(best, files, strict=True))
+    assert right / len(files) == result["test_accuracy"]
+    assert (
+        set(files) < set(pictures_of(sounds, endings=network.endings))
+        and len(pictures_of(sounds, True, network.endings)) == 36
+    )
+    (prediction,) = network.predict(files[0])
+    assert prediction.probability == pytest.approx(max(answers.probabilities[0]), abs=1e-5)
+
+
+def test_raw_sounds_and_features_are_answered_alike_and_others_are_refused(trained):
+    run, sounds, settings, _ = trained
+    network = darts.load_network(run)
+    file = next((sounds / "low").glob("*.wav"))
+    raw = SoundReader(RATE, 1000)(str(file))[None]
+    described = network.described
+    expected = (plain_log_mel(raw[0, 0].numpy(), settings.dataset.features) - described["mean"][0]) / described["std"][
+        0
+    ]
+    np.testing.assert_allclose(network.preprocess(file)[0, 0], expected, atol=2e-3)
+    torch.testing.assert_close(network(raw), network(network.preprocess(file)))
+    assert network.picture(str(file)).shape == (1, 16, 20) and network.picture(str(file)).dtype is torch.uint8
+    for wrong in (raw.to(torch.uint8), raw[..., :-1], raw[0]):
+        with pytest.raises(UserError, match=r"this network takes int16 \(batch, 1, 1000\)"):
+            network(wrong)
+    with pytest.raises(UserError, match=r"this network takes \(batch, 1, 16, 20\)"):
+        network(torch.zeros(1, 1, 20, 16))
+
+
+@pytest.mark.parametrize("preparation", [True, False])
+@pytest.mark.parametrize("form", ["onnx", "pt2", "safetensors"])
+def test_an_export_of_a_network_of_sounds_answers_as_it_does(trained, form, preparation, tmp_path):
+    need(form)
+    network = darts.load_network(trained[0])
+    raw = torch.randint(-9000, 9000, (5, 1, 1000), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
+    answer = export(network, form, tmp_path / f"network.{form}", preparation, False)
+    assert largest_difference(network, answer, raw, preparation) < 1e-4
+
+
+def test_a_network_is_not_tested_or_tuned_further_on_what_it_does_not_hear(trained, tmp_path):
+    run, sounds = trained[:2]
+    other = composed("final", *TINY_SOUND, *OWN, f"dataset.root={sounds}", "dataset.lowest_hz=20")
+    with pytest.raises(UserError, match=r"dataset\.lowest_hz is 20.0; .* was trained with 0"):
+        evaluate_file(other, run / "weights.pt")
+    pictures = composed("final", *TINY_SOUND, f"start_from={run}", "head_epochs=0")
+    with pytest.raises(UserError, match=r"was trained on sounds, but dataset is 'fashion_mini', of images"):
+        started(pictures)
+    own = composed("final", *TINY_SOUND, *OWN, f"dataset.root={sounds}", f"start_from={run}", "head_epochs=0")
+    assert started(own)[0].dataset.mean == darts.load_network(run).described["mean"]
+
+
+def test_a_file_whose_features_do_not_fit_its_network_is_refused(trained):
+    described = read_state(trained[0] / "weights.pt")
+    for change in ({"hop": 49}, {"window": 20}, {"rate": 0}, {"highest_hz": 1001.0}, {"mel_bands": None}):
+        content = {**described, "sound": {**described["sound"], **change}}
+        with pytest.raises(UserError, match=r"does not describe a network: sound"):
+            network_of(content, Path("weights.pt"))
+
+
+def test_a_search_by_scores_takes_sounds(tmp_path):
+    small = [item for item in TINY_SCORES if not item.startswith("dataset.")]
+    settings = composed("search", *small, *DIGITS_SMALL, "method=random", "evaluator=zero_cost", "budget.evaluations=2",
+                        "search.batch_size=8", "evaluator.batch_size=8", "logger=none")  # fmt: skip
+    assert set(blackbox.run(settings, tmp_path).cells) == {"normal", "reduction"}
