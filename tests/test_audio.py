@@ -25,7 +25,7 @@ from darts.spaces.published import published
 from darts.tasks import batches
 from darts.tasks.audio import conversions
 from darts.tasks.audio_settings import Features, SoundAugmentation
-from darts.tasks.content import content_identity
+from darts.tasks.content import content_identity, warn_of_shared_pictures
 from darts.tasks.datasets import channel_statistics, open_test, open_training
 from darts.tasks.features import FLOOR, LogMel, masked, mel_filters, shifted, sound_draws
 from darts.tasks.settings import AnyDataset
@@ -198,7 +198,8 @@ def test_of_a_long_file_only_the_middle_is_read_and_it_is_that_of_the_whole(tmp_
     scipy.io.wavfile.write(tmp_path / "a.wav", 4410, sound)
     whole = fitted(scipy.signal.resample_poly(sound.astype(float), 200, 441), RATE)
     found = SoundReader(RATE, RATE)(str(tmp_path / "a.wav"))[0].numpy()
-    assert np.abs(found.astype(int) - whole).max() <= 1 or np.corrcoef(found, whole)[0, 1] > 0.9
+    best = max(np.corrcoef(found[5:-5], np.roll(whole, shift)[5:-5])[0, 1] for shift in (-1, 0, 1))
+    assert best > 0.9  # but for a fraction of a sample, by which the middles of both may differ
 
 
 # Features.
@@ -487,6 +488,28 @@ def test_the_summary_counts_what_is_converted(folder):
     lines = summarise(settings, open_training(settings)).lines()
     assert "1 x 16 x 20" in lines[0] and "training sounds" in lines[0] and "test sounds set aside" in lines[0]
     assert any(line.startswith("converted training sounds: ") for line in lines)
+
+
+def test_the_settings_of_fsdd_hold_a_speaker_out_or_divide_by_take(tmp_path):
+    for number in range(60):
+        name = f"{number % 2}_{('theo', 'lucas', 'george')[number % 3]}_{number // 6}.wav"
+        scipy.io.wavfile.write(tmp_path / name, 8000, tone(0.1, 200 + number, 8000))
+    own = ["dataset=fsdd", f"dataset.root={tmp_path}"]
+    listing = list_sounds(composed("final", *own).dataset)
+    assert listing.classes == ["0", "1"] and len(listing.test) == 20
+    assert all("_theo_" in file.path for file in listing.test)
+    official = [r"dataset.name_pattern='(?P<label>\d)_\w+_(?P<speaker>\d+)'", "dataset.speakers_held_out=[0,1,2,3,4]"]
+    listing = list_sounds(composed("final", *own, *official).dataset)
+    assert sorted(Path(file.path).stem.split("_")[2] for file in listing.test) == sorted("01234" * 6)
+    assert not {file.path for file in listing.test} & {file.path for file in listing.training}
+
+
+def test_a_sound_that_is_in_two_parts_is_warned_of(folder, caplog):
+    settings = dataset(folder)
+    listing = list_sounds(settings)
+    Path(listing.test[0].path).write_bytes(Path(listing.training[0].path).read_bytes())
+    warn_of_shared_pictures(settings)
+    assert "1 test sounds are training sounds too, byte for byte" in caplog.text
 
 
 # Streaming, statistics, identity.

@@ -212,10 +212,11 @@ class SearchData:
 
     raw_type = RawBatch
     task: Task = CLASSIFICATION
+    noun: str = "images"  # what the examples are, for people
 
     def told(self) -> str:
         """What a search says of its data at its start."""
-        return f"{len(self.split.train)} images train the weights, {len(self.split.valid)} the architecture"
+        return f"{len(self.split.train)} {self.noun} train the weights, {len(self.split.valid)} the architecture"
 
     def evaluation(self) -> Iterator[Batch]:
         """The validation images in larger batches than a training step's, for the evaluation after an epoch."""
@@ -281,7 +282,7 @@ def search_data(
         Batches(images, indices, _fitting(batch_size, indices, setting), preparation, derive(seed, purpose))
         for purpose, indices in (("weights", split.train), ("architecture", split.valid))
     ]
-    return SearchData(shape, batches[0], batches[1], split)
+    return SearchData(shape, batches[0], batches[1], split, noun=settings.noun)
 
 
 def train_data(

@@ -50,6 +50,7 @@ class LabelledDataset(AnyDataset):
     """What every set of labelled examples has, images or sounds: a map for the network, and a class."""
 
     value_limits: ClassVar[tuple[float, float]] = (0.0, 1.0)  # of what `values` returns
+    noun: ClassVar[str] = "images"  # what the examples are, for people
 
     mean: list[float] | None  # by channel, of pixels from 0 to 1 or a sound's features; null: of all training data
     std: list[float] | None  # standard deviations by channel, like mean

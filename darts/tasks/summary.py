@@ -92,7 +92,7 @@ def summarise(settings: LabelledDataset, images: ImageSet) -> DataSummary:
         skipped={},
         untested=[],
         unused=[],
-        examples="sounds" if settings.is_sound else "images",
+        examples=settings.noun,
     )
     return facts if images.origin is None else _of_folder(facts, images.origin)
 

@@ -287,7 +287,8 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
         warn_of_shared_pictures(settings.dataset)
     if saved is None:
         size = count_parameters_without_auxiliary(state.network)
-        log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
+        noun = require_labelled(settings.dataset).noun
+        log.info("training on %s: %d %s, %s parameters", device, len(data.train.indices), noun, f"{size:,}")
     else:
         state.restore(saved)
         log.info("resuming at epoch %d, step %d", state.epoch + 1, state.step + 1)
@@ -328,9 +329,10 @@ def test(state: TrainState) -> tuple[dict[str, float], Measures]:
 
     Also returns the measures of its answers, of all processes.
     """
-    opened_test = open_test(require_labelled(state.settings.dataset))
+    dataset = require_labelled(state.settings.dataset)
+    opened_test = open_test(dataset)
     images = classes_by_name(opened_test, state.data.train.images.classes, "the training images")
-    log.info("testing on %d images", len(images.labels))
+    log.info("testing on %d %s", len(images.labels), dataset.noun)
     network = state.tested_network()
     if state.best is not None:
         network.load_state_dict(state.best["weights"])
