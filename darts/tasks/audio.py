@@ -16,7 +16,8 @@ from darts.tasks.spoken_digits import DIGITS, RATE, read_digits
 
 def bundled_sounds(settings: AudioDataset, train: bool) -> ImageSet:
     """The spoken digits that ship with this package."""
-    held = read_digits("train" if train else "test")
+    part = "train" if train else "test"
+    held = read_digits(part)
     rate, samples = settings.rate, settings.features.samples
     sounds = [fitted(resampled(sound.astype(np.float64), RATE, rate), samples) for sound in held.sounds]
     return ArrayImages(torch.from_numpy(np.stack(sounds))[:, None], torch.tensor(held.labels), DIGITS)
