@@ -104,9 +104,7 @@ class AudioDataset(LabelledDataset):
     lowest_hz: float  # at which the first mel band begins
     highest_hz: float | None  # at which the last one ends; null: half the rate
     shift_ms: float  # milliseconds by which a training sound is moved, forward or backward, at most; 0: not
-    frequency_masks: (
-        int  # bands of frequencies of a training sound that are set to the mean (Park et al. 2019); 0: none
-    )
+    frequency_masks: int  # bands of a training sound's frequencies that are set to the mean (Park et al. 2019); 0: none
     frequency_mask: int  # mel bands of each at most
     time_masks: int  # stretches of time of a training sound that are set to the mean; 0: none
     time_mask: int  # frames of each at most
