@@ -87,7 +87,8 @@ def main(settings: DictConfig) -> float:
         with writing(file):
             fresh.replace(file)
     megabytes = file.stat().st_size / 1e6
-    log.info("largest difference from the network on %d pictures: %.2g", len(pixels), difference)
+    what = "pictures" if network.features_of_sound is None else "sounds"
+    log.info("largest difference from the network on %d %s: %.2g", len(pixels), what, difference)
     log.info("result: %s, %.2f MB, described in %s", file, megabytes, card)
     if typed.to == "onnx":
         log.info("next:   %s", asking(network, typed, file))
@@ -154,7 +155,8 @@ def pictures_to_check(network: TrainedNetwork, images: str | None) -> Tensor:
         step = max(1, len(files) // CHECKED)
         return pixels_of(network, files[::step][:CHECKED])
     if network.described["dataset"] not in ("fashion_mini", "spoken_digits_mini"):
-        raise UserError(f"images is null; give pictures of {network.described['dataset']} to check the file on")
+        what = "pictures" if network.features_of_sound is None else "sounds"
+        raise UserError(f"images is null; give {what} of {network.described['dataset']} to check the file on")
     return next(iter(open_test(bundled_for(network)).batches([torch.arange(CHECKED)]))).images
 
 

@@ -101,6 +101,7 @@ def remove_earlier_files(folder: Path) -> None:
 def show(network: TrainedNetwork, answers: Answers, folder: Path) -> float:
     """The first answers on the console, and a contact sheet."""
     from darts.loop.plotting import save_figure
+    from darts.use.answers import noun_of
     from darts.use.pictures import Shown, draw_sheet
 
     sheet = []
@@ -111,7 +112,7 @@ def show(network: TrainedNetwork, answers: Answers, folder: Path) -> float:
             log.info("%-40s %-20s %5.1f%%", one_line(file)[-40:], best.name, 100 * best.probability)
     if len(sheet) > LISTED:
         log.info("... and %d more", len(sheet) - LISTED)
-    title = f"{len(sheet)} pictures, answers with their probabilities"
+    title = f"{len(sheet)} {noun_of(network.endings)}s, answers with their probabilities"
     save_figure(draw_sheet(sheet, network.picture, title), folder / "sheet")
     return 0.0
 
@@ -119,14 +120,15 @@ def show(network: TrainedNetwork, answers: Answers, folder: Path) -> float:
 def judge(network: TrainedNetwork, answers: Answers, labels: dict[str, int], folder: Path) -> float:
     """Measure labelled answers, draw what is wrong; returns the error."""
     from darts.loop.measures import measured
+    from darts.use.answers import noun_of
 
     true_labels = [labels[file] for file in answers.files]
     measures = measured(answers.probabilities, true_labels, network.classes)
     write_json(folder / "measures.json", measures.to_json())
     draw_measures(network, answers, true_labels, measures, folder)
-    log.info("accuracy %.2f%% of %d pictures, balanced over classes %.2f%%, log loss %.3f, calibration error %.1f%%",
-             100 * measures.accuracy, measures.pictures, 100 * measures.balanced_accuracy, measures.log_loss,
-             100 * measures.calibration_error)  # fmt: skip
+    told = "accuracy %.2f%% of %d %ss, balanced over classes %.2f%%, log loss %.3f, calibration error %.1f%%"
+    log.info(told, 100 * measures.accuracy, measures.pictures, noun_of(network.endings),
+             100 * measures.balanced_accuracy, measures.log_loss, 100 * measures.calibration_error)  # fmt: skip
     return 1 - measures.accuracy
 
 
