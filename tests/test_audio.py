@@ -16,19 +16,20 @@ import torch
 
 import darts
 from darts.blackbox import loop as blackbox
-from darts.models.cost import count_macs
+from darts.models.cost import count_macs, network_costs
 from darts.runtime.checkpoint import read_state
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.spaces.published import published
+from darts.spaces.search_space import InputShape
 from darts.tasks import batches
 from darts.tasks.audio import conversions
 from darts.tasks.audio_settings import Features, SoundAugmentation
 from darts.tasks.content import content_identity, warn_of_shared_pictures
 from darts.tasks.datasets import channel_statistics, open_test, open_training
 from darts.tasks.features import FLOOR, LogMel, masked, mel_filters, shifted, sound_draws
-from darts.tasks.settings import AnyDataset
+from darts.tasks.settings import AnyDataset, require_images
 from darts.tasks.sound_folders import list_sounds
 from darts.tasks.sounds import SoundReader, fitted, read_header, read_wave
 from darts.tasks.spoken_digits import DIGITS, HOP, basis, coefficients, quantised, read_digits, restored, samples
@@ -304,6 +305,34 @@ def test_only_training_sounds_are_changed_and_each_by_its_own_draws():
     inputs = torch.cat([batch.inputs for batch in unchanged.train.shuffled(0)])
     known = torch.cat([batch.inputs for batch in unchanged.train.in_order()])
     assert len(inputs) == len(known) and torch.isclose(inputs.sum(), known.sum(), rtol=1e-4)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize("name", ["spoken_digits_mini", "fsdd"])
+def test_smaller_sets_are_shown_more_often_unless_it_is_typed(name):
+    own = [f"dataset={name}", "dataset.root=x"]
+    assert composed("search", *own).search.epochs == 12 and composed("search").search.epochs == 3
+    assert composed("search", *own, "search.epochs=5").search.epochs == 5
+    for command in ("final", "compare", "select", "tune"):
+        more = ["searched=[darts_v1,darts_v2]"] if command == "select" else []
+        assert composed(command, *own, *more).train.epochs == 30 > composed(command, *more).train.epochs
+
+
+def test_keyword_spotting_is_of_mobile_size():
+    """Below 100,000 parameters and 20 million multiply-adds a second of sound, with the cell DARTS_V2."""
+    settings = composed("final", "experiment=keyword_spotting", "dataset.root=x")
+    shape, size = InputShape(1, settings.dataset.size, 35), settings.network
+    costs = network_costs(published("darts_v2"), size, shape, CPU, ["parameters", "macs"])
+    assert shape.map_shape == (1, 40, 100) and costs["parameters"] == 80_579
+    assert costs["macs"] == pytest.approx(14.2e6, rel=0.01)
+    assert composed("search", "experiment=keyword_spotting", "dataset.root=x").dataset == settings.dataset
+
+
+def test_a_command_for_pictures_alone_says_so():
+    with pytest.raises(UserError, match=r"dataset is spoken_digits_mini, which holds no images"):
+        require_images(composed("search", "dataset=spoken_digits_mini").dataset)
 
 
 # The bundled set.
