@@ -28,7 +28,7 @@ from darts.runtime.signals import deferred_signals, pending_signal, raise_if_int
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership
 from darts.spaces.variation import canonical, ordered
-from darts.tasks.settings import require_images
+from darts.tasks.settings import require_labelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
         own = experiment(settings)
         refuse_other_run(folder, KIND, own)
         loop, table = settings.search, load_table(settings.benchmark, settings.space)
-        images = require_images(settings.dataset)
+        images = require_labelled(settings.dataset)
         data = search_data(images, loop.train_fraction, loop.batch_size, settings.seed, device)
         cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
         scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))

@@ -20,7 +20,7 @@ from darts.models.settings import NetworkSettings
 from darts.runtime.errors import UserError, require
 from darts.spaces.nasbench201 import has_string, to_string
 from darts.spaces.notation import has_notation, to_notation
-from darts.spaces.search_space import Skeleton
+from darts.spaces.search_space import Skeleton, is_size, sides_of, size_of
 from darts.spaces.sources import find_genotype
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ class InputSettings:
     """The images that a network is described for."""
 
     channels: int  # of an image
-    size: int  # side of an image in pixels
+    size: Any  # pixels: the side of a square image, or [height, width]
     classes: int  # answers of the network
 
     def __post_init__(self) -> None:
         require(1 <= self.channels <= 4096, "input.channels", self.channels, "from 1 to 4096")
-        require(1 <= self.size <= 4096, "input.size", self.size, "from 1 to 4096")
+        allowed = "from 1 to 4096, or [height, width] of such"
+        require(is_size(self.size), "input.size", self.size, allowed)
         require(1 <= self.classes <= 1_000_000, "input.classes", self.classes, "from 1 to 1000000")
 
 
@@ -62,7 +63,7 @@ class DescribeSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size("input.size", self.input.size, self.network)
+        check_size("input.size", size_of(self.input.size), self.network)
         allowed = "a space of images: what is described is a network of images"
         require(self.space.skeleton is not Skeleton.recurrent, "space", self.space.name, allowed)
 
@@ -78,10 +79,10 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
 
     device = choose_device(settings.device)
     size, image = settings.network, settings.input
-    shape = InputShape(image.channels, image.size, image.classes)
+    shape = InputShape(image.channels, size_of(image.size), image.classes)
     network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
     placed(network, device)
-    images = torch.zeros(1, image.channels, image.size, image.size, device=device)
+    images = torch.zeros(1, *shape.map_shape, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     return {
         "genotype": genotype.digest(),
@@ -204,7 +205,8 @@ def tell(settings: DescribeSettings, genotype: Genotype, metrics: dict[str, Any]
         if form in metrics:
             print(f"{form:13} {metrics[form]}")
     print(f"parameters    {metrics['parameters']:,} ({metrics['parameters_with_auxiliary']:,} with the auxiliary head)")
-    print(f"multiply-adds {metrics['macs'] / 1e6:.1f} M of one {typed.input.size} x {typed.input.size} image")
+    height, width = sides_of(size_of(typed.input.size))
+    print(f"multiply-adds {metrics['macs'] / 1e6:.1f} M of one {height} x {width} image")
     print(f"latency       {metrics['latency_ms']:.1f} ms of one image on {metrics['device']}")
     print(f"pictures      {', '.join(str(file) for file in files)}")
 

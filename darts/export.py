@@ -25,6 +25,7 @@ from darts.runtime.text import encoded
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darts.tasks.settings import LabelledDataset
     from darts.use.trained import TrainedNetwork
 
 log = logging.getLogger("darts")
@@ -36,13 +37,13 @@ ASK = "; ".join(
         "import json, numpy, onnxruntime",
         "from PIL import Image, ImageOps",
         "session = onnxruntime.InferenceSession({file})",
-        "picture = ImageOps.fit(Image.open({picture}).convert({mode}), ({side}, {side}))",
-        "pixels = numpy.array(picture).reshape({side}, {side}, -1).transpose(2, 0, 1)[None]",
+        "picture = ImageOps.fit(Image.open({picture}).convert({mode}), ({width}, {height}))",
+        "pixels = numpy.array(picture).reshape({height}, {width}, -1).transpose(2, 0, 1)[None]",
         'found = session.run(None, {{"pixels": pixels}})[0][0]',
         'print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[found.argmax()], found.max())',
     ]
 )
-ABOUT = "An image classifier: its cell "  # how a description begins
+ABOUT = {"images": "An image classifier: its cell ", "sounds": "A classifier of sounds: its cell "}  # how one begins
 
 
 @command_settings("export")
@@ -86,7 +87,8 @@ def main(settings: DictConfig) -> float:
         with writing(file):
             fresh.replace(file)
     megabytes = file.stat().st_size / 1e6
-    log.info("largest difference from the network on %d pictures: %.2g", len(pixels), difference)
+    what = "pictures" if network.features_of_sound is None else "sounds"
+    log.info("largest difference from the network on %d %s: %.2g", len(pixels), what, difference)
     log.info("result: %s, %.2f MB, described in %s", file, megabytes, card)
     if typed.to == "onnx":
         log.info("next:   %s", asking(network, typed, file))
@@ -98,11 +100,11 @@ def asking(network: TrainedNetwork, settings: ExportSettings, file: Path) -> str
     from darts.use.answers import first_readable
 
     code = READ.format(file=_literal(str(file)))
-    if settings.images is not None and settings.preparation:
+    if settings.images is not None and settings.preparation and network.features_of_sound is None:
         picture = first_readable(network, Path(settings.images).expanduser())
-        mode, side = "RGB" if network.shape.channels == 3 else "L", network.shape.size
+        mode, (height, width) = "RGB" if network.shape.channels == 3 else "L", network.shape.sides
         places = {"file": _literal(str(file)), "picture": _literal(str(picture.absolute())), "mode": _literal(mode)}
-        code = ASK.format(side=side, **places)
+        code = ASK.format(height=height, width=width, **places)
     return f"{as_started('python')} -c {shlex.quote(code)}"
 
 
@@ -134,41 +136,55 @@ def _describes(card: Path, file: Path) -> bool:
         begin = read_regular(card)[:1000].decode("utf-8", "replace")
     except OSError:
         return False
-    return begin.startswith(_title(file))
+    return begin.startswith(tuple(_title(file, kind) for kind in ABOUT))
 
 
-def _title(file: Path) -> str:
-    return f"# {file.name}\n\n{ABOUT}"
+def _title(file: Path, kind: str) -> str:
+    return f"# {file.name}\n\n{ABOUT[kind]}"
 
 
 def pictures_to_check(network: TrainedNetwork, images: str | None) -> Tensor:
     """Raw pixels of at most `CHECKED` pictures; `UserError` where there is none to be had."""
     import torch
 
+    from darts.tasks.datasets import open_test
     from darts.use.answers import pictures_of, pixels_of
 
     if images is not None:
-        files = pictures_of(Path(images).expanduser())
+        files = pictures_of(Path(images).expanduser(), endings=network.endings)
         step = max(1, len(files) // CHECKED)
         return pixels_of(network, files[::step][:CHECKED])
-    if network.described["dataset"] != "fashion_mini":
-        raise UserError(f"images is null; give pictures of {network.described['dataset']} to check the file on")
-    from darts.tasks.datasets import open_test
+    if network.described["dataset"] not in ("fashion_mini", "spoken_digits_mini"):
+        what = "pictures" if network.features_of_sound is None else "sounds"
+        raise UserError(f"images is null; give {what} of {network.described['dataset']} to check the file on")
+    return next(iter(open_test(bundled_for(network)).batches([torch.arange(CHECKED)]))).images
+
+
+def bundled_for(network: TrainedNetwork) -> LabelledDataset:
+    """The bundled set that a network was trained on."""
+    from darts.tasks.audio_settings import BundledAudio
     from darts.tasks.settings import BundledDataset
 
-    mean, deviation = network.described["mean"], network.described["std"]
-    bundled = BundledDataset("fashion_mini", "", 1.0, network.shape.size, mean, deviation, 0, False)
-    return next(iter(open_test(bundled).batches([torch.arange(CHECKED)]))).images
+    described, of = network.described, network.features_of_sound
+    common = described["dataset"], "", 1.0, described["mean"], described["std"]
+    if of is None:
+        return BundledDataset(*common, described["input"]["size"], 0, False)
+    seconds, bands = of.samples / of.rate, (of.mel_bands, of.lowest_hz, of.highest_hz)
+    return BundledAudio(*common, of.rate, seconds, of.window, of.hop, *bands, 0.0, 0, 0, 0, 0)
 
 
 def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path, file: Path, difference: float) -> str:
     """What the file is, for whoever is given it."""
     described = network.described
     known = described["settings"]
-    shape = f"(batch, {network.shape.channels}, {network.shape.size}, {network.shape.size})"
-    prepared = f"float32 images {shape}, of the range 0 to 1, minus the mean, divided by the standard deviation"
+    raw, shape = (f"(batch, {', '.join(map(str, sides))})" for sides in (network.raw_shape, network.shape.map_shape))
+    of = network.features_of_sound
+    kind, what = ("images", "images") if of is None else ("sounds", "log-mel features")
+    ranged = ", of the range 0 to 1" if of is None else ""
+    prepared = f"float32 {what} {shape}{ranged}, minus the mean, divided by the standard deviation"
+    pixels = f"uint8 pixels {raw}" if of is None else f"int16 sounds {raw} at {of.rate} samples a second"
     table = {
-        "input": f"uint8 pixels {shape}" if settings.preparation else prepared,
+        "input": pixels if settings.preparation else prepared,
         "output": f"{'probabilities' if settings.preparation else 'logits'} of the classes below, in their order",
         "classes": ", ".join(network.classes),
         "mean, standard deviation": f"{_numbers(described['mean'])}; {_numbers(described['std'])}",
@@ -183,7 +199,7 @@ def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path,
     }
     rows = [f"| {name} | {value} |" for name, value in table.items()]
     trained = "trained from scratch" if described.get("start_from") is None else "fine-tuned"
-    about = f"{_title(file)}is below, and its weights were {trained}."
+    about = f"{_title(file, kind)}is below, and its weights were {trained}."
     return "\n".join([about, "", "| what | |", "| --- | --- |", *rows, ""])
 
 

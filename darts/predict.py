@@ -37,7 +37,7 @@ class PredictSettings:
     """The settings of `python -m darts.predict`."""
 
     weights: str  # a weights.pt, the folder of a retraining, or latest
-    images: str  # a picture, or a folder with pictures
+    images: str  # a picture, or a folder with pictures; of a network of sounds WAV files
     labels: str | None  # null; folders: a picture's class is the first folder below images; or a CSV file: file,class
     batch_size: int  # pictures at a time
     device: str  # auto, cpu, cuda, cuda:1, mps
@@ -61,7 +61,7 @@ def main(settings: DictConfig) -> float:
     file = weights_file(typed.weights, typed.runs)
     network = load_network(file, typed.device)
     place = Path(typed.images).expanduser()
-    found = pictures_of(place, in_classes=typed.labels == FOLDERS)
+    found = pictures_of(place, in_classes=typed.labels == FOLDERS, endings=network.endings)
     labels = None if typed.labels is None else labels_of(found, place, typed.labels, network.classes)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with lock_folder(folder):
@@ -108,6 +108,7 @@ def remove_earlier_files(folder: Path) -> None:
 def show(network: TrainedNetwork, answers: Answers, folder: Path) -> float:
     """The first answers on the console, and a contact sheet."""
     from darts.loop.plotting import save_figure
+    from darts.use.answers import noun_of
     from darts.use.pictures import Shown, draw_sheet
 
     sheet = []
@@ -118,22 +119,23 @@ def show(network: TrainedNetwork, answers: Answers, folder: Path) -> float:
             log.info("%-40s %-20s %5.1f%%", one_line(file)[-40:], best.name, 100 * best.probability)
     if len(sheet) > LISTED:
         log.info("... and %d more", len(sheet) - LISTED)
-    title = f"{len(sheet)} pictures, answers with their probabilities"
-    save_figure(draw_sheet(sheet, network.shape.size, network.shape.channels, title), folder / "sheet")
+    title = f"{len(sheet)} {noun_of(network.endings)}s, answers with their probabilities"
+    save_figure(draw_sheet(sheet, network.picture, title), folder / "sheet")
     return 0.0
 
 
 def judge(network: TrainedNetwork, answers: Answers, labels: dict[str, int], folder: Path) -> float:
     """Measure labelled answers, draw what is wrong; returns the error."""
     from darts.loop.measures import measured
+    from darts.use.answers import noun_of
 
     true_labels = [labels[file] for file in answers.files]
     measures = measured(answers.probabilities, true_labels, network.classes)
     write_json(folder / "measures.json", measures.to_json())
     draw_measures(network, answers, true_labels, measures, folder)
-    log.info("accuracy %.2f%% of %d pictures, balanced over classes %.2f%%, log loss %.3f, calibration error %.1f%%",
-             100 * measures.accuracy, measures.pictures, 100 * measures.balanced_accuracy, measures.log_loss,
-             100 * measures.calibration_error)  # fmt: skip
+    told = "accuracy %.2f%% of %d %ss, balanced over classes %.2f%%, log loss %.3f, calibration error %.1f%%"
+    log.info(told, 100 * measures.accuracy, measures.pictures, noun_of(network.endings),
+             100 * measures.balanced_accuracy, measures.log_loss, 100 * measures.calibration_error)  # fmt: skip
     return 1 - measures.accuracy
 
 
@@ -156,7 +158,7 @@ def draw_measures(
     if mistakes:
         sheet = [shown for _, shown in mistakes]
         title = f"the surest of {len(mistakes)} mistakes"
-        save_figure(draw_sheet(sheet, network.shape.size, network.shape.channels, title), folder / "mistakes")
+        save_figure(draw_sheet(sheet, network.picture, title), folder / "mistakes")
 
 
 if __name__ == "__main__":

@@ -43,13 +43,15 @@ def spent(tmp_path: Path, *overrides: str) -> dict[str, float]:
         ["method=darts_minus"],
         ["space=nasbench201", "space.nodes=3", "space.candidates=[none,skip_connect,nor_conv_3x3]"],
         ["space=nasnet", "space.candidates=[skip_connect,sep_conv_3x3,dil_conv_5x5]"],
+        ["dataset.image_size=[32,45]"],
+        ["method=pc_darts", "network.channels=8", "dataset.image_size=[50,33]"],
     ],
 )
 def test_one_pass_counts_what_torch_counts(tmp_path, overrides):
     """The reference supernet whole, under torch's counter."""
     state = state_of(tmp_path, *overrides)
     mixture, shape = state.deterministic_mixture(), state.data.shape
-    image = torch.zeros(1, shape.channels, shape.size, shape.size)
+    image = torch.zeros(1, *shape.map_shape)
     assert state.supernet.macs.of_one_image(mixture) == count_macs(reference_supernet(state), image, mixture) > 0
 
 
@@ -160,7 +162,7 @@ def test_a_brief_training_counts_three_passes_an_epoch_and_its_evaluation(tmp_pa
     cell = from_json((tmp_path / "genotype.json").read_text())
     shape = shape_of(composed("search", *SCORED).dataset)
     network = build_network(cell, size.cells, size.channels, size.stem_reductions, shape, False)
-    image = torch.zeros(1, shape.channels, shape.size, shape.size)
+    image = torch.zeros(1, *shape.map_shape)
     assert cost_of(tmp_path)["macs"] == (3 * IMAGES + IMAGES) * count_macs(network, image)
     assert found.provenance["evaluations"] == 1
 

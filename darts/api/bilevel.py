@@ -19,7 +19,7 @@ from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, new_state
 from darts.search.step import architecture_step, joint_step, weight_step
 from darts.spaces.genotype import Genotype
-from darts.spaces.search_space import InputShape
+from darts.spaces.search_space import InputShape, Size
 from darts.tasks.batches import Batches, SearchData, Split
 from darts.tasks.settings import require_images
 from darts.tasks.task import Batch
@@ -32,13 +32,13 @@ class Bilevel:
     """The model and the optimisers of a search by gradients, without its data and without its loop.
 
     Overrides are those of train_search.py, such as "method=drnas", "network.channels=8"; `dataset.*` and what the loop
-    decides (schedules that prune, early stopping, budgets) play no part. `shape` is that of the images; `steps` is how
-    many the loop will take, from which temperatures and fading weights know how far it is.
+    decides (schedules that prune, early stopping, budgets) play no part. `size` is the side of the images, or (height,
+    width); `steps` is how many the loop will take, from which temperatures and fading weights know how far it is.
 
     Attributes: `supernet`, `alpha` (cell type -> parameter (edges, candidates)), `settings`.
     """
 
-    def __init__(self, *overrides: str, channels: int, size: int, classes: int, steps: int) -> None:
+    def __init__(self, *overrides: str, channels: int, size: Size, classes: int, steps: int) -> None:
         settings = settings_of("search", "logger=none", *overrides)
         if not isinstance(settings, SearchSettings):
             raise UserError(f"method is {settings.method.name}; Bilevel needs a method by gradients")

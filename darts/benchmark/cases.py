@@ -28,7 +28,7 @@ from darts.search import loop as search
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, new_state
 from darts.spaces.published import published
-from darts.spaces.search_space import InputShape
+from darts.spaces.search_space import InputShape, sides_of
 from darts.tasks.batches import Batches, Preparation, SearchData, Split, TrainData
 from darts.tasks.datasets import ArrayImages
 from darts.tasks.settings import Augmentation, require_images
@@ -120,7 +120,7 @@ def loading_case(settings: BenchmarkSettings, device: torch.device) -> Case:
     """A batch of augmented images on the device, from images in memory; originally image by image, by torchvision."""
     data = random_search_data(settings, device)
     dataset = require_images(settings.dataset)
-    batch, size = settings.search.batch_size, dataset.image_size
+    batch, size = settings.search.batch_size, sides_of(dataset.size)
     mean, std = data.train.preparation.mean, data.train.preparation.std
     originally = transforms.Compose(
         [
@@ -131,7 +131,7 @@ def loading_case(settings: BenchmarkSettings, device: torch.device) -> Case:
         ]
     )
     draws = np.random.default_rng(settings.seed)
-    pictures = [Image.fromarray(draws.integers(0, 256, (size, size, 3), np.uint8)) for _ in range(batch)]
+    pictures = [Image.fromarray(draws.integers(0, 256, (*size, 3), np.uint8)) for _ in range(batch)]
     raws = data.train.shuffled_raw(0, 0, 10**9)
     return Case(
         {
@@ -229,12 +229,11 @@ def _search_macs(state: SearchState) -> int:
 
 
 def _image_shape(settings: SearchSettings) -> tuple[int, int, int]:
-    size = require_images(settings.dataset).image_size
-    return 3, size, size
+    return _shape(settings).map_shape
 
 
 def _shape(settings: SearchSettings) -> InputShape:
-    return InputShape(3, require_images(settings.dataset).image_size, 10)
+    return InputShape(3, require_images(settings.dataset).size, 10)
 
 
 def _preparation(settings: SearchSettings, cutout: int, device: torch.device) -> Preparation:

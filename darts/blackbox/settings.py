@@ -19,8 +19,8 @@ from darts.loop.settings import (
 from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.spaces.nasbench201 import BenchmarkTable
-from darts.tasks.settings import Dataset, LanguageSettings, TextDataset
-from darts.train.settings import TrainLoop
+from darts.tasks.settings import LabelledDataset, LanguageSettings, TextDataset
+from darts.train.settings import TrainLoop, refuse_for_sounds
 
 if TYPE_CHECKING:
     from darts.blackbox.evaluators import EvaluationContext
@@ -162,8 +162,12 @@ class EvaluationSettings(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.dataset, Dataset):
-            check_size("dataset.image_size", self.dataset.image_size, self.evaluator.network)
+        dataset = self.dataset
+        if isinstance(dataset, LabelledDataset):
+            check_size(dataset.size_setting, dataset.size, self.evaluator.network)
+            how = getattr(self.evaluator, "accuracy", self.evaluator)  # of several objectives
+            if isinstance(how, BriefTraining):
+                refuse_for_sounds(dataset, how.train, "evaluator.train")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from darts.loop.settings import Budget, RunSettings, check_task
 from darts.runtime.errors import UserError, require
 from darts.spaces.nasbench201 import BenchmarkTable
 from darts.tasks.settings import LanguageSettings
-from darts.train.settings import FinalLoop, FinalSettings, TextFinalSettings, refuse_replaced
+from darts.train.settings import FinalLoop, FinalSettings, TextFinalSettings, refuse_for_sounds, refuse_replaced
 
 
 @dataclass
@@ -69,6 +69,7 @@ class CompareSettings(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_task(self.dataset, self.space)
+        refuse_for_sounds(self.dataset, self.train)
         if self.searched is None:
             self.searched = [] if self.methods else ["latest"]
         require(bool(self.searched or self.methods), "searched", self.searched, "a genotype, or give methods")

@@ -47,7 +47,7 @@ from darts.search.settings import SearchSettings
 from darts.spaces.nasbench201 import load_table
 from darts.tasks.datasets import shape_of
 from darts.tasks.pieces import text_test_pieces
-from darts.tasks.settings import TextDataset, require_images
+from darts.tasks.settings import TextDataset, require_labelled
 from darts.tasks.task import metric_among
 from darts.train import retraining as retrain
 from darts.train.result import finished
@@ -204,7 +204,7 @@ def _from_files(settings: CompareSettings, trials: Sequence[Trial], folder: Path
 
 
 def _from_table(settings: CompareSettings, trials: Sequence[Trial]) -> list[Outcome]:
-    table, shape = load_table(settings.benchmark, settings.space), shape_of(require_images(settings.dataset))
+    table, shape = load_table(settings.benchmark, settings.space), shape_of(require_labelled(settings.dataset))
     if table is None:
         raise RuntimeError("no table")
     known: dict[str, dict[str, float]] = {}

@@ -17,8 +17,9 @@ from darts.loop.loggers import Logger
 from darts.models.settings import MemorySettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.runtime.settings import CheckpointSettings, Precision
-from darts.spaces.search_space import SearchSpace, Skeleton
-from darts.tasks.settings import AnyDataset, Dataset
+from darts.spaces.search_space import SearchSpace, Size, Skeleton, sides_of
+from darts.tasks import audio_settings  # noqa: F401  registers its data sets
+from darts.tasks.settings import AnyDataset, LabelledDataset
 
 
 class CosineUnit(Enum):
@@ -146,8 +147,8 @@ class RunSettings(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_task(self.dataset, self.space)
-        if isinstance(self.dataset, Dataset):
-            check_size("dataset.image_size", self.dataset.image_size, self.network)
+        if isinstance(self.dataset, LabelledDataset):
+            check_size(self.dataset.size_setting, self.dataset.size, self.network)
 
 
 def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
@@ -159,8 +160,8 @@ def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
     require(recurrent or not dataset.is_text, "dataset", dataset.name, allowed)
 
 
-def check_size(setting: str, image_size: int, network: NetworkSettings) -> None:
+def check_size(setting: str, size: Size, network: NetworkSettings) -> None:
     """Images must be large enough for the stem and the two reduction cells."""
     least = 2 ** (network.stem_reductions + 2)
     allowed = f"at least {least}: the network halves it {network.stem_reductions + 2} times"
-    require(image_size >= least, setting, image_size, allowed)
+    require(min(sides_of(size)) >= least, setting, size, allowed)

@@ -25,6 +25,13 @@ from darts.runtime.errors import UserError
 from darts.spaces.genotype import Genotype
 from darts.spaces.search_space import InputShape, SearchSpace, plan_cells
 
+Sides = tuple[int, int]  # height and width of a map
+
+
+def divided(sides: Sides, stride: int) -> Sides:
+    """Return height and width of a map after a stride; what does not divide is rounded up."""
+    return -(-sides[0] // stride), -(-sides[1] // stride)
+
 
 def count_parameters(module: nn.Module) -> int:
     """Number of trained values, biases and affine batch norms included."""
@@ -123,29 +130,29 @@ class CostModel:
         table = {
             kind: torch.zeros(len(self.space.edges()), len(self.space.candidates)) for kind in self.space.cell_types
         }
-        known: dict[tuple[str, int, int, int], float] = {}
-        for kind, row, width, stride, side in self._places():
+        known: dict[tuple[str, int, int, Sides], float] = {}
+        for kind, row, width, stride, sides in self._places():
             for column in self.space.selectable(kind, row):
-                key = self.space.candidates[column], width, stride, side
+                key = self.space.candidates[column], width, stride, sides
                 if key not in known:
                     operation = placed(candidate(key[0]).build(width, stride, True), self.device)
-                    known[key] = _cost(name, operation, _map(width, side, self.device))
+                    known[key] = _cost(name, operation, _map((width, *sides), self.device))
                 table[kind][row, column] += known[key]
         return {kind: matrix.to(self.device) for kind, matrix in table.items()}
 
-    def _places(self) -> Iterator[tuple[str, int, int, int, int]]:
-        """Cell type, edge, channels, stride and side of the image, of every edge of every cell."""
+    def _places(self) -> Iterator[tuple[str, int, int, int, Sides]]:
+        """Cell type, edge, channels, stride, height and width of the map, of every edge of every cell."""
         size, inputs = self.settings.network, self.space.layout.inputs
-        side = -(-self.shape.size // 2**size.stem_reductions)
+        sides = divided(self.shape.sides, 2**size.stem_reductions)
         for plan in plan_cells(size.cells, size.channels, self.space.multipliers(), self.space.layout):
-            after = -(-side // plan.stride)
+            after = divided(sides, plan.stride)
             searched = plan.kind in self.space.cell_types
             edges = self.space.edges() if searched else []
             for row, (source, _) in enumerate(edges):
                 outer = source < inputs
-                stride, size_before = (plan.stride, side) if outer else (1, after)
+                stride, size_before = (plan.stride, sides) if outer else (1, after)
                 yield plan.kind, row, plan.channels, stride, size_before
-            side = after
+            sides = after
 
     def _on_edges(self, name: str, genotype: Genotype) -> float:
         pairs = [(kind, place) for kind, cell in genotype.cells.items() for place in self.space.places(cell)]
@@ -170,12 +177,12 @@ def network_costs(
 ) -> dict[str, float]:
     """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image."""
     network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
-    image = _map(shape.channels, shape.size, device)
+    image = _map(shape.map_shape, device)
     return {name: _cost(name, placed(network, device), image) for name in names}
 
 
-def _map(channels: int, side: int, device: torch.device) -> Tensor:
-    return torch.zeros(1, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+def _map(shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    return torch.zeros(1, *shape, device=device).contiguous(memory_format=torch.channels_last)
 
 
 def _cost(name: str, module: torch.nn.Module, image: Tensor) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from darts.models.cost import count_macs
+from darts.models.cost import Sides, count_macs, divided
 from darts.models.mixture import Mixture, MixtureWeights
 from darts.models.operations import search_operation
 from darts.models.supernet import Mixing, Supernet
@@ -28,15 +28,15 @@ class SupernetMacs:
         self, plans: Sequence[CellPlan], space: SearchSpace, shape: InputShape, stem_reductions: int, mixing: Mixing
     ) -> None:
         self.space, self.mixing = space, mixing
-        side = -(-shape.size // 2**stem_reductions)
+        sides = divided(shape.sides, 2**stem_reductions)
         self.edges: dict[str, list[dict[int, int]]] = {}  # cell type -> edge -> column -> of all cells
         for kind in space.cell_types:
             self.edges[kind] = [{} for _ in space.edges()]
         for plan in plans:
-            after = -(-side // plan.stride)
+            after = divided(sides, plan.stride)
             if plan.kind in self.edges:
-                self._add(plan, side, after)
-            side = after
+                self._add(plan, sides, after)
+            sides = after
         self.rest = self._rest(plans, shape, stem_reductions)
         self.all_edges = sum(sum(columns.values()) for rows in self.edges.values() for columns in rows)
 
@@ -55,13 +55,13 @@ class SupernetMacs:
                 total += sum(macs for column, macs in columns.items() if computed is None or column in computed)
         return total
 
-    def _add(self, plan: CellPlan, side: int, after: int) -> None:
+    def _add(self, plan: CellPlan, sides: Sides, after: Sides) -> None:
         """The operations of one cell, to those of its type; extras stand wherever a candidate does."""
         active = self.mixing.active.get(plan.kind, self.space.allowed(plan.kind))
         width = plan.channels // self.mixing.k
         for edge, (source, _) in enumerate(self.space.edges()):
             outer = source < self.space.layout.inputs
-            stride, before = (plan.stride, side) if outer else (1, after)
+            stride, before = (plan.stride, sides) if outer else (1, after)
             names = {column: name for column, name in enumerate(self.space.candidates) if active[edge][column]}
             if names:
                 names |= dict(enumerate(self.mixing.edge_extras, start=len(self.space.candidates)))
@@ -75,14 +75,14 @@ class SupernetMacs:
         edges = len(self.space.edges())
         nothing = {kind: [[False] * len(self.space.candidates)] * edges for kind in self.space.cell_types}
         weights = MixtureWeights(torch.zeros(edges, len(self.space.candidates) + 1), [[]] * edges)
-        image = torch.zeros(1, shape.channels, shape.size, shape.size)
+        image = torch.zeros(1, *shape.map_shape)
         with torch.random.fork_rng(devices=[]):
             supernet = Supernet(plans, self.space, shape, stem_reductions, Mixing(active=nothing, k=self.mixing.k))
             return count_macs(supernet, image, dict.fromkeys(self.space.cell_types, weights))
 
 
 @functools.cache
-def _operation_macs(name: str, width: int, stride: int, side: int, layout: Layout) -> int:
+def _operation_macs(name: str, width: int, stride: int, sides: Sides, layout: Layout) -> int:
     with torch.random.fork_rng(devices=[]):
         operation = search_operation(name, width, stride, layout)
-        return count_macs(operation, torch.zeros(1, width, side, side))
+        return count_macs(operation, torch.zeros(1, width, *sides))

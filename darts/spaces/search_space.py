@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,13 +18,48 @@ RECURRENT = "recurrent"  # the one cell type of a language model
 MOST_NODES = 32  # of a cell: 560 edges in the skeleton of DARTS, each with all candidates, in every cell
 
 
+Size = int | tuple[int, int]  # the side of a square, or height and width
+
+
+def sides_of(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def is_size(value: object) -> bool:
+    """Whether a setting is a size: a whole number from 1 to 4096, or a list of two."""
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(type(side) is int and 1 <= side <= 4096 for side in sides)
+
+
+def size_of(value: int | Sequence[int]) -> Size:
+    """Return the size that a setting or a file gives as one number or as [height, width]; two equal ones are one."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return height if height == width else (height, width)
+
+
+def as_written(size: Size) -> int | list[int]:
+    """Return a size as settings and files give it: the inverse of `size_of`."""
+    return size if isinstance(size, int) else list(size)
+
+
 @dataclass(frozen=True)
 class InputShape:
-    """What a network is given and asked for: square images of `channels` x `size` x `size`, `classes` answers."""
+    """What a network is given and asked for: maps of `channels` x height x width, `classes` answers."""
 
     channels: int
-    size: int
+    size: Size
     classes: int
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return sides_of(self.size)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one input."""
+        return self.channels, *self.sides
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from darts.runtime.seeding import derive, generator
 from darts.spaces.search_space import InputShape
 from darts.tasks.augmentation import augmentation_draws, crop_and_flip, cut_out, normalisation, normalise
 from darts.tasks.datasets import ImageSet, channel_statistics, open_training
-from darts.tasks.settings import Augmentation, Dataset
+from darts.tasks.settings import Augmentation, LabelledDataset
 from darts.tasks.task import CLASSIFICATION, Batch, Task
 
 EVALUATION_BATCH = 500  # images at a time where nothing is learnt
@@ -29,6 +29,8 @@ LARGER = 4  # times a training batch: for an evaluation, which keeps no maps for
 class RawBatch(NamedTuple):
     """Pixels (batch, C, H, W), 0 to 255, labels (batch,), and the draws of the augmentation (batch, DRAWS).
 
+    In place of pixels there may be sounds (batch, 1, samples), int16.
+
     All of them are on the device: what a step is given it need not copy.
     """
 
@@ -37,8 +39,28 @@ class RawBatch(NamedTuple):
     draws: Tensor
 
 
+class AnyPreparation:
+    """What happens to a raw batch on the device."""
+
+    mean: list[float]
+    std: list[float]
+    device: torch.device
+
+    def normalised(self, pixels: Tensor, labels: Tensor) -> Batch:
+        """Normalised and not augmented, for evaluation."""
+        raise NotImplementedError
+
+    def augmented(self, raw: RawBatch) -> Batch:
+        """Changed at random as the raw batch's draws say, and normalised; of a batch that is on the device."""
+        raise NotImplementedError
+
+    def draws(self, examples: int, seed: int, *counters: int) -> Tensor:
+        """Uniform numbers for one pass over a set, a row an example; `counters`: epoch, and pass within it."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Preparation:
+class Preparation(AnyPreparation):
     """What happens to raw pixels on the device."""
 
     augmentation: Augmentation
@@ -56,6 +78,9 @@ class Preparation:
         batch = self.normalised(crop_and_flip(raw.pixels, self.augmentation, raw.draws), raw.labels)
         return Batch(cut_out(batch.inputs, self.augmentation, raw.draws), batch.targets)
 
+    def draws(self, examples: int, seed: int, *counters: int) -> Tensor:
+        return augmentation_draws(examples, seed, *counters)
+
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
         return normalisation(self.mean, self.std, self.device)
@@ -67,7 +92,7 @@ class Batches:
     Of each batch a process gets its shard (runtime/distributed.py).
     """
 
-    def __init__(self, images: ImageSet, indices: Tensor, batch_size: int, preparation: Preparation, seed: int):
+    def __init__(self, images: ImageSet, indices: Tensor, batch_size: int, preparation: AnyPreparation, seed: int):
         self.images = images
         self.indices = indices
         self.batch_size = batch_size
@@ -136,7 +161,7 @@ class Batches:
     def _one_pass(self, epoch: int, number: int, begin: int, end: int) -> Iterator[RawBatch]:
         device = self.preparation.device  # where everything is before a step begins
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "order", epoch, number))
-        draws = augmentation_draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
+        draws = self.preparation.draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
         chunks = [distributed.shard(chunk) for chunk in self._chunks(self.indices[order])[begin:end]]
         for chunk, raw in zip(chunks, self.images.batches(chunks), strict=True):
             raw_batch = RawBatch(raw.images, raw.labels, draws[chunk])
@@ -187,10 +212,11 @@ class SearchData:
 
     raw_type = RawBatch
     task: Task = CLASSIFICATION
+    noun: str = "images"  # what the examples are, for people
 
     def told(self) -> str:
         """What a search says of its data at its start."""
-        return f"{len(self.split.train)} images train the weights, {len(self.split.valid)} the architecture"
+        return f"{len(self.split.train)} {self.noun} train the weights, {len(self.split.valid)} the architecture"
 
     def evaluation(self) -> Iterator[Batch]:
         """The validation images in larger batches than a training step's, for the evaluation after an epoch."""
@@ -214,7 +240,7 @@ class TrainData:
 
     shape: InputShape
     train: Batches
-    preparation: Preparation
+    preparation: AnyPreparation
     valid: Batches | None = None  # images that are only watched
 
 
@@ -238,7 +264,7 @@ def stratified(labels: Tensor, fraction: float, draws: torch.Generator) -> tuple
 
 
 def search_data(
-    settings: Dataset,
+    settings: LabelledDataset,
     train_fraction: float,
     batch_size: int,
     seed: int,
@@ -256,11 +282,11 @@ def search_data(
         Batches(images, indices, _fitting(batch_size, indices, setting), preparation, derive(seed, purpose))
         for purpose, indices in (("weights", split.train), ("architecture", split.valid))
     ]
-    return SearchData(shape, batches[0], batches[1], split)
+    return SearchData(shape, batches[0], batches[1], split, noun=settings.noun)
 
 
 def train_data(
-    settings: Dataset, cutout: int, batch_size: int, seed: int, device: torch.device, validation: float = 0
+    settings: LabelledDataset, cutout: int, batch_size: int, seed: int, device: torch.device, validation: float = 0
 ) -> TrainData:
     """Open the training images for retraining; the test images stay closed.
 
@@ -284,7 +310,7 @@ def train_data(
     return TrainData(shape, train, preparation, valid)
 
 
-def test_batches(images: ImageSet, batch_size: int, preparation: Preparation) -> Batches:
+def test_batches(images: ImageSet, batch_size: int, preparation: AnyPreparation) -> Batches:
     """Batches of the opened test images, for the final evaluation only."""
     held = images.to(preparation.device)
     return Batches(held, torch.arange(len(held.labels)), batch_size, preparation, seed=0)
@@ -311,14 +337,13 @@ def _fitting(batch_size: int, indices: Tensor, setting: str) -> int:
 
 
 def _training_images(
-    settings: Dataset, cutout: int, seed: int, device: torch.device
-) -> tuple[ImageSet, Tensor, Preparation, InputShape]:
+    settings: LabelledDataset, cutout: int, seed: int, device: torch.device
+) -> tuple[ImageSet, Tensor, AnyPreparation, InputShape]:
     images = open_training(settings)
     mean, std = channel_statistics(settings, images)
     used = torch.arange(len(images.labels))
     if settings.fraction < 1:
         used, _ = stratified(images.labels, settings.fraction, generator(seed, "fraction"))
-    augmentation = Augmentation(settings.crop_padding, settings.flip, cutout)
-    preparation = Preparation(augmentation, mean, std, device)
-    shape = InputShape(images.channels, settings.image_size, len(images.classes))
+    preparation = settings.preparation(cutout, mean, std, device)
+    shape = InputShape(images.channels, settings.size, len(images.classes))
     return images.to(device), used, preparation, shape

@@ -15,17 +15,16 @@ import torch
 from darts.runtime.errors import one_line
 from darts.tasks.datasets import ImageSet
 from darts.tasks.file_content import END_BYTES, Content, content_of_files, digest_of, known_content, once
-from darts.tasks.folders import list_folder
-from darts.tasks.settings import AnyDataset, Dataset, ImageFolderDataset, TextDataset
+from darts.tasks.settings import AnyDataset, LabelledDataset, TextDataset
 
 log = logging.getLogger(__name__)
 
 
-def content_digest(settings: Dataset, train: bool = True, images: ImageSet | None = None) -> str:
+def content_digest(settings: LabelledDataset, train: bool = True, images: ImageSet | None = None) -> str:
     """Twelve hexadecimal digits that stand for the content of the training images, or of the test images.
 
-    For folders of pictures: class, name within the class, size and bytes of every file. Where the files of the part
-    together have more than 256 MB, of each file the first and the last 64 KiB. Neither the place of the folder nor
+    For folders of files: class, name within the class, size and bytes of every file. Where the files of the
+    part have more than 256 MB together, of each file the first and the last 64 KiB. Neither the place of the folder nor
     times of change matter. For other sets: pixels, as opened, labels and names of the classes; `images` are the open
     ones of the part where the caller has them. The test part of such a set is opened for its own digest only.
     Errors: `UserError` naming a file that cannot be read.
@@ -46,13 +45,16 @@ def content_identity(settings: AnyDataset, tested: bool = False) -> dict[str, st
         own = {"dataset.content": text_content(settings, ("train", "valid"))}
         test = {"dataset.test_content": text_content(settings, ("test",))} if tested and settings.root else {}
         return own | test
-    if not isinstance(settings, Dataset):
+    if not isinstance(settings, LabelledDataset):
         raise TypeError(f"no digest of {type(settings).__name__}")
-    found = {"dataset.content": _known_content(settings, train=True).digest}
-    if tested and isinstance(settings, ImageFolderDataset):
-        found["dataset.test_content"] = _known_content(settings, train=False).digest
-        if settings.validation_folder is not None:
-            found["dataset.validation_content"] = known_content(list_folder(settings), "validation").digest
+    listing = settings.listing()
+    if listing is None:
+        return {"dataset.content": once(repr((settings, True)), lambda: read_content(settings, True)).digest}
+    found = {"dataset.content": known_content(listing, "training").digest}
+    if tested:
+        found["dataset.test_content"] = known_content(listing, "test").digest
+        if listing.validation or listing.validation_folder:
+            found["dataset.validation_content"] = known_content(listing, "validation").digest
     return found
 
 
@@ -61,19 +63,12 @@ def text_content(settings: TextDataset, parts: Sequence[str]) -> str:
     return digest_of([hashlib.sha256(settings.text(part).encode()).hexdigest() for part in parts])
 
 
-def _known_content(settings: Dataset, train: bool) -> Content:
-    """What `read_content` gives; files that have neither size nor time changed are read once in a process."""
-    if isinstance(settings, ImageFolderDataset):
-        part = "training" if train else "test"
-        return known_content(list_folder(settings), part)
-    return once(repr((settings, train)), lambda: read_content(settings, train))
-
-
-def read_content(settings: Dataset, train: bool = True, images: ImageSet | None = None) -> Content:
+def read_content(settings: LabelledDataset, train: bool = True, images: ImageSet | None = None) -> Content:
     """The digest of a part, as `content_digest` describes it, and the hash of each picture by the same reading."""
-    if isinstance(settings, ImageFolderDataset):
+    listing = settings.listing()
+    if listing is not None:
         part = "training" if train else "test"
-        return content_of_files(list_folder(settings), part)
+        return content_of_files(listing, part)
     opened = settings.images(train) if images is None else images
     return _of_images(opened)
 
@@ -101,30 +96,30 @@ def _same_bytes(first: Path, second: Path) -> bool:
 
 SHARED = {
     ("training", "test"): "the test accuracy will be too high",
-    ("training", "validation"): "the epoch that is kept is chosen by pictures that it has learnt",
-    ("validation", "test"): "the epoch that is kept is chosen by test pictures, and the test accuracy will be too high",
+    ("training", "validation"): "the epoch that is kept is chosen by what it has learnt",
+    ("validation", "test"): "the epoch that is kept is chosen by the test, whose accuracy will be too high",
 }  # two parts of the data, and what it means where pictures are in both
 
 
 def warn_of_shared_pictures(settings: AnyDataset) -> None:
-    """Warn where pictures of one part are in another too, byte for byte.
-
+    """Warn where files of one part are in another too, byte for byte.
 
     It reads the bytes of the test part: for a retraining, not for a search.
     Errors: `UserError` naming a class without a picture in a part, or a file that cannot be read.
     """
-    if not isinstance(settings, ImageFolderDataset):
+    listing = settings.listing() if isinstance(settings, LabelledDataset) else None
+    if listing is None:
         return
-    listing = list_folder(settings)
-    unused = () if listing.validation_folder else ("validation",)
+    unused = () if listing.validation or listing.validation_folder else ("validation",)
     contents = {part: known_content(listing, part) for part in ("training", "validation", "test") if part not in unused}
     for (one, other), meaning in SHARED.items():
         known = one in contents and other in contents
         pair = shared_pictures(contents[one], contents[other], listing.root) if known else []
         if pair:
             first, second = (one_line(place) for place in pair[0])
-            log.warning("%d %s pictures are %s pictures too, byte for byte, for example %s and %s: %s; remove them "
-                        "from one part", len(pair), other, one, first, second, meaning)  # fmt: skip
+            noun = listing.noun
+            log.warning("%d %s %ss are %s %ss too, byte for byte, for example %s and %s: %s; remove them from one part",
+                        len(pair), other, noun, one, noun, first, second, meaning)  # fmt: skip
 
 
 def _of_images(images: ImageSet) -> Content:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import zipfile
 import zlib
 from collections import Counter
@@ -22,12 +23,21 @@ import torch
 from torch import Tensor
 
 from darts.runtime.errors import UserError, require
-from darts.spaces.search_space import InputShape
+from darts.spaces.search_space import InputShape, sides_of
+from darts.tasks.audio_settings import AudioFolder
 from darts.tasks.cache import content_key, remembered
 from darts.tasks.file_content import known_content
 from darts.tasks.folders import FolderListing, PictureFile, list_folder, named_difference
 from darts.tasks.pictures import Decoder, read_header
-from darts.tasks.settings import BundledDataset, Dataset, ImageFolderDataset, TorchvisionDataset, TorchvisionName
+from darts.tasks.settings import (
+    BundledDataset,
+    Dataset,
+    ImageFolderDataset,
+    LabelledDataset,
+    TorchvisionDataset,
+    TorchvisionName,
+)
+from darts.tasks.sounds import SoundReader
 
 KEPT_HEADERS = 10_000  # training pictures from which on what their headers say is kept; fewer are read in a moment
 COLOUR = "colour"  # how many training pictures have colours, in the file that keeps what the headers say
@@ -35,7 +45,7 @@ BUNDLED = Path(__file__).parent.parent / "assets" / "fashion_mini.npz"
 
 
 class Pixels(NamedTuple):
-    """Raw images (batch, C, H, W) of type uint8 and their labels (batch,)."""
+    """Raw images (batch, C, H, W) of type uint8, or sounds (batch, 1, samples) of int16, and their labels (batch,)."""
 
     images: Tensor
     labels: Tensor
@@ -51,12 +61,12 @@ class FolderOrigin:
 
 
 class ArrayImages:
-    """Labelled images held in the memory of a device."""
+    """Labelled images, or sounds, held in the memory of a device."""
 
     def __init__(
         self, pixels: Tensor, labels: Tensor, classes: Sequence[str], origin: FolderOrigin | None = None
     ) -> None:
-        self.pixels = pixels  # (images, C, H, W), uint8
+        self.pixels = pixels  # (images, C, H, W), uint8; or (sounds, 1, samples), int16
         self.labels = labels  # (images,), int64
         self.classes = list(classes)
         self.channels = pixels.shape[1]
@@ -74,9 +84,9 @@ class ArrayImages:
 
 
 class FileImages:
-    """Labelled image files that are decoded when their turn comes, by `workers` processes."""
+    """Labelled files that are decoded when their turn comes, by `workers` processes."""
 
-    def __init__(self, files: Sequence[PictureFile], decoder: Decoder, workers: int, origin: FolderOrigin) -> None:
+    def __init__(self, files: Sequence[PictureFile], decoder: FileDecoder, workers: int, origin: FolderOrigin) -> None:
         self.paths = [file.path for file in files]
         self.labels = torch.tensor([file.label for file in files])
         self.classes = origin.listing.classes
@@ -122,9 +132,10 @@ class FileImages:
 
 
 ImageSet = ArrayImages | FileImages
+FileDecoder = Decoder | SoundReader  # a file's path -> a raw example
 
 
-def open_training(settings: Dataset) -> ImageSet:
+def open_training(settings: LabelledDataset) -> ImageSet:
     """The training images, all of them; `dataset.fraction` is the caller's business. Checks labels and classes."""
     images = settings.images(train=True)
     least, most = (int(label) for label in images.labels.aminmax())
@@ -141,13 +152,13 @@ def open_training(settings: Dataset) -> ImageSet:
     return images
 
 
-def shape_of(settings: Dataset) -> InputShape:
+def shape_of(settings: LabelledDataset) -> InputShape:
     """What a network of this data set is given and asked for."""
     images = open_training(settings)
-    return InputShape(images.channels, settings.image_size, len(images.classes))
+    return InputShape(images.channels, settings.size, len(images.classes))
 
 
-def open_test(settings: Dataset) -> ImageSet:
+def open_test(settings: LabelledDataset) -> ImageSet:
     """The test images: for the final evaluation and nothing else."""
     return settings.images(train=False)
 
@@ -155,31 +166,33 @@ def open_test(settings: Dataset) -> ImageSet:
 Statistics = tuple[list[float], list[float]]  # mean and standard deviation by channel
 
 
-def channel_statistics(settings: Dataset, images: ImageSet) -> Statistics:
-    """Mean and standard deviation of each channel (range 0 to 1): the given ones, or measured on training images."""
+def channel_statistics(settings: LabelledDataset, images: ImageSet) -> Statistics:
+    """Mean and standard deviation of each channel of `settings.values`: the given ones, or of all training examples."""
     if settings.mean is not None and settings.std is not None:
         for setting, values in (("dataset.mean", settings.mean), ("dataset.std", settings.std)):
             require(len(values) == images.channels, setting, values, f"{images.channels} numbers, one a channel")
         return list(settings.mean), list(settings.std)
-    if not isinstance(settings, ImageFolderDataset) or images.origin is None:
-        return _measure(images)
+    if not isinstance(settings, ImageFolderDataset | AudioFolder) or images.origin is None:
+        return _measure(settings, images)
     listing, channels = images.origin.listing, images.channels
-    key = content_key(known_content(listing, "training").digest, settings.image_size, channels)
+    key = content_key(known_content(listing, "training").digest, *settings.statistics_key(channels))
+    least, most = settings.value_limits
 
     def measure() -> dict[str, list[float]]:
-        return dict(zip(("mean", "std"), _measure(images), strict=True))
+        return dict(zip(("mean", "std"), _measure(settings, images), strict=True))
 
     def taken(content: Any) -> dict[str, list[float]]:
-        return {name: _statistics(content[name], channels, least) for name, least in (("mean", 0.0), ("std", 1e-9))}
+        limits = (("mean", (least, most)), ("std", (1e-9, most)))
+        return {name: _statistics(content[name], channels, within) for name, within in limits}
 
     found = remembered(settings.cache, f"statistics-{key}.json", measure, taken)
     return found["mean"], found["std"]
 
 
-def _statistics(content: Any, channels: int, least: float) -> list[float]:
-    """One list of a cache's statistics; ValueError where it is of other channels or not from `least` to 1."""
+def _statistics(content: Any, channels: int, within: tuple[float, float]) -> list[float]:
+    """One list of a cache's statistics; ValueError where it is of other channels or not within the limits."""
     values = [float(value) for value in content] if isinstance(content, list) else []
-    if len(values) != channels or not all(least <= value <= 1 for value in values):
+    if len(values) != channels or not all(within[0] <= value <= within[1] for value in values):
         raise ValueError("no statistics of these channels")
     return values
 
@@ -219,10 +232,10 @@ def folder_images(settings: ImageFolderDataset, part: str) -> ImageSet:
     """
     listing = list_folder(settings)
     origin = _origin(settings, listing)
-    decoder = Decoder(settings.image_size, origin.channels)
+    decoder = Decoder(settings.size, origin.channels)
     chosen = listing.part(part)
     images = FileImages(chosen, decoder, settings.workers, origin)
-    megabytes = len(chosen) * decoder.channels * settings.image_size**2 / 1e6
+    megabytes = len(chosen) * decoder.channels * math.prod(sides_of(settings.size)) / 1e6
     return images.in_memory() if megabytes <= settings.device_megabytes else images
 
 
@@ -315,11 +328,12 @@ FASHION_CLASSES = (
 def _pad(pixels: Tensor, settings: Dataset) -> Tensor:
     """Zero padding on all sides up to the size asked for."""
     height, width = pixels.shape[2:]
-    missing = settings.image_size - height, settings.image_size - width
+    sides = sides_of(settings.size)
+    missing = sides[0] - height, sides[1] - width
     require(min(missing) >= 0, "dataset.image_size", settings.image_size, f"at least {max(height, width)}, its own")
     top, left = (side // 2 for side in missing)
-    sides = (left, missing[1] - left, top, missing[0] - top)
-    return torch.nn.functional.pad(pixels, sides).contiguous()
+    padding = (left, missing[1] - left, top, missing[0] - top)
+    return torch.nn.functional.pad(pixels, padding).contiguous()
 
 
 def _torchvision_set(settings: TorchvisionDataset, train: bool) -> Any:
@@ -352,11 +366,11 @@ def _torchvision_set(settings: TorchvisionDataset, train: bool) -> Any:
         ) from None
 
 
-def _measure(images: ImageSet) -> Statistics:
+def _measure(settings: LabelledDataset, images: ImageSet) -> Statistics:
     chunks = torch.arange(len(images.labels)).split(1024)
     count, total, squares = 0, torch.zeros(images.channels).double(), torch.zeros(images.channels).double()
     for batch in images.batches(chunks):
-        values = batch.images.cpu().transpose(0, 1).flatten(1).double() / 255
+        values = settings.values(batch.images.cpu()).transpose(0, 1).flatten(1).double()
         count += values.shape[1]
         total += values.sum(1)
         squares += values.square().sum(1)

@@ -88,7 +88,7 @@ def _name_in_class(listing: FolderListing, file: PictureFile) -> str:
     """A picture's name below its class folder, with slashes on every system."""
     relative = Path(listing.relative(file)).parts
     above = 1 if listing.set_aside else 2  # the class, and the part before it
-    return utf8_name("/".join(relative[above:]))
+    return utf8_name("/".join(relative[above:] or relative[-1:]))
 
 
 def _hash_of(file: PictureFile, whole: bool) -> tuple[str, str]:

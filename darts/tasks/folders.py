@@ -10,7 +10,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +55,7 @@ class FolderListing:
     validation: list[PictureFile] = field(default_factory=list)  # pictures that a retraining watches
     test_folder: str = "test"
     validation_folder: str = ""
+    noun: str = "picture"  # what the files are, in messages
 
     def part(self, name: str) -> list[PictureFile]:
         """The pictures of "training", "test" or "validation", for those who open them.
@@ -66,7 +67,7 @@ class FolderListing:
         empty = self._without_pictures(files)
         if empty and name in folders:
             place = one_line(self.root / folders[name])
-            raise UserError(f"dataset.root {place}: no picture of class {shortened(empty, 5)}")
+            raise UserError(f"dataset.root {place}: no {self.noun} of class {shortened(empty, 5)}")
         return files
 
     def without_test_pictures(self) -> list[str]:
@@ -83,13 +84,14 @@ class FolderListing:
 
 
 @dataclass
-class _Walk:
+class Walk:
     """One part's walk through its class folders."""
 
     part: Path
     cache: Path | None  # a folder that is no class, wherever it lies
     skipped: Counter[str]
     setting: str = "dataset.root"  # that names the folder, for messages
+    endings: Collection[str] = ENDINGS  # of the files that are read, in small letters
     seen: set[tuple[int, int]] = field(default_factory=set)  # folders, by device and number
 
     def classes(self) -> dict[str, os.DirEntry[str]]:
@@ -173,7 +175,7 @@ class _Walk:
         if key in self.seen:
             self._skip(AGAIN)
             return []
-        if _ending(entry.name) in ENDINGS:
+        if _ending(entry.name) in self.endings:
             self._skip(FOLDER_LIKE_A_PICTURE)
             return []
         self.seen.add(key)
@@ -184,7 +186,7 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             self._skip(NOT_REGULAR)
             return False
-        if ending not in ENDINGS:
+        if ending not in self.endings:
             reason = f"ending {one_line(ending)}" if ending else "no ending"
             self._skip(reason)
             return False
@@ -200,14 +202,16 @@ def class_name(folder: str) -> str:
     return unicodedata.normalize("NFC", utf8_name(folder))
 
 
-def list_pictures(place: Path, in_classes: bool, setting: str) -> tuple[list[str], dict[str, int]]:
+def list_pictures(
+    place: Path, in_classes: bool, setting: str, endings: Collection[str] = ENDINGS
+) -> tuple[list[str], dict[str, int]]:
     """The pictures of a folder by the rules of `list_folder`, sorted by path, and what is skipped, by reason.
 
     `in_classes`: those of its class folders, as of a part of the data; else those in it and below it at any depth.
-    `setting`: that names the folder. `UserError` where a folder cannot be read.
+    `setting`: that names the folder; `endings`: of the files. `UserError` where a folder cannot be read.
     """
     skipped: Counter[str] = Counter()
-    walk = _Walk(place, None, skipped, setting)
+    walk = Walk(place, None, skipped, setting, endings)
     found: list[PictureFile] = []
     if in_classes:
         for entry in walk.classes().values():
@@ -251,7 +255,7 @@ def list_folder(settings: ImageFolderDataset) -> FolderListing:
         _refuse_parts_without_train(root, parts, settings)
         classes, files = _scan(settings, root, skipped)
         _refuse_few_classes(root, classes, files)
-        training, test = _set_aside(settings, files, len(classes))
+        training, test = set_aside(files, len(classes), settings.test_fraction)
         return FolderListing(root, classes, training, test, True, dict(skipped), [])
     tested, watched = settings.test_folder.lower(), (settings.validation_folder or "").lower()
     unused = [parts[name].name for name in VALIDATION_NAMES if name in parts and name not in (tested, watched)]
@@ -308,7 +312,7 @@ def _ending(name: str) -> str:
 
 def _scan(settings: ImageFolderDataset, part: Path, skipped: Counter[str]) -> tuple[list[str], list[PictureFile]]:
     """The classes of a part and their pictures; what is no picture is added to `skipped`."""
-    walk = _Walk(part, _cache_folder(settings), skipped)
+    walk = Walk(part, cache_folder(settings.cache), skipped)
     classes = walk.classes()
     files: list[PictureFile] = []
     for label, entry in enumerate(classes.values()):
@@ -324,10 +328,11 @@ def _refuse_pictures_in_cache(folder: Path) -> None:
         raise UserError(f"dataset.cache is {place!r}, a class folder with pictures; give a folder of its own")
 
 
-def _cache_folder(settings: ImageFolderDataset) -> Path | None:
+def cache_folder(named: str) -> Path | None:
+    """The folder that dataset.cache names; None where there is no home that it begins with."""
     try:
-        return Path(settings.cache).expanduser().resolve()
-    except RuntimeError:  # there is no home
+        return Path(named).expanduser().resolve()
+    except RuntimeError:
         return None
 
 
@@ -369,16 +374,14 @@ def _refuse_parts_without_train(root: Path, parts: Mapping[str, Path], settings:
             raise UserError(f"{told}; it must be {shown} there, or {advice}")
 
 
-def _set_aside(
-    settings: ImageFolderDataset, files: list[PictureFile], classes: int
-) -> tuple[list[PictureFile], list[PictureFile]]:
-    """Training and test pictures where there is no test folder, each sorted by path."""
+def set_aside(files: list[PictureFile], classes: int, fraction: float) -> tuple[list[PictureFile], list[PictureFile]]:
+    """Training and test files where there is no test folder, each sorted by path; `fraction`: of each class."""
     training: list[PictureFile] = []
     test: list[PictureFile] = []
     for label in range(classes):
         own = [file for file in files if file.label == label]
         own.sort(key=lambda file: hashlib.sha256(os.fsencode(Path(file.path).name)).digest())
-        count = max(1, round(settings.test_fraction * len(own)))
+        count = max(1, round(fraction * len(own)))
         training += own[:-count]
         test += own[-count:]
     return sorted(training), sorted(test)

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from darts.runtime.errors import UserError, one_line
+from darts.spaces.search_space import Size, sides_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,14 +68,15 @@ def read_header(path: str) -> Header:
 
 
 class Decoder:
-    """Image file -> uint8 tensor (C, size, size): upright, on white, shorter side resized, centre cropped.
+    """Image file -> uint8 tensor (C, height, width): upright, on white, resized to cover that, centre cropped.
 
     `channels` is 1 for grey or 3 for colour. EXIF's orientation is applied, transparent pixels are laid on white, 16
-    bits are scaled to 8, and of an animation the first frame is taken. A picture more than four times as long as it is
-    wide is cut to its middle first, so that it takes no more memory than others.
+    bits are scaled to 8, and of an animation the first frame is taken. Of a square the shorter side is resized. A
+    picture more than four times as long as it is wide, or than what is asked for, is cut to its middle first, so that
+    it takes no more memory than others.
     """
 
-    def __init__(self, size: int, channels: int) -> None:
+    def __init__(self, size: Size, channels: int) -> None:
         self.size = size
         self.channels = channels
 
@@ -83,7 +85,15 @@ class Decoder:
         """The deterministic torchvision transforms; random ones follow on the device."""
         from torchvision.transforms import v2
 
-        return v2.Compose([v2.PILToTensor(), v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
+        if isinstance(self.size, int):
+            return v2.Compose([v2.PILToTensor(), v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
+        sides = self.size
+
+        def covering(picture: Image.Image) -> Tensor:
+            whole = list(covering_sides((picture.height, picture.width), sides))
+            return v2.Compose([v2.PILToTensor(), v2.Resize(whole, antialias=True), v2.CenterCrop(list(sides))])(picture)
+
+        return covering
 
     def __call__(self, path: str) -> Tensor:
         """Raises `UserError` naming a file that is no whole image."""
@@ -94,7 +104,14 @@ class Decoder:
             _refuse_wide_pixels(image, path)
             ImageOps.exif_transpose(image, in_place=True)
             picture = _on_white(_eight_bits(image)).convert(mode)
-        return self.transform(_middle(picture))
+        sides = sides_of(self.size)
+        return self.transform(_middle(picture, LONGEST * max(sides) / min(sides)))
+
+
+def covering_sides(sides: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a picture of `sides` that is scaled, ratio kept, to just cover `wanted`."""
+    scale = max(wanted[0] / sides[0], wanted[1] / sides[1])
+    return max(wanted[0], round(scale * sides[0])), max(wanted[1], round(scale * sides[1]))
 
 
 @functools.cache
@@ -160,10 +177,10 @@ def _on_white(image: Image.Image) -> Image.Image:
     return pillow.alpha_composite(pillow.new("RGBA", picture.size, BACKGROUND), picture)
 
 
-def _middle(image: Image.Image) -> Image.Image:
-    """The middle of a very long picture, as long as `LONGEST` of its shorter sides; other pictures as they are."""
+def _middle(image: Image.Image, longest: float) -> Image.Image:
+    """The middle of a very long picture, as long as `longest` of its shorter sides; other pictures as they are."""
     width, height = image.size
-    most = LONGEST * min(width, height)
+    most = int(longest * min(width, height))
     if max(width, height) <= most:
         return image
     left, top = max(width - most, 0) // 2, max(height - most, 0) // 2

@@ -7,7 +7,7 @@ import torch
 from darts.runtime.errors import UserError
 from darts.tasks.batches import SearchData, search_data
 from darts.tasks.pieces import TextSearchData, text_search_data
-from darts.tasks.settings import AnyDataset, LanguageSettings, TextDataset, require_images
+from darts.tasks.settings import AnyDataset, LanguageSettings, TextDataset, require_labelled
 
 SearchedData = SearchData | TextSearchData
 
@@ -25,4 +25,4 @@ def searched_data(
         if language is None:
             raise UserError(f"dataset is {dataset.name}, a text; this command takes a set of images")
         return text_search_data(dataset, language, batch_size, seed, device)
-    return search_data(require_images(dataset), train_fraction, batch_size, seed, device)
+    return search_data(require_labelled(dataset), train_fraction, batch_size, seed, device)

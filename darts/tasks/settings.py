@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darts.config.registry import register
 from darts.runtime.errors import UserError, require
+from darts.spaces.search_space import Size, is_size, size_of
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from darts.tasks.batches import AnyPreparation
     from darts.tasks.datasets import ImageSet
+    from darts.tasks.folders import FolderListing
 
 
 @dataclass(frozen=True)
@@ -29,42 +35,107 @@ class AnyDataset:
 
     MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("root",)  # settings, where data come from no folder of the user's
     is_text: ClassVar[bool] = False
+    is_sound: ClassVar[bool] = False
 
     name: str  # of the data set, as reports print it
     root: str  # the folder its files lie in
-    fraction: float  # fraction of the training data that is used: images, the same of every class; the first words
+    fraction: float  # fraction of the training data that is used: the same of every class; of a text the first words
 
     def __post_init__(self) -> None:
         require(0 < self.fraction <= 1, "dataset.fraction", self.fraction, "above 0 and at most 1")
 
 
 @dataclass
-class Dataset(AnyDataset):
-    """What every set of images has; the classes below say where its images come from."""
+class LabelledDataset(AnyDataset):
+    """What every set of labelled examples has, images or sounds: a map for the network, and a class."""
 
-    image_size: int  # pixels; square
-    mean: list[float] | None  # by channel, of the range 0 to 1; null: measured on the training images
+    value_limits: ClassVar[tuple[float, float]] = (0.0, 1.0)  # of what `values` returns
+    noun: ClassVar[str] = "images"  # what the examples are, for people
+
+    mean: list[float] | None  # by channel, of pixels from 0 to 1 or a sound's features; null: of all training data
     std: list[float] | None  # standard deviations by channel, like mean
-    crop_padding: int  # pixels of zero padding before a random crop; 0: no crop
-    flip: bool  # mirror training images left and right with probability 1/2
+
+    @property
+    def size(self) -> Size:
+        """The size of the maps that a network is given: the side of square ones, or height and width."""
+        raise NotImplementedError
+
+    @property
+    def size_setting(self) -> str:
+        """What decides the size, for a message."""
+        raise NotImplementedError
 
     def images(self, train: bool) -> ImageSet:
-        """Open the training images, or the test images."""
+        """Open the training examples, or the test examples."""
         raise NotImplementedError
 
     def validation_images(self) -> ImageSet | None:
-        """Open the images that a retraining watches, where the data set has such a part of its own."""
+        """Open the examples that a retraining watches, where the data set has such a part of its own."""
         return None
+
+    def listing(self) -> FolderListing | None:
+        """List the folder that the examples come from; None where they come from no folder of the user's."""
+        return None
+
+    def statistics_key(self, channels: int) -> tuple[Any, ...]:
+        """What, besides the training files, decides the mean and standard deviation of `values`."""
+        raise NotImplementedError
+
+    def values(self, raw: Tensor) -> Tensor:
+        """What is normalised of a raw batch: (batch, channels, ...), on the CPU."""
+        raise NotImplementedError
+
+    def preparation(self, cutout: int, mean: list[float], std: list[float], device: torch.device) -> AnyPreparation:
+        """What happens to raw batches on the device; `cutout`: side in pixels, of images only."""
+        raise NotImplementedError
+
+
+@dataclass
+class Dataset(LabelledDataset):
+    """What every set of images has; the classes below say where its images come from."""
+
+    image_size: Any  # pixels: the side of a square, or [height, width]
+    crop_padding: int  # pixels of zero padding before a random crop; 0: no crop
+    flip: bool  # mirror training images left and right with probability 1/2
+
+    @property
+    def size(self) -> Size:
+        return size_of(self.image_size)
+
+    @property
+    def size_setting(self) -> str:
+        return "dataset.image_size"
+
+    def statistics_key(self, channels: int) -> tuple[Any, ...]:
+        return self.image_size, channels
+
+    def values(self, raw: Tensor) -> Tensor:
+        return raw.double() / 255
+
+    def preparation(self, cutout: int, mean: list[float], std: list[float], device: torch.device) -> AnyPreparation:
+        from darts.tasks.batches import Preparation
+
+        return Preparation(Augmentation(self.crop_padding, self.flip, cutout), mean, std, device)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(1 <= self.image_size <= 4096, "dataset.image_size", self.image_size, "from 1 to 4096")
+        allowed = "from 1 to 4096, or [height, width] of such"
+        require(is_size(self.image_size), "dataset.image_size", self.image_size, allowed)
+        if isinstance(self.image_size, list) and self.image_size[0] == self.image_size[1]:
+            self.image_size = self.image_size[0]  # so that a square is one setting, however it is written
         require(0 <= self.crop_padding <= 4096, "dataset.crop_padding", self.crop_padding, "from 0 to 4096")
         require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given together with dataset.mean")
         for setting, values in (("dataset.mean", self.mean), ("dataset.std", self.std)):
             finite = values is None or all(math.isfinite(value) for value in values)
             require(finite, setting, values, "finite")
         require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "above 0")
+
+
+def require_labelled(dataset: AnyDataset) -> LabelledDataset:
+    """The data set as one of labelled examples; `UserError` for a text, where a command knows classes only."""
+    if not isinstance(dataset, LabelledDataset):
+        raise UserError(f"dataset is {dataset.name}, a text; this command takes a set of images or of sounds")
+    return dataset
 
 
 def require_images(dataset: AnyDataset) -> Dataset:
@@ -144,6 +215,11 @@ class ImageFolderDataset(Dataset):
 
         part = "training" if train else "test"
         return folder_images(self, part)
+
+    def listing(self) -> FolderListing:
+        from darts.tasks.folders import list_folder
+
+        return list_folder(self)
 
     def validation_images(self) -> ImageSet | None:
         from darts.tasks.datasets import folder_images

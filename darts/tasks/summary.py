@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from darts.runtime.errors import one_line
+from darts.spaces.search_space import as_written
 from darts.tasks.datasets import FolderOrigin, ImageSet, open_training
 from darts.tasks.folders import shortened
-from darts.tasks.settings import AnyDataset, Dataset, TextDataset
+from darts.tasks.settings import AnyDataset, LabelledDataset, TextDataset
 from darts.tasks.text import Corpus, open_corpus
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class DataSummary:
     name: str  # of the data set
     folder: str | None  # resolved; None where the images come from no folder of pictures
     channels: int
-    image_size: int
+    image_size: Any  # the side of square images, or [height, width]
     classes: dict[str, int]  # training images by class, before `dataset.fraction`
     training: int  # images, before `dataset.fraction`
     test: int | None  # images; None where it is not known before they are opened
@@ -38,6 +39,7 @@ class DataSummary:
     untested: list[str]  # classes without a test picture, which the test will refuse
     unused: list[str]  # folders beside train and test whose pictures are not used
     validation: int = 0  # pictures that a retraining watches
+    examples: str = "images"  # or sounds
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON can hold them."""
@@ -45,37 +47,43 @@ class DataSummary:
 
     def lines(self) -> list[str]:
         """The summary for people, in a few lines."""
-        shape = f"{self.channels} x {self.image_size} x {self.image_size}"
+        sides = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
+        shape = f"{self.channels} x {sides[0]} x {sides[1]}"
         place = "" if self.folder is None else f" in {one_line(self.folder)}"
-        told = [f"data: {one_line(self.name)}{place}, {shape}, {self.training} training images{self._test()}"]
+        told = [f"data: {one_line(self.name)}{place}, {shape}, {self.training} training {self.examples}{self._test()}"]
         counts = [f"{name} {count}" for name, count in self.classes.items()]
         told.append(f"{len(counts)} classes: {shortened(counts, SHOWN_CLASSES)}")
         if self.converted:
-            told.append(f"converted training pictures: {counted(self.converted)}")
+            told.append(f"converted training {self._files()}: {counted(self.converted)}")
         if self.skipped:
             told.append(f"skipped: {counted(self.skipped)}")
         if self.untested:
-            told.append(f"no test picture of class {shortened(self.untested, SHOWN_CLASSES)}: a retraining needs some")
+            named = shortened(self.untested, SHOWN_CLASSES)
+            told.append(f"no test {self._files()[:-1]} of class {named}: a retraining needs some")
         if self.validation:
-            told.append(f"validation: {self.validation} pictures, which a retraining watches")
+            told.append(f"validation: {self.validation} {self._files()}, which a retraining watches")
         if self.unused:
-            told.append(f"not used: folder {', '.join(self.unused)} beside train and test")
+            place = "folder" if self.examples == "images" else "the validation part"
+            told.append(f"not used: {place} {', '.join(self.unused)} beside train and test")
         return told
+
+    def _files(self) -> str:
+        return "pictures" if self.examples == "images" else self.examples
 
     def _test(self) -> str:
         if self.test is None:
             return ""
-        return f", {self.test} test images" + (" set aside" if self.set_aside else "")
+        return f", {self.test} test {self.examples}" + (" set aside" if self.set_aside else "")
 
 
-def summarise(settings: Dataset, images: ImageSet) -> DataSummary:
+def summarise(settings: LabelledDataset, images: ImageSet) -> DataSummary:
     """The summary of a data set whose training images are open; no test image is read for it."""
     counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes)).tolist()
     facts = DataSummary(
         name=settings.name,
         folder=None,
         channels=images.channels,
-        image_size=settings.image_size,
+        image_size=as_written(settings.size),
         classes=dict(zip(images.classes, counts, strict=True)),
         training=len(images.labels),
         test=None,
@@ -84,6 +92,7 @@ def summarise(settings: Dataset, images: ImageSet) -> DataSummary:
         skipped={},
         untested=[],
         unused=[],
+        examples=settings.noun,
     )
     return facts if images.origin is None else _of_folder(facts, images.origin)
 
@@ -147,7 +156,7 @@ def summary_of(settings: AnyDataset, data: Any) -> DataSummary | TextSummary:
     """The summary of what a run has opened: `SearchData`, `TrainData` or their likes for text."""
     if isinstance(settings, TextDataset):
         return summarise_text(settings, data.corpus)
-    if isinstance(settings, Dataset):
+    if isinstance(settings, LabelledDataset):
         return summarise(settings, data.train.images)
     raise TypeError(f"no summary of {type(settings).__name__}")
 
@@ -156,7 +165,7 @@ def summary_of_training(settings: AnyDataset) -> DataSummary | TextSummary:
     """The summary of a data set whose training data are opened for it."""
     if isinstance(settings, TextDataset):
         return summarise_text(settings, open_corpus(settings))
-    if isinstance(settings, Dataset):
+    if isinstance(settings, LabelledDataset):
         return summarise(settings, open_training(settings))
     raise TypeError(f"no summary of {type(settings).__name__}")
 

@@ -17,7 +17,7 @@ from darts.runtime.errors import NotFiniteError
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData, search_data
 from darts.tasks.pieces import TextTrainData, in_columns, text_train_data, train_data_of
-from darts.tasks.settings import TextDataset, require_images
+from darts.tasks.settings import TextDataset, require_labelled
 from darts.tasks.task import ACCURACY, Metric
 from darts.train import language, retraining
 from darts.train.result import protocol
@@ -32,7 +32,7 @@ def open_brief_data(settings: AnyBriefSettings, device: torch.device) -> BriefDa
     dataset, columns = settings.dataset, settings.train.batch_size
     if isinstance(dataset, TextDataset):
         return text_train_data(dataset, settings.language, columns, settings.seed, device)
-    images = require_images(dataset)
+    images = require_labelled(dataset)
     return search_data(images, settings.train_fraction, columns, settings.seed, device, setting="train.batch_size")
 
 

@@ -57,7 +57,7 @@ from darts.spaces.genotype import Genotype, to_json
 from darts.tasks.batches import EVALUATION_BATCH, RawBatch, TrainData, test_batches, train_data
 from darts.tasks.content import warn_of_shared_pictures
 from darts.tasks.datasets import classes_by_name, open_test
-from darts.tasks.settings import require_images
+from darts.tasks.settings import require_labelled
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import Mean, StepMetrics, correct
 from darts.train import language
@@ -283,7 +283,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     choose_layout(device, map_type(settings.precision), folder)
     train = settings.train
     data = train_data(
-        require_images(settings.dataset), train.cutout, train.batch_size, settings.seed, device, train.validation
+        require_labelled(settings.dataset), train.cutout, train.batch_size, settings.seed, device, train.validation
     )
     summary = summary_of(settings.dataset, data)
     log_summary(summary)
@@ -295,7 +295,8 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
         warn_of_shared_pictures(settings.dataset)
     if saved is None:
         size = count_parameters_without_auxiliary(state.network)
-        log.info("training on %s: %d images, %s parameters", device, len(data.train.indices), f"{size:,}")
+        noun = require_labelled(settings.dataset).noun
+        log.info("training on %s: %d %s, %s parameters", device, len(data.train.indices), noun, f"{size:,}")
     else:
         state.restore(saved)
         log.info("resuming at epoch %d, step %d", state.epoch + 1, state.step + 1)
@@ -336,9 +337,10 @@ def test(state: TrainState) -> tuple[dict[str, float], Measures]:
 
     Also returns the measures of its answers, of all processes.
     """
-    opened_test = open_test(require_images(state.settings.dataset))
+    dataset = require_labelled(state.settings.dataset)
+    opened_test = open_test(dataset)
     images = classes_by_name(opened_test, state.data.train.images.classes, "the training images")
-    log.info("testing on %d images", len(images.labels))
+    log.info("testing on %d %s", len(images.labels), dataset.noun)
     network = state.tested_network()
     if state.best is not None:
         network.load_state_dict(state.best["weights"])
@@ -367,7 +369,7 @@ def finish(state: TrainState, folder: Path) -> Result:
 def _result(state: TrainState, tested: Mapping[str, float]) -> Result:
     """What result.json says of the run, of its network and of the test."""
     settings, preparation, shape, flat = state.settings, state.data.preparation, state.data.shape, state.experiment
-    image = torch.zeros(1, shape.channels, shape.size, shape.size, device=preparation.device)
+    image = torch.zeros(1, *shape.map_shape, device=preparation.device)
     return {
         "version": __version__,
         "test_accuracy": tested["accuracy"],

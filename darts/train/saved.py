@@ -22,12 +22,13 @@ from darts.runtime.errors import UserError, one_line
 from darts.runtime.files import newest, write_json
 from darts.runtime.schema import JSON, At, Length, SchemaError, Within, like, require_schema
 from darts.spaces.genotype import from_json, to_json
-from darts.spaces.search_space import InputShape
-from darts.tasks.batches import EVALUATION_BATCH, Preparation, test_batches
+from darts.spaces.search_space import InputShape, as_written, size_of
+from darts.tasks.audio_settings import AudioDataset, Features
+from darts.tasks.batches import EVALUATION_BATCH, test_batches
 from darts.tasks.content import content_identity, warn_of_shared_pictures
 from darts.tasks.datasets import ImageSet, classes_by_name, open_test
 from darts.tasks.folders import class_name
-from darts.tasks.settings import Augmentation, Dataset, ImageFolderDataset, require_images
+from darts.tasks.settings import AnyDataset, ImageFolderDataset, LabelledDataset, require_labelled
 from darts.train.settings import FinalSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 FILE = {
     "genotype": str,
     "network": {"channels": At(2, 65536), "cells": At(3, 1000), "stem_reductions": At(0, 6), "auxiliary": bool},
-    "input": {"channels": At(1, 4), "size": At(1, 4096), "classes": At(2, 10**6)},
+    "input": {"channels": At(1, 4), "size": (At(1, 4096), Length(2, At(1, 4096))), "classes": At(2, 10**6)},
     "dataset": str,
     "settings": {str: JSON},
     "weights": {str: torch.Tensor},
@@ -58,14 +59,60 @@ def described(state: TrainState) -> dict[str, Any]:
             "auxiliary": settings.train.auxiliary_weight > 0,
         },
         "start_from": None if state.start is None else state.start.to_json(),
-        "input": {"channels": shape.channels, "size": shape.size, "classes": shape.classes},
+        "input": {"channels": shape.channels, "size": as_written(shape.size), "classes": shape.classes},
         "class_names": state.data.train.images.classes,
+        **_heard(settings.dataset),
         "dataset": settings.dataset.name,
         "mean": preparation.mean,
         "std": preparation.std,
         "settings": state.experiment,
         "weights": {name: value.contiguous() for name, value in state.tested_network().state_dict().items()},
     }
+
+
+def shape_of_file(described: dict[str, Any]) -> InputShape:
+    """What the network of a file is given and asked for."""
+    given = described["input"]
+    return InputShape(given["channels"], size_of(given["size"]), given["classes"])
+
+
+SOUND = {
+    **{name: At(1, 10**8) for name in ("rate", "samples", "window", "hop", "mel_bands")},
+    **{name: Within(0, 10**6) for name in ("lowest_hz", "highest_hz")},
+}  # what a file says of the features that its network is given
+
+
+def _heard(dataset: AnyDataset) -> dict[str, Any]:
+    """What a file says besides of a network of sounds; nothing of one of images."""
+    return {"sound": dataset.features.to_json()} if isinstance(dataset, AudioDataset) else {}
+
+
+def features_of_file(described: dict[str, Any]) -> Features | None:
+    """The features that a network of sounds is given; None for one of images. `SchemaError` where they are none."""
+    given = described.get("sound")
+    if given is None:
+        return None
+    require_schema(given, SOUND, "sound")
+    features = Features(**{name: given[name] for name in SOUND})
+    sound = features.hop <= features.window and features.lowest_hz < features.highest_hz <= features.rate / 2
+    fits = sound and features.size == size_of(described["input"]["size"]) and described["input"]["channels"] == 1
+    if not fits or features.empty_band() is not None:
+        raise SchemaError(f"sound is {one_line(given)}, whose features are not of input.size")
+    return features
+
+
+def require_alike(dataset: LabelledDataset, described: dict[str, Any], path: Path, setting: str) -> None:
+    """`UserError` naming what differs where a network would be given other maps than it was trained on."""
+    known, given = features_of_file(described), dataset.features if isinstance(dataset, AudioDataset) else None
+    if (known is None) != (given is None):
+        kinds = ("sounds", "images") if given is None else ("images", "sounds")
+        raise UserError(f"{setting}: {path} was trained on {kinds[0]}, but dataset is {dataset.name!r}, of {kinds[1]}")
+    if known is not None and given is not None:
+        for name, value in known.to_json().items():
+            own = getattr(given, name)
+            if own != value:
+                shown = "dataset.seconds times dataset.rate" if name == "samples" else f"dataset.{name}"
+                raise UserError(f"{shown} is {own}; {path} was trained with {value}")
 
 
 def newest_weights(runs: str, setting: str = "weights") -> Path:
@@ -102,8 +149,10 @@ def network_of(described: dict[str, Any], path: Path) -> tuple[Network, dict[str
     try:
         require_schema(described, FILE)
         described.setdefault("class_names", None)
-        shape = InputShape(**{name: described["input"][name] for name in ("channels", "size", "classes")})
-        means, deviations = Length(shape.channels, Within(0, 1)), Length(shape.channels, Within(1e-9, 1))
+        shape = shape_of_file(described)
+        sound = features_of_file(described)
+        least, most = (0, 1) if sound is None else AudioDataset.value_limits
+        means, deviations = Length(shape.channels, Within(least, most)), Length(shape.channels, Within(1e-9, most))
         names = (None, Length(shape.classes, str))
         require_schema(described, {"mean": means, "std": deviations, "class_names": names})
         require_different(described["class_names"])
@@ -145,20 +194,21 @@ def _network(described: dict[str, Any], shape: InputShape, path: Path) -> Networ
 def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
     """Test a saved network on the test images of `dataset`, prepared as the file says."""
     network, described = read_network(path)
-    dataset = require_images(settings.dataset)
+    dataset = require_labelled(settings.dataset)
     if described["dataset"] != dataset.name:
         raise UserError(
             f"weights: {path} was trained on {described['dataset']!r}, but dataset is {dataset.name!r}; "
             f"add dataset={described['dataset']}"
         )
-    if described["input"]["size"] != dataset.image_size:
-        size = described["input"]["size"]
-        raise UserError(f"dataset.image_size is {dataset.image_size}; {path} was trained at {size}")
+    require_alike(dataset, described, path, "weights")
+    size = shape_of_file(described).size
+    if size != dataset.size:
+        raise UserError(f"{dataset.size_setting} is {as_written(dataset.size)}; {path} was trained at {size}")
     device = choose_device(settings.device)
     set_precision(settings.precision)
     warn_of_data(dataset, described, path)
     placed(network, device)
-    preparation = Preparation(Augmentation(0, False, 0), described["mean"], described["std"], device)
+    preparation = dataset.preparation(0, described["mean"], described["std"], device)
     images = test_images_for(dataset, described, path)
     batches, tally = test_batches(images, EVALUATION_BATCH, preparation).in_order(), Tally(images.classes)
     tested = evaluate(network, network, batches, seen=tally.add_logits)
@@ -180,7 +230,7 @@ def write_measures(measures: Measures, folder: Path) -> None:
         log.info("measures: %s, with pictures beside it", folder / "measures.json")
 
 
-def warn_of_data(dataset: Dataset, described: dict[str, Any], path: Path) -> None:
+def warn_of_data(dataset: LabelledDataset, described: dict[str, Any], path: Path) -> None:
     """Say so where a saved network is tested on other images than at the end of its training, or on those it learnt."""
     known = described["settings"]
     trained, tested = known.get("dataset.content"), known.get("dataset.test_content")
@@ -197,7 +247,7 @@ def warn_of_data(dataset: Dataset, described: dict[str, Any], path: Path) -> Non
     warn_of_shared_pictures(dataset)
 
 
-def test_images_for(dataset: Dataset, described: dict[str, Any], path: Path) -> ImageSet:
+def test_images_for(dataset: LabelledDataset, described: dict[str, Any], path: Path) -> ImageSet:
     """Open the test images with the channels of a saved network, and labels in the order of its classes.
 
     `UserError` naming the classes that only the file or only the data have, and for other channels. A file of version

@@ -16,7 +16,7 @@ from darts.config.registry import command_settings, register
 from darts.loop.settings import RunSettings, taken_over
 from darts.runtime.errors import UserError, require
 from darts.runtime.settings import ParallelSettings
-from darts.tasks.settings import LanguageSettings, TextDataset
+from darts.tasks.settings import AnyDataset, LanguageSettings, TextDataset
 
 
 class Optimiser(Enum):
@@ -147,6 +147,7 @@ class FinalSettings(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_graphs_of_draws(self.graphs, self.train.recipe)
+        refuse_for_sounds(self.dataset, self.train)
         require(self.head_epochs >= 0, "head_epochs", self.head_epochs, "at least 0")
         short = self.start_from is None or self.head_epochs <= self.train.epochs
         require(short, "head_epochs", self.head_epochs, f"at most train.epochs, {self.train.epochs}")
@@ -216,7 +217,10 @@ def final_settings(config: DictConfig, overrides: Sequence[str] = ()) -> FinalSe
 LESS_MEMORY = "lower train.batch_size, network.channels or network.cells, or set memory.activation_checkpointing=true"
 LESS_MEMORY_OF_TEXT = "language.units or language.piece"  # besides the batch
 OF_TRAINING = ("genotype", "network", "train", "recipe", "weight_optimiser", "head_epochs")
-OF_TRAINING_IMAGES = ("dataset.crop_padding", "dataset.flip", "dataset.fraction")
+OF_TRAINING_IMAGES = (
+    *("dataset.crop_padding", "dataset.flip", "dataset.fraction", "dataset.shift_ms", "dataset.frequency_masks"),
+    *("dataset.frequency_mask", "dataset.time_masks", "dataset.time_mask"),
+)
 OF_PREPARATION = ("dataset.mean", "dataset.std")
 FROM_SCRATCH = {"weights": None, "start_from": None, "head_epochs": 0}  # what a training of a cell alone is told
 
@@ -231,6 +235,7 @@ class BriefSettings(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_graphs_of_draws(self.graphs, self.train.recipe)
+        refuse_for_sounds(self.dataset, self.train)
         require(0 < self.train_fraction < 1, "train_fraction", self.train_fraction, "above 0 and below 1")
 
     def refuse_unused(self, key: str) -> None:
@@ -276,6 +281,15 @@ class TextBriefSettings(BriefSettings):
 def less_memory(settings: AnyBriefSettings) -> str:
     """What to do where the memory is too small for a brief training."""
     return f"lower train.batch_size, {LESS_MEMORY_OF_TEXT}" if settings.dataset.is_text else LESS_MEMORY
+
+
+def refuse_for_sounds(dataset: AnyDataset, train: TrainLoop, place: str = "train") -> None:
+    """`UserError` where what changes pictures is asked for with sounds; `place`: where `train` stands."""
+    if dataset.is_sound:
+        masks = "dataset.frequency_mask and dataset.time_mask hide parts of them"
+        require(train.cutout == 0, f"{place}.cutout", train.cutout, f"0 with sounds: {masks}")
+        changed = train.recipe.randaugment
+        require(changed == 0, f"{place}.recipe.randaugment", changed, "0 with sounds: its operations change pictures")
 
 
 def refuse_graphs_of_draws(graphs: bool, recipe: Recipe) -> None:

@@ -13,8 +13,8 @@ from darts.models.settings import NetworkSettings
 from darts.runtime.errors import UserError
 from darts.spaces.genotype import Genotype, from_json
 from darts.tasks.file_content import path_digest
-from darts.tasks.settings import Dataset, ImageFolderDataset, require_images
-from darts.train.saved import read_network, weights_file
+from darts.tasks.settings import ImageFolderDataset, LabelledDataset, require_labelled
+from darts.train.saved import read_network, require_alike, weights_file
 from darts.train.settings import FinalSettings
 
 HEADS = ("classifier.", "auxiliary.")  # how the names of their weights begin
@@ -57,11 +57,12 @@ def started(settings: FinalSettings) -> tuple[FinalSettings, Genotype]:
     start = read_start(weights_file(settings.start_from or "", settings.runs, "start_from"))
     size = start.described["network"]
     network = NetworkSettings(**{name: size[name] for name in ("channels", "cells", "stem_reductions")})
-    dataset = _prepared_alike(require_images(settings.dataset), start)
+    dataset = _prepared_alike(require_labelled(settings.dataset), start)
     return replace(settings, start_from=str(start.path), network=network, dataset=dataset), start.genotype
 
 
-def _prepared_alike(dataset: Dataset, start: Start) -> Dataset:
+def _prepared_alike(dataset: LabelledDataset, start: Start) -> LabelledDataset:
+    require_alike(dataset, start.described, start.path, "start_from")
     channels = start.described["input"]["channels"]
     changes: dict[str, Any] = {}
     if isinstance(dataset, ImageFolderDataset):

@@ -30,7 +30,8 @@ Answer = Callable[[Tensor], np.ndarray]
 class Deployed(nn.Module):
     """What an exported file computes.
 
-    With preparation: uint8 pixels (batch, C, side, side) -> probabilities. Without: prepared float32 images -> logits.
+    With preparation: uint8 pixels (batch, C, H, W), or int16 sounds (batch, 1, samples) -> probabilities. Without:
+    prepared float32 images or features -> logits.
     """
 
     def __init__(self, network: TrainedNetwork, preparation: bool) -> None:
@@ -64,9 +65,9 @@ def export(network: TrainedNetwork, to: str, file: Path, preparation: bool, fold
     if to == "safetensors":
         return _safetensors(network, file, preparation)
     deployed = Deployed(folded(network) if fold else network, preparation).eval()
-    side, channels = network.shape.size, network.shape.channels
-    kind = torch.uint8 if preparation else torch.float32
-    example = torch.zeros(2, channels, side, side, dtype=kind)
+    raw = torch.zeros(2, *network.raw_shape, dtype=network.raw_type)
+    prepared = torch.zeros(2, *network.shape.map_shape)
+    example = raw if preparation else prepared
     sizes = ({0: torch.export.Dim("batch")},)
     return (_onnx if to == "onnx" else _pt2)(deployed, example, sizes, file)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from darts.loop.plotting import drawn, new_figure
 from darts.runtime.text import utf8_name
-from darts.tasks.pictures import Decoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 ACROSS = 6
 SHOWN = 36  # pictures of a sheet
@@ -25,19 +25,18 @@ class Shown(NamedTuple):
     right: bool | None = None  # None: the answer is not known
 
 
-def draw_sheet(shown: Sequence[Shown], side: int, channels: int, title: str) -> Figure:
-    """Pictures as the network sees them, at most `SHOWN`, each with its words."""
+def draw_sheet(shown: Sequence[Shown], seen: Callable[[str], Tensor], title: str) -> Figure:
+    """Files as the network sees them, at most `SHOWN`, each with its words; `seen`: file -> uint8 (C, H, W)."""
     chosen = list(shown[:SHOWN])
     rows = -(-len(chosen) // ACROSS)
     figure = new_figure(1.5 * ACROSS, 1.85 * rows + 0.5)
     figure.suptitle(title, fontsize=11)
-    decoder = Decoder(side, channels)
     grid = figure.subplots(rows, ACROSS, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, picture in zip(grid.flat, chosen, strict=False):
-        pixels = decoder(picture.file).permute(1, 2, 0).numpy()
-        axes.imshow(pixels.squeeze(-1) if channels == 1 else pixels, cmap="gray", vmin=0, vmax=255)
+        pixels = seen(picture.file).permute(1, 2, 0).numpy()
+        axes.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
         colour = {None: "#222222", True: "#2ca02c", False: "#d62728"}[picture.right]
         name = utf8_name(Path(picture.file).name)[:18]
         axes.set_title(f"{drawn(name)}\n{drawn(picture.words)}", fontsize=6.5, color=colour)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from darts.runtime.device import choose_device
 from darts.runtime.errors import UserError, one_line, optional
 from darts.runtime.text import printable
 from darts.spaces.genotype import Genotype, from_json
-from darts.spaces.search_space import InputShape
 from darts.tasks.augmentation import normalisation, normalise
+from darts.tasks.features import LogMel
 from darts.tasks.folders import class_name
-from darts.tasks.pictures import Decoder
-from darts.train.saved import network_of, read_network, weights_file
+from darts.tasks.pictures import ENDINGS, Decoder
+from darts.tasks.sounds import SOUND_ENDINGS, SoundReader
+from darts.train.saved import features_of_file, network_of, read_network, shape_of_file, weights_file
 
 METADATA = "darts"  # the key of a .safetensors file's metadata that describes the network
 
@@ -39,11 +40,13 @@ class Prediction(NamedTuple):
 class TrainedNetwork(nn.Module):
     """A trained network with what it needs to be used: `load_network` makes it of a weights.pt.
 
-    Called with uint8 pixels (batch, channels, side, side) it prepares them; floating-point images are taken as
-    prepared. It returns logits (batch, classes), and is in evaluation mode until `train()` is called.
+    Called with uint8 pixels (batch, channels, height, width), or a network of sounds with int16 sounds (batch, 1,
+    samples), it prepares them; floating-point images or features are taken as prepared. It returns logits (batch,
+    classes), and is in evaluation mode until `train()` is called.
 
     Attributes: `classes` names the outputs in their order (numbers as texts where the file names none), `genotype` is
-    the cell, `shape` the input's channels, side and number of classes, `described` all else that the file says.
+    the cell, `shape` the input's channels, size and number of classes, `described` all else that the file says,
+    `features_of_sound` what a network of sounds is given, None for one of images.
     """
 
     scale: Tensor
@@ -54,23 +57,59 @@ class TrainedNetwork(nn.Module):
         self.network = network
         self.described = {key: value for key, value in described.items() if key != "weights"}
         self.classes, self.genotype = list(classes), genotype
-        image = described["input"]
-        self.shape = InputShape(image["channels"], image["size"], len(self.classes))
+        self.shape = replace(shape_of_file(described), classes=len(self.classes))
+        self.features_of_sound = features_of_file(described)
         scale, shift = normalisation(described["mean"], described["std"], torch.device("cpu"))
+        self.log_mel: LogMel | None = None
+        if self.features_of_sound is not None:
+            self.log_mel, scale = LogMel(self.features_of_sound), scale * 255  # features have no range of 0 to 255
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.eval()
+
+    @property
+    def decoder(self) -> Decoder | SoundReader:
+        """What makes a raw input of a file."""
+        of = self.features_of_sound
+        return Decoder(self.shape.size, self.shape.channels) if of is None else SoundReader(of.rate, of.samples)
+
+    @property
+    def endings(self) -> frozenset[str]:
+        """Endings, in small letters, of the files that the network can be asked about."""
+        return ENDINGS if self.features_of_sound is None else SOUND_ENDINGS
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """The shape of one raw input: channels, height and width of an image, or 1 and the samples of a sound."""
+        of = self.features_of_sound
+        return self.shape.map_shape if of is None else (1, of.samples)
+
+    @property
+    def raw_type(self) -> torch.dtype:
+        """The type of raw inputs."""
+        return torch.uint8 if self.features_of_sound is None else torch.int16
+
+    def picture(self, file: str) -> Tensor:
+        """A file as the network sees it: uint8 (channels, height, width); of a sound its features, low ones below."""
+        raw = self.decoder(file)
+        if self.log_mel is None:
+            return raw
+        features = self.log_mel(raw[None].to(self.scale.device))[0].cpu().flip(1)
+        least, most = features.aminmax()
+        return ((features - least) / (most - least).clamp_min(1e-6) * 255).to(torch.uint8)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of raw pixels (uint8) or prepared images (floating point)."""
         return self.network(self.prepared(images))
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Raw pixels scaled and shifted as in training; images that are prepared already as they are.
+        """Raw pixels or sounds prepared as in training; what is prepared already as it is.
 
-        `UserError` for other channels or another side than the network's, and for other integers than uint8.
+        `UserError` for other channels or another size than the network's, and for integers of another type.
         """
-        expected = self.shape.channels, self.shape.size, self.shape.size
+        if self.log_mel is not None and not images.is_floating_point():
+            return self._of_sounds(images)
+        expected = self.shape.map_shape
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise UserError(f"images are of shape {tuple(images.shape)}; this network takes (batch, {expected[0]}, "
                             f"{expected[1]}, {expected[2]}): use preprocess for pictures of other sizes")  # fmt: skip
@@ -82,13 +121,21 @@ class TrainedNetwork(nn.Module):
             )
         return images if images.dtype is self.scale.dtype else images.to(self.scale.dtype)
 
-    def preprocess(self, pictures: str | Path | Iterable[str | Path]) -> Tensor:
-        """Picture files as a batch of prepared images on this network's device.
+    def _of_sounds(self, sounds: Tensor) -> Tensor:
+        """Normalised features of raw sounds."""
+        if sounds.dtype is not torch.int16 or tuple(sounds.shape[1:]) != self.raw_shape:
+            told = f"this network takes int16 (batch, 1, {self.raw_shape[1]}): use preprocess for files"
+            raise UserError(f"sounds are {sounds.dtype} of shape {tuple(sounds.shape)}; {told}")
+        features = cast(LogMel, self.log_mel)(sounds)
+        return normalise(features, self.scale, self.shift).contiguous(memory_format=torch.channels_last)
 
-        Upright, transparent pixels on white, the shorter side resized to the network's side and cut to the centre, grey
-        or colour as in training. `UserError` naming a file that is no readable picture, and for no file at all.
+    def preprocess(self, pictures: str | Path | Iterable[str | Path]) -> Tensor:
+        """Files, pictures or of a network of sounds WAV files, as a prepared batch on this network's device.
+
+        Upright, transparent pixels on white, resized to cover the network's size and cut to the centre, grey or colour
+        as in training. `UserError` naming a file that is no readable picture, and for no file at all.
         """
-        decoder = Decoder(self.shape.size, self.shape.channels)
+        decoder = self.decoder
         held = [decoder(str(file)) for file in picture_files(pictures)]
         if not held:
             raise UserError("pictures is empty; give the file of a picture, or several")
@@ -96,7 +143,7 @@ class TrainedNetwork(nn.Module):
 
     @torch.no_grad()
     def predict(self, pictures: str | Path | Iterable[str | Path]) -> list[Prediction]:
-        """What the network says of picture files, in their order; in evaluation mode whatever the present mode."""
+        """What the network says of files, in their order; in evaluation mode whatever the present mode."""
         files = picture_files(pictures)
         if not files:
             return []
