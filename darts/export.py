@@ -170,7 +170,8 @@ def bundled_for(network: TrainedNetwork) -> LabelledDataset:
     if of is None:
         return BundledDataset(*common, described["input"]["size"], 0, False)
     seconds, bands = of.samples / of.rate, (of.mel_bands, of.lowest_hz, of.highest_hz)
-    return BundledAudio(*common, of.rate, seconds, of.window, of.hop, *bands, 0.0, 0, 0, 0, 0)
+    frames = of.rate, seconds, of.window, of.hop
+    return BundledAudio(*common, *frames, *bands, of.equal_level, 0.0, 0, 0, 0, 0)
 
 
 def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path, file: Path, difference: float) -> str:

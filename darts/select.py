@@ -83,7 +83,7 @@ def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float
     from darts.train.brief import open_brief_data
 
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
-    with lock_folder(folder), deferred_signals(), memory_advice(less_memory(settings)):
+    with lock_folder(folder), deferred_signals(), memory_advice(less_memory(settings, "train.batch_size")):
         with stopped_at_once():
             own = experiment(settings)
             refuse_other_run(folder, KIND, own)

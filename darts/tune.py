@@ -185,7 +185,7 @@ def run(settings: DictConfig, folder: Path) -> Result:
 
     typed = typed_settings(settings, TuneSettings)
     device = ready_device(typed.device, typed.precision, typed.graphs, typed.deterministic)
-    with lock_folder(folder), deferred_signals(), memory_advice(less_memory(typed)):
+    with lock_folder(folder), deferred_signals(), memory_advice(less_memory(typed, "train.batch_size")):
         with stopped_at_once():
             present = {key: value for key, value in experiment(typed).items() if key != "trials"}
             refuse_other_run(folder, KIND, present)

@@ -208,6 +208,7 @@ def test_of_a_long_file_only_the_middle_is_read_and_it_is_that_of_the_whole(tmp_
 SHAPES = [
     Features(8000, 8000, 256, 250, 32, 50, 4000), Features(16000, 16000, 512, 160, 40, 20, 8000),
     Features(2000, 999, 64, 50, 16, 0, 1000), Features(1000, 77, 33, 33, 5, 10, 400),
+    Features(8000, 8000, 256, 250, 32, 50, 4000, equal_level=True),
 ]  # fmt: skip
 
 
@@ -227,7 +228,7 @@ def plain_log_mel(sound: np.ndarray, of: Features) -> np.ndarray:
         for band in range(of.mel_bands):
             triangle = np.interp(frequencies, corners[band : band + 3], [0, 1, 0], left=0, right=0)
             found[band, frame] = np.log((triangle * power).sum() + FLOOR)
-    return found
+    return (found - found.mean()) / (found.std() + 1e-3) if of.equal_level else found
 
 
 @pytest.mark.parametrize("of", SHAPES, ids=str)
@@ -239,6 +240,15 @@ def test_features_are_those_of_the_definition(of):
     assert found.shape == (2, 1, of.mel_bands, of.frames) and found.dtype is torch.float32
     for number in range(2):
         np.testing.assert_allclose(found[number, 0], plain_log_mel(sounds[number], of), atol=2e-3)
+
+
+def test_with_equal_levels_loud_and_quiet_sounds_are_alike_and_silence_stays_silent():
+    of = Features(8000, 8000, 256, 250, 32, 50, 4000, equal_level=True)
+    loud = np.random.default_rng(0).normal(scale=8000, size=8000)
+    sounds = np.stack([loud, loud / 8, np.zeros(8000)]).astype(np.int16)
+    found = LogMel(of)(torch.from_numpy(sounds)[:, None])
+    assert torch.allclose(found[0], found[1], atol=0.05) and not found[2].any()
+    assert found[0].mean().abs() < 1e-4 and abs(float(found[0].std(correction=0)) - 1) < 0.01
 
 
 def test_every_band_peaks_at_one_place_and_neighbours_add_up_to_one_between_peaks():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from darts.runtime import distributed
-from darts.runtime.schema import Part, Schema, like_tensor
+from darts.runtime.schema import Part, Schema, SchemaError, like_tensor
 from darts.search.build import SearchedData
 from darts.search.settings import SearchSettings, TextSearchSettings
 from darts.tasks.pieces import TextSearchData
@@ -34,9 +34,12 @@ def carry_schema(data: SearchedData, settings: SearchSettings) -> Schema:
     return {"carry": Part({"train": one, "valid": one})}
 
 
-def own_carry(saved: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Of what a checkpoint holds the columns of this process."""
-    return {split: distributed.own_rows(whole).to(device) for split, whole in saved.items()}
+def own_carry(saved: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Of what a checkpoint holds the columns of this process; `SchemaError` where it holds none within an epoch."""
+    carry = saved.get("carry", {})
+    if saved["position"]["step"] and "carry" in saved and "train" not in carry:
+        raise SchemaError("carry is empty within an epoch")
+    return {split: distributed.own_rows(whole).to(device) for split, whole in carry.items()}
 
 
 def own_pass(state: SearchState) -> list[int]:

@@ -25,14 +25,14 @@ from darts.models.cost import CostModel
 from darts.models.layout import choose_layout
 from darts.models.mixture import Moment
 from darts.runtime import distributed
-from darts.runtime.device import CHECKPOINTING, Graphed, Step, map_type, memory_advice, ready_device, remedies
+from darts.runtime.device import Graphed, Step, map_type, memory_advice, ready_device
 from darts.runtime.files import lock_folder, write_bytes
 from darts.runtime.signals import deferred_signals, stopped_at_once
 from darts.search.build import open_data
 from darts.search.compute import counted
 from darts.search.ending import KIND, finish, finished
 from darts.search.epoch_end import observation, record_epoch
-from darts.search.settings import SearchSettings, TextSearchSettings
+from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, enter_stage, new_state, stage_schema
 from darts.search.step import search_step
 from darts.spaces.genotype import Genotype
@@ -42,7 +42,7 @@ from darts.tasks.batches import Batches
 from darts.tasks.pieces import Pieces
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import StepMetrics
-from darts.train.settings import LESS_MEMORY_OF_TEXT
+from darts.train.settings import less_memory
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,7 @@ def run(settings: SearchSettings, folder: Path) -> Genotype:
     """Search a cell; the same folder again resumes where it was stopped, and answers at once where it had ended."""
     if distributed.broadcast((folder / "genotype.json").exists()):
         return finished(settings, folder)
-    sizes = f"search.batch_size ({settings.search.batch_size}), network.channels or network.cells"
-    advice = f"lower {sizes}, or set {remedies(settings.device, CHECKPOINTING, 'engine=fused')}"
-    if isinstance(settings, TextSearchSettings):
-        advice = f"lower search.batch_size ({settings.search.batch_size}), {LESS_MEMORY_OF_TEXT}"
+    advice = less_memory(settings, f"search.batch_size ({settings.search.batch_size})", "engine=fused")
     with lock_folder(folder), deferred_signals(), memory_advice(advice):
         with stopped_at_once(alone=distributed.world_size() == 1):
             state = start_or_resume(settings, folder)

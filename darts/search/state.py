@@ -30,20 +30,7 @@ from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import Step, placed
 from darts.runtime.errors import UserError
-from darts.runtime.schema import (
-    FINITE,
-    At,
-    Length,
-    OneOf,
-    Part,
-    Row,
-    Schema,
-    SchemaError,
-    Within,
-    exactly,
-    like,
-    like_tensor,
-)
+from darts.runtime.schema import FINITE, At, Length, OneOf, Part, Row, Schema, Within, exactly, like, like_tensor
 from darts.runtime.seeding import ambient, generator
 from darts.search.build import AnySupernet, SearchedData, build_supernet
 from darts.search.carry import carry_schema, own_carry, own_pass, whole_carry
@@ -149,12 +136,6 @@ class SearchState(RunState):
         mixture = dict.fromkeys(kinds, Length(edges, Length(columns, FINITE)))
         return {"epoch": int, **numbers, "mixture": mixture, "cells": {kind: [edge] for kind in kinds}}
 
-    def require_possible(self, saved: dict[str, Any]) -> None:
-        """`SchemaError` where what a state says does not go together."""
-        super().require_possible(saved)
-        if saved["position"]["step"] and "carry" in saved and "train" not in saved["carry"]:
-            raise SchemaError("carry is empty within an epoch")
-
     def may_have_ended(self, saved: dict[str, Any]) -> bool:
         """Whether a search with this state can have ended before its last epoch."""
         budget = self.settings.budget
@@ -171,7 +152,7 @@ class SearchState(RunState):
         self.load_momentum(saved["momentum"])
         load_optimiser(self.architecture_optimiser, saved["architecture_optimiser"])
         self.memory, self.chosen_epoch = saved["memory"], saved["chosen_epoch"]
-        self.carry = own_carry(saved.get("carry", {}), self.device)
+        self.carry = own_carry(saved, self.device)
 
     def momentum(self) -> dict[str, Tensor]:
         """The momentum of the supernet's weights by name; empty before the first step."""

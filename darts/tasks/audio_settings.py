@@ -42,6 +42,7 @@ class Features:
     mel_bands: int
     lowest_hz: float
     highest_hz: float
+    equal_level: bool = False  # whether each sound's features are brought to mean 0 and standard deviation 1
 
     @property
     def frames(self) -> int:
@@ -103,6 +104,7 @@ class AudioDataset(LabelledDataset):
     mel_bands: int  # height of the map that a network is given
     lowest_hz: float  # at which the first mel band begins
     highest_hz: float | None  # at which the last one ends; null: half the rate
+    equal_level: bool  # bring each sound's features to mean 0 and deviation 1: loud and quiet speakers sound alike
     shift_ms: float  # milliseconds by which a training sound is moved, forward or backward, at most; 0: not
     frequency_masks: int  # bands of a training sound's frequencies that are set to the mean (Park et al. 2019); 0: none
     frequency_mask: int  # mel bands of each at most
@@ -154,7 +156,8 @@ class AudioDataset(LabelledDataset):
         """What is computed of a sound."""
         highest = self.rate / 2 if self.highest_hz is None else self.highest_hz
         samples = round(self.rate * self.seconds)
-        return Features(self.rate, samples, self.window, self.hop, self.mel_bands, self.lowest_hz, highest)
+        frames = self.rate, samples, self.window, self.hop
+        return Features(*frames, self.mel_bands, self.lowest_hz, highest, self.equal_level)
 
     @property
     def size(self) -> Size:

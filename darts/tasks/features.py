@@ -20,6 +20,7 @@ from darts.tasks.batches import AnyPreparation, RawBatch
 from darts.tasks.task import Batch
 
 FLOOR = 1e-6  # added to the energy of a band before the logarithm: about what rounding to 16 bits leaves
+LEAST_DEVIATION = 1e-3  # of a sound's features, with equal_level: silence stays silence
 FULL = 32768.0  # of an int16 sample, which stands for 1
 
 
@@ -37,7 +38,8 @@ class LogMel(nn.Module):
 
     Frame t is `window` samples, weighted by a periodic Hann window, around the middle of the t-th hop; what lies before
     the beginning or behind the end is silence. A band's energy is the sum over frequencies of a triangle times the
-    squared modulus of the Fourier transform.
+    squared modulus of the Fourier transform. With `equal_level` the features of a sound are then standardised by their
+    own mean and standard deviation.
     """
 
     window: Tensor
@@ -57,7 +59,11 @@ class LogMel(nn.Module):
         padded = nn.functional.pad(waves, (before, behind))
         spectrum = torch.stft(padded, of.window, of.hop, window=self.window, center=False, return_complex=True)
         energy = self.filters @ (spectrum.real.square() + spectrum.imag.square())  # (batch, mel_bands, frames)
-        return (energy + FLOOR).log()[:, None]
+        found = (energy + FLOOR).log()[:, None]
+        if not of.equal_level:
+            return found
+        mean, std = found.mean((2, 3), keepdim=True), found.std((2, 3), keepdim=True, correction=0)
+        return (found - mean) / (std + LEAST_DEVIATION)
 
 
 @functools.cache

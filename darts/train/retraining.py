@@ -37,14 +37,12 @@ from darts.models.network import Network, build_network, drop_path_scales
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints, write_state
 from darts.runtime.device import (
-    CHECKPOINTING,
     Graphed,
     autocast,
     map_type,
     memory_advice,
     placed,
     ready_device,
-    remedies,
     sent,
     widened,
 )
@@ -66,10 +64,10 @@ from darts.train.recipe import averaged, changed_pixels, learning_rate, mixed, r
 from darts.train.result import KIND, Result, finished, protocol
 from darts.train.saved import described, write_measures
 from darts.train.settings import (
-    LESS_MEMORY_OF_TEXT,
     BriefSettings,
     FinalSettings,
     TextFinalSettings,
+    less_memory,
     rate_setting,
 )
 from darts.train.starting import (
@@ -171,10 +169,7 @@ def run(settings: FinalSettings, genotype: Genotype, folder: Path) -> Result:
     """Train and test a genotype's network; the same folder again resumes, or answers at once where it had ended."""
     if distributed.broadcast((folder / "result.json").exists()):
         return finished(settings, genotype, folder)
-    sizes = f"train.batch_size ({settings.train.batch_size}), network.channels or network.cells"
-    advice = f"lower {sizes}, or set {remedies(settings.device, CHECKPOINTING)}"
-    if isinstance(settings, TextFinalSettings):
-        advice = f"lower train.batch_size ({settings.train.batch_size}), {LESS_MEMORY_OF_TEXT}"
+    advice = less_memory(settings, f"train.batch_size ({settings.train.batch_size})")
     with lock_folder(folder), deferred_signals(), memory_advice(advice):
         with stopped_at_once(alone=distributed.world_size() == 1):
             state = opened(settings, genotype, folder)

@@ -79,6 +79,7 @@ def shape_of_file(described: dict[str, Any]) -> InputShape:
 SOUND = {
     **{name: At(1, 10**8) for name in ("rate", "samples", "window", "hop", "mel_bands")},
     **{name: Within(0, 10**6) for name in ("lowest_hz", "highest_hz")},
+    "equal_level": bool,
 }  # what a file says of the features that its network is given
 
 

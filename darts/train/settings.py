@@ -214,8 +214,6 @@ def final_settings(config: DictConfig, overrides: Sequence[str] = ()) -> FinalSe
     return settings
 
 
-LESS_MEMORY = "lower train.batch_size, network.channels or network.cells, or set memory.activation_checkpointing=true"
-LESS_MEMORY_OF_TEXT = "language.units or language.piece"  # besides the batch
 OF_TRAINING = ("genotype", "network", "train", "recipe", "weight_optimiser", "head_epochs")
 OF_TRAINING_IMAGES = (
     *("dataset.crop_padding", "dataset.flip", "dataset.fraction", "dataset.shift_ms", "dataset.frequency_masks"),
@@ -278,9 +276,14 @@ class TextBriefSettings(BriefSettings):
     language: LanguageSettings
 
 
-def less_memory(settings: AnyBriefSettings) -> str:
-    """What to do where the memory is too small for a brief training."""
-    return f"lower train.batch_size, {LESS_MEMORY_OF_TEXT}" if settings.dataset.is_text else LESS_MEMORY
+def less_memory(settings: RunSettings, batch: str, *remedies_of_images: str) -> str:
+    """What to do where the memory is too small; `batch`: the setting of the batch size, and its value."""
+    from darts.runtime.device import CHECKPOINTING, remedies
+
+    if settings.dataset.is_text:
+        return f"lower {batch}, language.units or language.piece"
+    sizes = f"lower {batch}, network.channels or network.cells"
+    return f"{sizes}, or set {remedies(settings.device, CHECKPOINTING, *remedies_of_images)}"
 
 
 def refuse_for_sounds(dataset: AnyDataset, train: TrainLoop, place: str = "train") -> None:
