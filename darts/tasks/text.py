@@ -95,7 +95,8 @@ def tokens_of(settings: TextDataset, part: str) -> list[str]:
         tokens = list(text)
     else:
         tokens = []
-        for line in text.removesuffix("\n").split("\n"):  # other signs that end lines or pages stand between words
+        lines = text.removesuffix("\n").split("\n") if text else []
+        for line in lines:  # other signs that end lines or pages stand between words
             tokens += [*line.split(), END]
     if len(tokens) < LEAST_TOKENS:
         raise UserError(f"{settings.place(part)}: {len(tokens)} words or characters; at least {LEAST_TOKENS}")
