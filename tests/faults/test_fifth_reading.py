@@ -441,7 +441,7 @@ def test_a_description_of_what_no_machine_holds_is_a_line(tmp_path, typed, words
 @pytest.mark.parametrize(
     ("module", "name", "command"),
     [
-        (select, "accuracies_of", ["select", "searched=[darts_v2,snas]"]),
+        (select, "scores_of", ["select", "searched=[darts_v2,snas]"]),
         (tune, "run_trial", ["tune", "genotype=darts_v2"]),
     ],
 )
