@@ -76,9 +76,9 @@ class Begun:
     """A search before its first step, in float64, with the formulas' weights, and what its steps measure."""
 
     def __init__(self, folder, monkeypatch, *overrides: str, active=None):
-        of_disk, total_norm = build.search_data, nn.utils.get_total_norm
+        of_disk, total_norm = build.searched_data, nn.utils.get_total_norm
         shape = InputShape(3, 8, 10)
-        monkeypatch.setattr(build, "search_data", lambda *given: dataclasses.replace(of_disk(*given), shape=shape))
+        monkeypatch.setattr(build, "searched_data", lambda *given: dataclasses.replace(of_disk(*given), shape=shape))
         self.state = search.start_or_resume(composed("search", *QUICK, *overrides), folder)
         if active is not None:
             self.state.active = active

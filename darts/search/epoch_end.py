@@ -207,9 +207,9 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 def recorded_genotype(line: Mapping[str, Any], space: SearchSpace) -> Genotype:
     """The genotype that an epoch's line of history.jsonl holds."""
     cells = {}
-    for kind, edges in line["cells"].items():
+    for kind in space.cell_types:
         nodes: list[list[Edge]] = [[] for _ in range(space.nodes)]
-        for node, name, source in edges:
+        for node, name, source in line["cells"][kind]:
             nodes[node].append(Edge(name, source))
         cells[kind] = Cell(tuple(map(tuple, nodes)), space.joined(), space.layout.inputs)
     return Genotype(space.name, cells)

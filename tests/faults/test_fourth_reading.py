@@ -352,7 +352,7 @@ def test_a_full_disk_ends_an_export_with_a_line_and_an_earlier_one_survives(trai
     need(form)
     needs_small_disks()
     run, pictures = trained
-    card = f"# network.{form}\n\n{ABOUT}\n"
+    card = f"# network.{form}\n\n{ABOUT['images']}\n"
     (tmp_path / "disk").mkdir()
     (tmp_path / "card").write_text(card)
     command = [sys.executable, "-m", "darts.export", f"weights={run}", f"to={form}", f"images={pictures / 'test'}"]
@@ -498,8 +498,8 @@ def of_training(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "module", "name"),
     [
-        (of_gradients, build, "search_data"),
-        (of_scores, blackbox, "search_data"),
+        (of_gradients, build, "searched_data"),
+        (of_scores, blackbox, "searched_data"),
         (of_training, retraining, "train_data"),
     ],
 )
