@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -129,7 +128,7 @@ def test_every_key_of_every_experiment_reaches_the_settings(command, name):
     """An experiment must not be overwritten by the command's own defaults."""
     kind = "search" if command == "search" else "final"
     file = ROOT / "conf" / "experiment" / kind / f"{name}.yaml"
-    stated = dict(leaves(yaml.safe_load(file.read_text()))) if file.exists() else {}
+    stated = dict(leaves(OmegaConf.to_container(OmegaConf.load(file), resolve=True))) if file.exists() else {}
     found = configuration(command, f"experiment={name}")
     stated.pop("defaults", None)
     stated = {key: value for key, value in stated.items() if not key.startswith("hydra.")}
