@@ -271,12 +271,12 @@ def require_own_trials(study: optuna.study.Study, settings: TuneSettings, file: 
 
     from darts.tasks.task import metric_of
 
-    least, most = metric_of(settings.dataset).worst_score, 0 if settings.dataset.is_text else 1
+    metric = metric_of(settings.dataset)
     ranges = {given.name: given for given in map(settings.range_of, settings.parameters)}
     for trial in study.get_trials(deepcopy=False):
         own = all(_within(value, ranges[name]) for name, value in trial.params.items() if name in ranges)
         whole = trial.params.keys() == ranges.keys() or trial.state is not optuna.trial.TrialState.COMPLETE
-        possible = trial.value is None or least <= trial.value <= most
+        possible = trial.value is None or metric.worst_score <= trial.value <= metric.best_score
         if not (own and whole and trial.params.keys() <= ranges.keys() and possible):
             told = f"trial {trial.number} has {dict(trial.params)} and the score {trial.value}"
             raise UserError(f"{file} is not of this study: {told}; remove the folder to start again")

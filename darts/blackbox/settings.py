@@ -20,7 +20,7 @@ from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.spaces.nasbench201 import BenchmarkTable
 from darts.tasks.settings import LabelledDataset, LanguageSettings, TextDataset
-from darts.train.settings import TrainLoop, refuse_for_sounds
+from darts.train.settings import GRAPHS_OF_TEXT, TrainLoop, refuse_for_sounds
 
 if TYPE_CHECKING:
     from darts.blackbox.evaluators import EvaluationContext
@@ -242,4 +242,4 @@ class TextBlackBoxSettings(BlackBoxSettings):
         super().__post_init__()
         name = OF_IMAGES.get(type(self.evaluator))
         require(name is None, "evaluator", name, "brief_training_text with a text")
-        require(not self.graphs, "graphs", self.graphs, "false with a text, whose pieces differ in length")
+        require(not self.graphs, "graphs", self.graphs, GRAPHS_OF_TEXT)

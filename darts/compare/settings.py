@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from darts.config.compose import is_among
 from darts.config.registry import command_settings
 from darts.loop.settings import Budget, RunSettings, check_task
 from darts.runtime.errors import UserError, require
@@ -95,5 +96,5 @@ class CompareSettings(RunSettings):
         refuse_replaced(key, self)
         final = TextFinalSettings if self.dataset.is_text else FinalSettings
         ignored = [name for name in final.unused if not name.startswith(("weights", "start_from", "head_epochs"))]
-        if any(key == name or key.startswith(f"{name}.") for name in ignored):
+        if is_among(key, ignored):
             raise UserError(f"{key} is given, but {final.kind} is trained, which ignores it")

@@ -49,6 +49,7 @@ from darts.tasks.datasets import shape_of
 from darts.tasks.pieces import text_test_pieces
 from darts.tasks.settings import TextDataset, require_labelled
 from darts.tasks.task import metric_among
+from darts.tasks.text import open_corpus
 from darts.train import retraining as retrain
 from darts.train.result import finished
 
@@ -86,7 +87,8 @@ def check_searches(settings: CompareSettings) -> None:
 def check_trainings(settings: CompareSettings, folder: Path) -> None:
     """The same of the trainings: of the test part of a text, and of the cells where they are known already."""
     if isinstance(settings.dataset, TextDataset):
-        text_test_pieces(settings.dataset, settings.language, torch.device("cpu"))
+        vocabulary = open_corpus(settings.dataset, ()).vocabulary
+        text_test_pieces(settings.dataset, settings.language, vocabulary, torch.device("cpu"))
     if not plan_searches(settings):
         plan_trials(settings, folder)
 

@@ -25,7 +25,7 @@ from darts.config.arguments import (
     refuse_wrong_groups,
     settings_in_a_row,
 )
-from darts.config.compose import CONF, dotted_key
+from darts.config.compose import CONF, dotted_key, is_among
 from darts.config.implied import implied_choices
 from darts.config.invocation import as_started
 from darts.config.registry import load_plugins, named_plugins, typed_overrides
@@ -205,13 +205,9 @@ def next_command(base: str, *own: str, carried: Sequence[str] = CARRIED, without
     over that `carried` names, by their first word or whole, unless `without` names them.
     """
     typed = typed_overrides() if HydraConfig.initialized() else []
-    kept = [item for item in typed if _is_among(dotted_key(item), carried) and not _is_among(dotted_key(item), without)]
+    kept = [item for item in typed if is_among(dotted_key(item), carried) and not is_among(dotted_key(item), without)]
     folders = [f"--config-dir={folder}" for folder in config_folders(sys.argv[1:])] if typed else []
     return " ".join([as_started(base), *(shlex.quote(item) for item in [*own, *kept, *folders])])
-
-
-def _is_among(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def config_folders(arguments: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +60,11 @@ def refuse_unused(settings: Any, overrides: Sequence[str]) -> None:
 def dotted_key(override: str) -> str:
     """The setting or group that an override names, with dots: "method/channels=x" gives method.channels."""
     return override.lstrip("+~").partition("=")[0].split("@")[0].replace("/", ".")
+
+
+def is_among(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted setting is one of these, or within one of them."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")

@@ -10,6 +10,7 @@ from typing import Any
 
 from darts.config.command import CARRIED, next_command
 from darts.config.compose import quoted
+from darts.config.resume import RESUMABLE
 from darts.runtime.errors import UserError, one_line
 from darts.runtime.files import files_below, is_locked, read_json, read_regular
 from darts.runtime.schema import FINITE, JSON, Schema, SchemaError, Within, require_schema
@@ -22,10 +23,7 @@ FIELDS = {
     "cost": {str: FINITE},
 }  # what else it may hold; a field of another kind is left out
 COST = {"seconds": Within(0, 1e12)}
-LAST_FILES = {
-    "search": "genotype.json",
-    "retraining": "result.json",
-}  # by the beginning of a kind, what is written last
+LAST_FILES = {kind: file for file, kinds in RESUMABLE.values() for kind in kinds}  # by kind, what is written last
 UNREADABLE = (UserError, OSError, LookupError, TypeError, ValueError, RecursionError, OverflowError)
 
 
@@ -100,7 +98,7 @@ def _is(value: Any, schema: Schema) -> bool:
 def _state(folder: Path, record: Mapping[str, Any]) -> str:
     if is_locked(folder):
         return "running"
-    last = next((file for kind, file in LAST_FILES.items() if record["kind"].startswith(kind)), "run.json")
+    last = LAST_FILES.get(record["kind"], "run.json")
     if record["ended"] and (folder / last).exists():
         return "ended"
     return "failed" if record.get("failed") else "stopped"

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from darts.blackbox import predictor, strategies  # noqa: F401  they register themselves
 from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules, TextBlackBoxSettings
-from darts.config.compose import dotted_key, typed_settings
+from darts.config.compose import dotted_key, is_among, typed_settings
 from darts.config.implied import NOT_TYPED
 from darts.config.registry import command_settings
 from darts.loop.settings import (
@@ -34,7 +34,7 @@ from darts.runtime.errors import UserError, require
 from darts.runtime.settings import ParallelSettings
 from darts.spaces.nasbench201 import BenchmarkTable
 from darts.tasks.settings import LanguageSettings, TextDataset
-from darts.train.settings import refuse_replaced
+from darts.train.settings import GRAPHS_OF_TEXT, refuse_replaced
 
 
 @dataclass
@@ -159,8 +159,7 @@ class TextSearchSettings(SearchSettings):
         """Refuse what mixes, drops or widens maps of images."""
         method = self.method
         stages = method.schedule.stages(self.search.epochs, self.space)
-        allowed = "false with a text, whose pieces differ in length"
-        require(not self.graphs, "graphs", self.graphs, allowed)
+        require(not self.graphs, "graphs", self.graphs, GRAPHS_OF_TEXT)
         reasons = {
             "method/channels mixes a part of the channels of an image; give method/channels=all_channels": any(
                 method.channels.k_of_stage(stage.number) > 1 for stage in stages
@@ -232,8 +231,7 @@ def uses(settings: SearchSettings | BlackBoxSettings, key: str) -> bool:
     first = key.split(".")[0]
     if first not in _names(AnySearchSettings) or first == "for_method":
         return True
-    unused = any(key == name or key.startswith(f"{name}.") for name in settings.unused)
-    return first in _names(type(settings)) and not unused
+    return first in _names(type(settings)) and not is_among(key, settings.unused)
 
 
 def refuse_unused(key: str, settings: SearchSettings | BlackBoxSettings) -> None:

@@ -254,7 +254,7 @@ def list_folder(settings: ImageFolderDataset) -> FolderListing:
     if "train" not in parts:
         _refuse_parts_without_train(root, parts, settings)
         classes, files = _scan(settings, root, skipped)
-        _refuse_few_classes(root, classes, files)
+        refuse_few_classes(root, classes, files)
         training, test = set_aside(files, len(classes), settings.test_fraction)
         return FolderListing(root, classes, training, test, True, dict(skipped), [])
     tested, watched = settings.test_folder.lower(), (settings.validation_folder or "").lower()
@@ -262,7 +262,7 @@ def list_folder(settings: ImageFolderDataset) -> FolderListing:
     if tested not in parts:
         raise UserError(_without_test(root, settings.test_folder, unused))
     classes, training = _scan(settings, parts["train"], skipped)
-    _refuse_few_classes(parts["train"], classes, training)
+    refuse_few_classes(parts["train"], classes, training)
     test = _scan_alike(settings, parts[tested], classes, skipped)
     validation: list[PictureFile] = []
     if watched:
@@ -336,17 +336,25 @@ def cache_folder(named: str) -> Path | None:
         return None
 
 
-def _refuse_few_classes(part: Path, classes: list[str], files: list[PictureFile]) -> None:
-    """`UserError` where there are no two classes to tell apart, or where one holds no picture."""
+OF_PICTURES = ("class folder", "picture", f"pictures end in {' '.join(sorted(ENDINGS))}")
+
+
+def refuse_few_classes(
+    part: Path, classes: list[str], files: list[PictureFile], words: tuple[str, str, str] = OF_PICTURES
+) -> None:
+    """`UserError` where there are no two classes to tell apart, or where one holds no file.
+
+    `words`: what a class is, what a file is, and which files are read.
+    """
+    of_class, noun, advice = words
     place = f"dataset.root {one_line(part)}"
     if len(classes) < 2:
-        held = f"there is one class, {classes[0]!r}" if classes else "there is no class folder in it"
+        held = f"there is one class, {classes[0]!r}" if classes else f"there is no {of_class} in it"
         raise UserError(f"{place}: {held}; at least 2 are needed, a folder each")
     filled = {file.label for file in files}
     empty = [name for label, name in enumerate(classes) if label not in filled]
     if empty:
-        endings = " ".join(sorted(ENDINGS))
-        raise UserError(f"{place}: class {shortened(empty, 5)} holds no picture; pictures end in {endings}")
+        raise UserError(f"{place}: class {shortened(empty, 5)} holds no {noun}; {advice}")
 
 
 def _without_test(root: Path, name: str, unused: list[str]) -> str:

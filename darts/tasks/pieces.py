@@ -21,7 +21,7 @@ from darts.runtime.seeding import derive, generator
 from darts.tasks.language import LanguageModelling, TextInput
 from darts.tasks.settings import LanguageSettings, TextDataset
 from darts.tasks.task import Batch
-from darts.tasks.text import Corpus, open_corpus
+from darts.tasks.text import Corpus, Vocabulary, numbers_of, open_corpus, tokens_of
 
 KNOWN_PASSES = 8  # whose pieces are kept: every step asks for them
 LEAST_PIECE = 5  # rows of a piece of random length
@@ -285,11 +285,13 @@ def train_data_of(
     )
 
 
-def text_test_pieces(dataset: TextDataset, language: LanguageSettings, device: torch.device) -> Pieces:
+def text_test_pieces(
+    dataset: TextDataset, language: LanguageSettings, vocabulary: Vocabulary, device: torch.device
+) -> Pieces:
     """The test part in columns of its own, for the end of a training; `UserError` where it cannot be tested on.
 
     A training calls this at its beginning as well, and lets the answer go: what is wrong with the part is told then.
     """
-    numbers = open_corpus(dataset, ("test",)).parts["test"]
+    numbers = numbers_of(dataset, "test", tokens_of(dataset, "test"), vocabulary)
     text = in_columns(numbers, language.test_columns, "language.test_columns")
     return Pieces(text, Lengths(language.piece, 0.0, 0.0, 0), 0, device)

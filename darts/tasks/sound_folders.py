@@ -21,6 +21,7 @@ from darts.tasks.folders import (
     cache_folder,
     class_name,
     named_difference,
+    refuse_few_classes,
     set_aside,
     shortened,
 )
@@ -28,6 +29,8 @@ from darts.tasks.sounds import OTHER_ENDINGS, SOUND_ENDINGS
 
 NOISE = "_background_noise_"  # a folder of Speech Commands that is no word
 NOUN = "sound"
+READ, OTHERS = " ".join(sorted(SOUND_ENDINGS)), " ".join(sorted(OTHER_ENDINGS))
+OF_SOUNDS = ("class", NOUN, f"sounds end in {READ}; other forms ({OTHERS}) must be converted")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def list_sounds(settings: AudioFolder) -> FolderListing:
     if "train" in folders and "test" in folders and not settings.labelled_by_name:
         return _of_parts(settings, root, folders, skipped)
     classes, files = _scan(settings, root, skipped)
-    _refuse_few_classes(root, classes, files)
+    refuse_few_classes(root, classes, files, OF_SOUNDS)
     lists = {setting: _list_file(settings, root, setting) for setting in ("testing_list", "validation_list")}
     division = _divided(settings, root, files, lists, len(classes))
     watched, unused = division.validation, list[str]()
@@ -72,7 +75,7 @@ def _of_parts(settings: AudioFolder, root: Path, folders: dict[str, Path], skipp
     if held:
         raise UserError(f"dataset.speakers_held_out is {held}; it must be empty, for dataset.root has a folder test")
     classes, training = _scan(settings, folders["train"], skipped)
-    _refuse_few_classes(folders["train"], classes, training)
+    refuse_few_classes(folders["train"], classes, training, OF_SOUNDS)
     test = _scan_alike(settings, folders["test"], classes, skipped)
     there = [name for name in VALIDATION_NAMES if name in folders]
     watched, folder = list[PictureFile](), ""
@@ -181,17 +184,3 @@ def _named(root: Path, files: Iterable[PictureFile], place: Path | None) -> set[
         told = f"names {len(strange)} sounds that dataset.root does not hold: {shortened(strange, 3)}"
         raise UserError(f"{one_line(place)} {told}; its lines must be CLASS/NAME.wav")
     return {by_place[name] for name in names}
-
-
-def _refuse_few_classes(part: Path, classes: list[str], files: list[PictureFile]) -> None:
-    """`UserError` where there are no two classes to tell apart, or where one holds no sound."""
-    place = f"dataset.root {one_line(part)}"
-    if len(classes) < 2:
-        held = f"there is one class, {classes[0]!r}" if classes else "there is no class in it"
-        raise UserError(f"{place}: {held}; at least 2 are needed, a folder each")
-    filled = {file.label for file in files}
-    empty = [name for label, name in enumerate(classes) if label not in filled]
-    if empty:
-        read, others = " ".join(sorted(SOUND_ENDINGS)), " ".join(sorted(OTHER_ENDINGS))
-        told = f"sounds end in {read}; other forms ({others}) must be converted"
-        raise UserError(f"{place}: class {shortened(empty, 5)} holds no sound; {told}")

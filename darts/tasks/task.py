@@ -66,6 +66,7 @@ class Metric:
     most: float
     plural: str
     worst_score: float  # what a brief training that diverges counts as
+    best_score: float  # that a brief training can have
 
     def score(self, value: float) -> float:
         """The value so that higher is better."""
@@ -86,9 +87,23 @@ class Metric:
         return f"{value:.{digits}f}" if value < LONG else f"{value:.3g}"
 
 
-ACCURACY = Metric("accuracy", higher_is_better=True, least=0.0, most=1.0, plural="accuracies", worst_score=0.0)
+ACCURACY = Metric(
+    "accuracy",
+    higher_is_better=True,
+    least=0.0,
+    most=1.0,
+    plural="accuracies",
+    worst_score=0.0,
+    best_score=1.0,
+)
 PERPLEXITY = Metric(
-    "perplexity", higher_is_better=False, least=1.0, most=sys.float_info.max, plural="perplexities", worst_score=-100.0
+    "perplexity",
+    higher_is_better=False,
+    least=1.0,
+    most=sys.float_info.max,
+    plural="perplexities",
+    worst_score=-100.0,
+    best_score=0.0,
 )
 
 

@@ -65,13 +65,18 @@ def open_corpus(settings: TextDataset, parts: Sequence[str] = ("train", "valid")
     for part in parts:
         tokens = train if part == "train" else tokens_of(settings, part)
         unknown[part] = vocabulary.unknown(tokens)
-        if unknown[part] and UNKNOWN not in vocabulary.tokens:
-            raise UserError(_strangers(settings, part, tokens, vocabulary))
-        found[part] = vocabulary.numbers(tokens)
+        found[part] = numbers_of(settings, part, tokens, vocabulary)
     if "train" in found:
         used = round(len(train) * settings.fraction)
         found["train"] = found["train"][: max(used, LEAST_TOKENS)]
     return Corpus(vocabulary, found, unknown)
+
+
+def numbers_of(settings: TextDataset, part: str, tokens: Sequence[str], vocabulary: Vocabulary) -> Tensor:
+    """A part's tokens by their places in a vocabulary; `UserError` for unknown ones where it has no `<unk>`."""
+    if UNKNOWN not in vocabulary.tokens and vocabulary.unknown(tokens):
+        raise UserError(_strangers(settings, part, tokens, vocabulary))
+    return vocabulary.numbers(tokens)
 
 
 def vocabulary_of(tokens: Sequence[str], most: int | None) -> Vocabulary:

@@ -67,8 +67,7 @@ def train(settings: FinalSettings, cell: FixedCell, folder: Path) -> float:
         result = retraining.run(settings, cell.genotype, folder)
     announce(result, folder, cell.origin)
     metric = metric_among(result, "test_")
-    value = float(result[f"test_{metric.name}"])
-    return 1 - value if metric.higher_is_better else value
+    return metric.loss(float(result[f"test_{metric.name}"]))
 
 
 def announce(result: dict[str, Any], folder: Path, cell: str) -> None:

@@ -272,10 +272,8 @@ def start_or_resume(
     device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
     refuse_other_run(folder, KIND, own)
     saved = load_checkpoint(folder, own)
-    text_test_pieces(
-        settings.dataset, settings.language, torch.device("cpu")
-    )  # only to be told now what is wrong with it
     data = text_train_data(settings.dataset, settings.language, settings.train.batch_size, settings.seed, device)
+    text_test_pieces(settings.dataset, settings.language, data.corpus.vocabulary, device)  # what is wrong is told now
     summary = summary_of(settings.dataset, data)
     log_summary(summary)
     state = new_state(settings, genotype, data, folder, was_averaging(saved))
@@ -328,9 +326,10 @@ def finish(state: LanguageState, folder: Path) -> Result:
     settings, flat = state.settings, state.experiment
     kept = state.kept()
     state.network.load_state_dict(kept["weights"])
-    pieces = text_test_pieces(settings.dataset, settings.language, state.device)
+    pieces = text_test_pieces(settings.dataset, settings.language, state.data.corpus.vocabulary, state.device)
     log.info("testing on %d words", pieces.text.numel())
-    tested, rate = evaluated(state, pieces), settings.weight_optimiser.learning_rate
+    tested = evaluated(state, pieces)
+    rate = settings.weight_optimiser.learning_rate
     stop_unless_finite({f"test/{name}": value for name, value in tested.items()}, state.epoch - 1, rate, LOWER)
     require_same_data(flat, settings.dataset)
     units, words = settings.language.units, state.data.shape.vocabulary

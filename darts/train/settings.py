@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
-from darts.config.compose import refuse_unused, typed_settings
+from darts.config.compose import is_among, refuse_unused, typed_settings
 from darts.config.registry import command_settings, register
 from darts.loop.settings import RunSettings, taken_over
 from darts.runtime.errors import UserError, require
@@ -156,7 +156,7 @@ class FinalSettings(RunSettings):
 
     def refuse_unused(self, key: str) -> None:
         """`UserError` where a setting is given that this call does not use; `key`: its dotted name."""
-        if any(key == name or key.startswith(f"{name}.") for name in self.unused):
+        if is_among(key, self.unused):
             raise UserError(f"{key} is given, but {self.kind} is trained, which ignores it")
         first = key.split(".")[0]
         trains = first in OF_TRAINING or key in OF_TRAINING_IMAGES
@@ -262,7 +262,7 @@ class AnyBriefSettings(BriefSettings):
         """`UserError` where a setting is given that trainings on these data do not use; `key`: its dotted name."""
         of_text = (*OF_BRIEF_IMAGES, *OF_LANGUAGE_SEARCH, "language.test_columns")
         ignored = of_text if self.dataset.is_text else ("language",)
-        if any(key == name or key.startswith(f"{name}.") for name in ignored):
+        if is_among(key, ignored):
             kind = TextFinalSettings.kind if self.dataset.is_text else FinalSettings.kind
             raise UserError(f"{key} is given, but {kind} is trained, which ignores it")
         super().refuse_unused(key)
