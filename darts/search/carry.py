@@ -37,7 +37,7 @@ def carry_schema(data: SearchedData, settings: SearchSettings) -> Schema:
 def own_carry(saved: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
     """Of what a checkpoint holds the columns of this process; `SchemaError` where it holds none within an epoch."""
     carry = saved.get("carry", {})
-    if saved["position"]["step"] and "carry" in saved and "train" not in carry:
+    if "carry" in saved and "train" not in carry and saved["position"]["step"]:
         raise SchemaError("carry is empty within an epoch")
     return {split: distributed.own_rows(whole).to(device) for split, whole in carry.items()}
 
