@@ -42,6 +42,8 @@ from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
 from darts.tasks.pieces import TextSearchData, in_columns, train_data_of
 from darts.tasks.searched import SearchedData
+from darts.tasks.several import SeveralSearchData
+from darts.tasks.several_settings import SeveralDatasets
 from darts.train.brief import BriefData, unless_diverged, validation_score
 from darts.train.settings import BriefSettings, TextBriefSettings
 
@@ -59,6 +61,8 @@ class EvaluationContext:
 
 def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
     """Train by a fraction of the epochs, each time from scratch with a whole cosine schedule."""
+    if isinstance(context.data, SeveralSearchData):
+        return brief_trainings(how, context)
     work = _work_of_text(how, context) if isinstance(context.data, TextSearchData) else _work_of_images(how, context)
 
     def lasts(fraction: float) -> int:
@@ -79,6 +83,37 @@ def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
         return work.macs(genotype, lasts(fraction))
 
     return Scorer(score, lambda fraction: work.part * lasts(fraction), macs, partial_effort=True, effort=lasts)
+
+
+def brief_trainings(how: BriefTraining, context: EvaluationContext) -> Scorer:
+    """Train on each of several tasks; the score is the mean of the accuracies by the tasks' weights."""
+    data = context.data
+    if not (isinstance(data, SeveralSearchData) and isinstance(context.settings.dataset, SeveralDatasets)):
+        raise TypeError("several tasks are opened by settings of several tasks")
+    weights = dict(zip(data.members, data.task.shares, strict=True))
+    scorers = {}
+    for name, part in context.settings.dataset.parts().items():
+        settings = dataclasses.replace(context.settings, dataset=part)
+        own = dataclasses.replace(context, settings=settings, data=data.members[name], folder=context.folder / name)
+        scorers[name] = brief_training(how, own)
+
+    def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
+        total = 0.0
+        metrics: dict[str, float] = {}
+        for name, scorer in scorers.items():
+            found, extra = scorer.score(genotype, fraction)
+            total += weights[name] * found
+            metrics |= {f"{name}/accuracy": found, **extra}
+            shutil.rmtree(context.folder / name, ignore_errors=True)
+        return total, metrics
+
+    return Scorer(
+        score,
+        lambda fraction: sum(scorer.epochs(fraction) for scorer in scorers.values()) / len(scorers),
+        lambda genotype, fraction: sum(scorer.macs(genotype, fraction) for scorer in scorers.values()),
+        partial_effort=True,
+        effort=next(iter(scorers.values())).effort,
+    )
 
 
 @dataclass(frozen=True)
@@ -120,9 +155,9 @@ def _work_of_text(how: BriefTraining, context: EvaluationContext) -> BriefWork:
 
 
 def images_of(context: EvaluationContext) -> SearchData:
-    """The images of a search; `TypeError` where it is of a text, whose settings allow brief trainings only."""
-    if isinstance(context.data, TextSearchData):
-        raise TypeError("this evaluator scores on images")
+    """The examples of a search; `TypeError` for a text or several tasks, whose settings allow brief trainings only."""
+    if not isinstance(context.data, SearchData):
+        raise TypeError("this evaluator scores on images or sounds")
     return context.data
 
 

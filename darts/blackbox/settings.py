@@ -19,7 +19,8 @@ from darts.loop.settings import (
 from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.spaces.nasbench201 import BenchmarkTable
-from darts.tasks.settings import LabelledDataset, LanguageSettings, TextDataset
+from darts.tasks.settings import LanguageSettings, TextDataset
+from darts.tasks.several_settings import OF_ONE_NETWORK, SeveralDatasets
 from darts.train.settings import GRAPHS_OF_TEXT, TrainLoop, refuse_for_sounds
 
 if TYPE_CHECKING:
@@ -162,12 +163,11 @@ class EvaluationSettings(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        dataset = self.dataset
-        if isinstance(dataset, LabelledDataset):
-            check_size(dataset.size_setting, dataset.size, self.evaluator.network)
-            how = getattr(self.evaluator, "accuracy", self.evaluator)  # of several objectives
-            if isinstance(how, BriefTraining):
-                refuse_for_sounds(dataset, how.train, "evaluator.train")
+        for part in self.dataset.parts().values():
+            check_size(part.size_setting, part.size, self.evaluator.network)
+        how = getattr(self.evaluator, "accuracy", self.evaluator)  # of several objectives
+        if isinstance(how, BriefTraining):
+            refuse_for_sounds(self.dataset, how.train, "evaluator.train")
 
 
 @dataclass
@@ -202,6 +202,11 @@ class BlackBoxSettings(EvaluationSettings):
         how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
         allowed = "a file with evaluator=table, which reads it"
         require(not isinstance(how, TableLookup) or bool(self.benchmark.table), "benchmark.table", None, allowed)
+        if isinstance(self.dataset, SeveralDatasets):
+            name = next((name for kind, name in OF_IMAGES.items() if isinstance(self.evaluator, kind)), None)
+            trained = name in (None, "table")
+            require(trained, "evaluator", name, "brief_training or table with several tasks")
+            require(not self.constraints.any, "constraints", "given", f"null, {OF_ONE_NETWORK}")
         computes = not isinstance(how, TableLookup)
         counted = budget.evaluations is not None or budget.minutes is not None
         allowed = "a number with a table, whose answers cost no epochs (or give budget.minutes)"

@@ -85,15 +85,16 @@ def planned_search(settings: CompareSettings, method: str, seed: int) -> Search:
     return Search(method, seed, digest({key: value for key, value in own.items() if key != "seed"}))
 
 
-def search_folder(folder: Path, search: Search) -> Path:
+def search_folder(settings: CompareSettings, folder: Path, search: Search) -> Path:
     """Where a search of the comparison lies."""
-    return folder / "searches" / search.name
+    place = folder / "searches" if settings.searches_in is None else Path(settings.searches_in).expanduser()
+    return place / search.name
 
 
 def finished_searches(settings: CompareSettings, folder: Path) -> Iterator[tuple[Search, Path]]:
     """Those that have ended well, with their folders."""
     for search in plan_searches(settings):
-        place = search_folder(folder, search)
+        place = search_folder(settings, folder, search)
         if (place / "genotype.json").exists():
             yield search, place
 
@@ -106,6 +107,8 @@ def settings_of_search(settings: CompareSettings, method: str, seed: int) -> Sea
     """
     overrides = typed_overrides()
     shared = [item for item in overrides if dotted_key(item).split(".")[0] in PASSED]
+    if {"dataset", "tasks"} & {dotted_key(item) for item in method.split()[1:]}:  # a search on data of its own
+        shared = [item for item in shared if dotted_key(item).split(".")[0] != "dataset" or "@" in item]
     limits = vars(settings.budget)
     if is_random_search(method) and not limited(limits):
         limits = budget_of_baseline(settings)

@@ -50,6 +50,8 @@ class PowerSettings:
 class CompareSettings(RunSettings):
     """The settings of `python -m darts.compare`: what is searched, the retraining protocol, what goes through it."""
 
+    tasks: list[str]  # search on each of several data sets and on all of them, and retrain every cell on each
+    searches_in: str | None  # the folder of the searches, which comparisons may share; null: within this one's
     methods: list[str]  # searches to run: a method's name, or that and settings of its search after spaces
     seeds: list[int]  # of each method's searches
     searches: dict[str, Any]  # settings of all searches
@@ -71,6 +73,10 @@ class CompareSettings(RunSettings):
         super().__post_init__()
         check_task(self.dataset, self.space)
         refuse_for_sounds(self.dataset, self.train)
+        if self.tasks:
+            require(len(self.tasks) > 1, "tasks", self.tasks, "at least two data sets, or give dataset=NAME")
+            require(bool(self.methods), "methods", [], "names of methods with tasks, such as methods=[darts]")
+            require(self.trial is None, "trial", self.trial, "null with tasks")
         if self.searched is None:
             self.searched = [] if self.methods else ["latest"]
         require(bool(self.searched or self.methods), "searched", self.searched, "a genotype, or give methods")

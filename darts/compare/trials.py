@@ -167,7 +167,7 @@ def run_trial(config: DictConfig) -> float:
         seed, _, method = name.partition(":")
         log.info("\nsearch by %s, seed %s", method, seed)
         planned = planned_search(settings, method, int(seed))
-        own, place = settings_of_search(settings, method, int(seed)), search_folder(folder, planned)
+        own, place = settings_of_search(settings, method, int(seed)), search_folder(settings, folder, planned)
         search.run(own, place) if isinstance(own, SearchSettings) else blackbox.run(own, place)
         return 0.0
     for trial in plan_trials(settings, folder):

@@ -26,8 +26,9 @@ from darts.config.arguments import (
     settings_in_a_row,
 )
 from darts.config.compose import CONF, dotted_key, is_among
-from darts.config.implied import implied_choices
+from darts.config.implied import alone, implied_choices, task_names
 from darts.config.invocation import as_started
+from darts.config.overrides import given_value
 from darts.config.registry import load_plugins, named_plugins, typed_overrides
 from darts.config.renamed import refuse_old_names
 from darts.config.resume import resumed_arguments
@@ -198,13 +199,27 @@ CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "log
 SIZES = ("network", "language", "train", "recipe", "weight_optimiser", "memory")
 
 
-def next_command(base: str, *own: str, carried: Sequence[str] = CARRIED, without: Sequence[str] = ()) -> str:
+def tasks_of_command() -> list[str | None]:
+    """The tasks that were typed for this command; [None] where there is one, which has no name."""
+    given = [given_value(item) for item in typed_now() if dotted_key(item) == "tasks"]
+    return list(task_names(given[-1])) if given and given[-1] else [None]
+
+
+def typed_now() -> list[str]:
+    """The settings that were typed for this command; none outside a command."""
+    return typed_overrides() if HydraConfig.initialized() else []
+
+
+def next_command(
+    base: str, *own: str, carried: Sequence[str] = CARRIED, without: Sequence[str] = (), task: str | None = None
+) -> str:
     """A command that follows on this one, ready to be pasted into a shell; `base` as it is called in a checkout.
 
     `own` are settings (`key=value`) of its own; of the settings that were typed for this command those are carried
-    over that `carried` names, by their first word or whole, unless `without` names them.
+    over that `carried` names, by their first word or whole, unless `without` names them. `task`: on which of several
+    tasks it follows.
     """
-    typed = typed_overrides() if HydraConfig.initialized() else []
+    typed = typed_now() if task is None else alone(task, typed_now())
     kept = [item for item in typed if is_among(dotted_key(item), carried) and not is_among(dotted_key(item), without)]
     folders = [f"--config-dir={folder}" for folder in config_folders(sys.argv[1:])] if typed else []
     return " ".join([as_started(base), *(shlex.quote(item) for item in [*own, *kept, *folders])])

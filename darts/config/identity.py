@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -29,9 +30,10 @@ CIRCUMSTANCES = (
     ),
     *("dataset.root", "dataset.download", "dataset.device_megabytes", "dataset.workers", "dataset.cache"),
     *("benchmark.trust_pickle", "logger"),
-    *("plan", "power", "allow_underpowered", "trial"),  # of a comparison
+    *("plan", "power", "allow_underpowered", "trial", "searches_in"),  # of a comparison
 )  # full dotted paths; a path stands for all that lies below it
 
+MEMBER = re.compile(r"^dataset\.members\.[^.]+\.")  # of several tasks: whose setting it is
 DATA = {
     "dataset.content": "training images",
     "dataset.test_content": "test images",
@@ -63,7 +65,7 @@ def _flat(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if path in CIRCUMSTANCES:
+        if MEMBER.sub("dataset.", path) in CIRCUMSTANCES:
             continue
         if isinstance(value, dict):
             pairs += _flat(value, f"{path}.")

@@ -1,4 +1,4 @@
-"""What one choice brings with it: a recurrent cell reads text, and a text asks for a recurrent cell.
+"""What one choice brings with it: a recurrent cell reads text, a text asks for a recurrent cell, tasks for their data.
 
 Hydra's defaults list cannot say so, for a group that follows from another may not override a third. Values that follow
 from a space (sizes, rates) stand in conf/implied/COMMAND/SPACE.yaml, beneath experiments and what is typed.
@@ -6,9 +6,11 @@ from a space (sizes, rates) stand in conf/implied/COMMAND/SPACE.yaml, beneath ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from darts.config.overrides import given_value
+from darts.runtime.errors import UserError
 
 FOLLOWING = [  # a choice and one that follows from it
     (("space", "recurrent"), ("dataset", "bible")),
@@ -24,6 +26,40 @@ NOT_TYPED = ("evaluator=brief_training_text",)  # which a search by gradients ig
 WITH_DATA = ("search", "final", "compare", "select", "tune", "correlate", "benchmark")  # commands with a data set
 
 
+def task_names(tasks: Sequence[Any]) -> dict[str, str]:
+    """By task its data set: of tasks=[...], whose items are the names of data sets, or TASK:NAME."""
+    pairs = [str(item).rpartition(":") for item in tasks]
+    return {task or name: name for task, _, name in pairs}
+
+
+def members_of(typed: Mapping[str, Any]) -> list[str]:
+    """What tasks=[...] brings with it: a data set of several, and a member of it for each task."""
+    tasks = typed.get("tasks")
+    if not isinstance(tasks, list) or not tasks or "dataset" in typed:
+        return []
+    members = task_names(tasks)
+    if len(members) < len(tasks):
+        raise UserError(f"tasks is {tasks}; the tasks must have different names: TASK:DATASET gives one a name")
+    for task in members:
+        if not task.isidentifier():
+            raise UserError(f"tasks is {tasks}; {task!r} is no name of letters, digits and _")
+    return ["dataset=several", *(f"+dataset@dataset.members.{task}={name}" for task, name in members.items())]
+
+
+def alone(task: str, overrides: Sequence[str]) -> list[str]:
+    """The settings typed for several tasks as those of one of them: its data set, and its own settings of that."""
+    found = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == f"dataset@dataset.members.{task}":
+            found.append(f"dataset={value}")
+        elif key.startswith(f"dataset.members.{task}."):
+            found.append(f"dataset.{key.removeprefix(f'dataset.members.{task}.')}={value}")
+        elif key == "dataset.fraction" or not (key == "tasks" or key.split(".")[0].split("@")[0] == "dataset"):
+            found.append(override)
+    return found
+
+
 def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
     """The choices, `group=name`, that follow from typed ones and are not typed themselves."""
     typed = {}
@@ -32,7 +68,9 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
         typed[key] = given_value(override)
     if command not in WITH_DATA:
         return []
-    found = []
+    found = members_of(typed) if command == "search" else []
+    if command == "compare" and isinstance(typed.get("tasks"), list) and "hydra.run.dir" not in typed:
+        found.append(f"hydra.run.dir='${{runs}}/compare/{'+'.join(task_names(typed['tasks']))}'")
     for (group, name), (other, following) in FOLLOWING:
         useless = other == "evaluator" and command != "search"
         decided = "experiment" in typed and group != "experiment"  # which chooses data and space

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from darts import __version__
-from darts.config.command import next_command
+from darts.config.command import next_command, tasks_of_command
 from darts.config.compose import quoted
 from darts.config.identity import DATA, identity, refuse_other_experiment, refuse_other_version
 from darts.config.run_folder import save_configuration
@@ -30,7 +30,7 @@ from darts.spaces.membership import next_settings
 from darts.tasks.content import content_identity
 from darts.tasks.file_content import path_digest
 from darts.tasks.settings import AnyDataset
-from darts.tasks.summary import DataSummary, TextSummary
+from darts.tasks.summary import AnySummary
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
@@ -114,7 +114,7 @@ def require_same_data(own: Mapping[str, Any], dataset: AnyDataset) -> None:
         )
 
 
-def data_record(summary: DataSummary | TextSummary, own: Mapping[str, Any]) -> dict[str, Any]:
+def data_record(summary: AnySummary, own: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's files say of its data: the summary of the open training data, and the digests in `experiment`."""
     digests = {"digest": own["dataset.content"], "test_digest": own.get("dataset.test_content")}
     return {**summary.to_json(), **digests}
@@ -124,6 +124,8 @@ def warn_of_other_data(name: str, genotype: Genotype, settings: DataSettings) ->
     """Say so where a cell was found on another data set, or on other images of it, than the present ones."""
     found_on, digest = genotype.provenance.get("dataset"), genotype.provenance.get("data")
     present = content_identity(settings.dataset)["dataset.content"]
+    if found_on is not None and settings.dataset.name in str(found_on).split("+"):
+        found_on, digest = settings.dataset.name, digest if found_on == settings.dataset.name else None
     if found_on not in (None, settings.dataset.name):
         log.warning("%s was found on %s, and dataset is %s", name, found_on, settings.dataset.name)
     elif digest not in (None, present):
@@ -213,7 +215,8 @@ def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> No
         log.info("%s", line)
     log.info("result: %s, pictures in %s", folder / "genotype.json", folder / "cells")
     own = [f"genotype={quoted(str(folder))}", *next_settings(genotype)]
-    log.info("next:   %s", next_command("python train_final.py", *own, without=["space"]))
+    for task in tasks_of_command():
+        log.info("next:   %s", next_command("python train_final.py", *own, without=["space"], task=task))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

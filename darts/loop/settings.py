@@ -18,8 +18,8 @@ from darts.models.settings import MemorySettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.runtime.settings import CheckpointSettings, Precision
 from darts.spaces.search_space import SearchSpace, Size, Skeleton, sides_of
-from darts.tasks import audio_settings  # noqa: F401  registers its data sets
-from darts.tasks.settings import AnyDataset, LabelledDataset
+from darts.tasks import audio_settings, several_settings  # noqa: F401  register their data sets
+from darts.tasks.settings import AnyDataset
 
 
 class CosineUnit(Enum):
@@ -147,8 +147,8 @@ class RunSettings(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_task(self.dataset, self.space)
-        if isinstance(self.dataset, LabelledDataset):
-            check_size(self.dataset.size_setting, self.dataset.size, self.network)
+        for part in self.dataset.parts().values():
+            check_size(part.size_setting, part.size, self.network)
 
 
 def check_task(dataset: AnyDataset, space: SearchSpace) -> None:

@@ -20,7 +20,7 @@ import torch
 from darts.loop.loggers import Logger, LogWriter, single_values
 from darts.runtime import distributed
 from darts.runtime.files import append_line, write_lines, writing
-from darts.tasks.task import Mean, metric_among
+from darts.tasks.task import Mean, Metric, metric_among
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,5 +213,15 @@ def _summary(line: Mapping[str, Any]) -> str:
         if f"{split}/loss" in line:
             metric = metric_among(line, f"{split}/")
             value = metric.shown(line[f"{split}/{metric.name}"], digits=1)
-            parts.append(f"{split} loss {line[f'{split}/loss']:.3f} {metric.name} {value}")
+            parts.append(
+                f"{split} loss {line[f'{split}/loss']:.3f} {metric.name} {value}{_by_task(line, split, metric)}"
+            )
     return ", ".join(parts)
+
+
+def _by_task(line: Mapping[str, Any], split: str, metric: Metric) -> str:
+    """The metric of each of several tasks, in brackets; nothing where there is one."""
+    keys = [key.split("/") for key in line]
+    tasks = [parts[1] for parts in keys if len(parts) == 3 and parts[0] == split and parts[2] == metric.name]
+    values = [metric.shown(line[f"{split}/{task}/{metric.name}"], digits=1) for task in tasks]
+    return f" ({', '.join(f'{task} {value}' for task, value in zip(tasks, values, strict=True))})" if tasks else ""

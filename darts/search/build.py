@@ -9,6 +9,7 @@ from darts.models.batch_norm import synchronise
 from darts.models.fused.supernet import FusedSupernet
 from darts.models.recurrent import AlgebraicSupernet, RecurrentMacs, RecurrentSupernet, dropouts_of
 from darts.models.settings import Engine
+from darts.models.several import SeveralSupernets
 from darts.models.supernet import Mixing, Supernet
 from darts.models.supernet_macs import SupernetMacs
 from darts.runtime.seeding import ambient
@@ -17,8 +18,10 @@ from darts.spaces.search_space import InputShape, plan_cells
 from darts.tasks.pieces import TextShape
 from darts.tasks.searched import SearchedData, searched_data
 from darts.tasks.settings import UnrolledEmbedding
+from darts.tasks.several_settings import SeveralDatasets
 
-AnySupernet = Supernet | RecurrentSupernet
+AnySupernet = Supernet | RecurrentSupernet | SeveralSupernets
+SearchedShape = InputShape | TextShape | tuple[InputShape, ...]  # the last of several tasks
 
 
 def open_data(settings: SearchSettings, device: torch.device) -> SearchedData:
@@ -28,15 +31,16 @@ def open_data(settings: SearchSettings, device: torch.device) -> SearchedData:
     return searched_data(settings.dataset, language, loop.train_fraction, loop.batch_size, settings.seed, device)
 
 
-def build_supernet(
-    settings: SearchSettings, shape: InputShape | TextShape, stage: Stage, active: CandidateMask
-) -> AnySupernet:
+def build_supernet(settings: SearchSettings, shape: SearchedShape, stage: Stage, active: CandidateMask) -> AnySupernet:
     """The supernet of a stage, with the weights of its seed; the same weights for both engines."""
     with ambient(settings.seed, "weights", *([stage.number] if stage.number else [])):
         if isinstance(settings, TextSearchSettings) and isinstance(shape, TextShape):
             supernet: AnySupernet = language_supernet(settings, shape)
         elif isinstance(shape, InputShape):
             supernet = image_supernet(settings, shape, stage, active)
+        elif isinstance(shape, tuple) and isinstance(settings.dataset, SeveralDatasets):
+            own = [image_supernet(settings, each, stage, active) for each in shape]
+            supernet = SeveralSupernets(own, settings.dataset.shared_cells)
     synchronise(supernet)
     return supernet
 

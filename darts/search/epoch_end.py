@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from darts.loop import plotting
-from darts.loop.optimisation import evaluate, stop_unless_finite
+from darts.loop.optimisation import RunningMeans, evaluate, stop_unless_finite
 from darts.methods.schedule import CandidateMask, Observation
 from darts.models.batch_norm import frozen_statistics
 from darts.models.fused.folding import folded_once
@@ -28,7 +28,7 @@ from darts.search.state import SearchState, reference_supernet
 from darts.search.step import loss_on
 from darts.spaces.genotype import Cell, Edge, Genotype
 from darts.spaces.search_space import SearchSpace
-from darts.tasks.task import Batch, correct
+from darts.tasks.task import Batch
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +103,13 @@ def batch_accuracy(state: SearchState, mixture: Mixture) -> float:
     """
     if state.task.is_sequence:  # judged as it is evaluated: without dropout, the state carried on
         return state.task.metric.score(evaluated(state, mixture, state.data.judging())[state.task.metric.name])
-    right = seen = 0.0
-    noise = state.noise("evaluation")
+    means, noise = RunningMeans(), state.noise("evaluation")
     with autocast(state.device, state.settings.precision), noise, frozen_statistics(state.supernet), torch.no_grad():
-        for images, labels in state.data.judging():
-            right += float(correct(state.supernet(images, mixture), labels))
-            seen += len(labels)
-    total, images_seen = distributed.all_reduce_numbers([right, seen])
-    return total / images_seen
+        for inputs, targets in state.data.judging():
+            for name, mean in state.task.evaluated(state.supernet(inputs, mixture), targets).items():
+                means.add(name, mean)
+    metrics = state.task.completed(means.means())
+    return state.task.metric.score(metrics[state.task.metric.name])
 
 
 def path_accuracy(state: SearchState, genotype: Genotype, batches: int | None) -> float:
@@ -186,7 +185,7 @@ def eigenvalue(state: SearchState) -> float:
         weights = [weight.detach() for weight in state.supernet.parameters()]
         alpha = [matrix.detach().requires_grad_() for matrix in state.alpha.values()]
         with frozen_statistics(state.supernet):
-            loss = loss_on(state, batch, state.moment(0))(weights, alpha)
+            loss = loss_on(state, batch, state.moment(0), of_alpha=True)(weights, alpha)
             gradient_of_alpha = _flat(gradients(loss, alpha, differentiable=True))
     finally:
         state.supernet = supernet

@@ -40,6 +40,7 @@ from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Batches
 from darts.tasks.pieces import Pieces
+from darts.tasks.several import SeveralBatches
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import StepMetrics
 from darts.train.settings import less_memory
@@ -73,6 +74,7 @@ def search_epoch(state: SearchState) -> None:
     steps = pieces.steps(state.epoch)
     if state.step == 0:
         state.carry.clear()  # a text is read from its beginning
+    state.task.prepare_epoch(state.tracker.history)
     now = torch.zeros(2, device=state.device)  # progress and epoch, where a CUDA graph reads them
     for raws in state.steps(batches_of_steps(state, state.epoch, state.step, steps), steps):
         rule, within = state.settings.weight_optimiser, state.step / steps
@@ -90,7 +92,7 @@ def search_epoch(state: SearchState) -> None:
         state.measure(measured, steps)
 
 
-def training_batches(state: SearchState) -> Batches | Pieces:
+def training_batches(state: SearchState) -> Batches | Pieces | SeveralBatches:
     """What trains the weights, a batch for each step of an epoch: all images where there is one level."""
     return state.data.joined() if state.settings.method.hypergradient.single_level else state.data.train
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from darts.blackbox import predictor, strategies  # noqa: F401  they register themselves
 from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules, TextBlackBoxSettings
 from darts.config.compose import dotted_key, is_among, typed_settings
-from darts.config.implied import NOT_TYPED
+from darts.config.implied import NOT_TYPED, task_names
 from darts.config.registry import command_settings
 from darts.loop.settings import (
     ArchitectureOptimiser,
@@ -34,7 +34,10 @@ from darts.runtime.errors import UserError, require
 from darts.runtime.settings import ParallelSettings
 from darts.spaces.nasbench201 import BenchmarkTable
 from darts.tasks.settings import LanguageSettings, TextDataset
+from darts.tasks.several_settings import OF_ONE_NETWORK, SeveralDatasets
 from darts.train.settings import GRAPHS_OF_TEXT, refuse_replaced
+
+SEARCHED_TOGETHER = "a plain list, without dataset= beside it, the same in every run of a sweep"
 
 
 @dataclass
@@ -75,6 +78,9 @@ class SearchSettings(RunSettings):
             allowed = "false with a second-order method, whose unrolled step has none"
             require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
         self._check_method()
+        if isinstance(self.dataset, SeveralDatasets):
+            require(not self.graphs, "graphs", True, "false with several tasks, whose batches are of many shapes")
+            require(not self.constraints.any, "constraints", "given", f"null, {OF_ONE_NETWORK}")
         limit, needed = self.budget.epochs, self.planned_epochs()
         within = limit is None or needed <= limit + 1e-9
         allowed = f"at least {needed:g}, the passes over all training images of search.epochs ({self.search.epochs})"
@@ -184,6 +190,7 @@ class AnySearchSettings(DataSettings):
     """What train_search.py is told, before it is known which kind of search the method is."""
 
     method: SearchMethod
+    tasks: list[str]  # several data sets under one alpha, NAME or TASK:NAME; dataset.members.TASK holds their settings
     for_method: str | None  # an experiment's settings are those of this method; others are refused
     network: NetworkSettings
     search: SearchLoop
@@ -202,6 +209,8 @@ class AnySearchSettings(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_task(self.dataset, self.space)
+        members = list(self.dataset.members) if isinstance(self.dataset, SeveralDatasets) else []
+        require(members == list(task_names(self.tasks)), "tasks", self.tasks, SEARCHED_TOGETHER)
         allowed = f"{self.for_method}, whose settings the experiment gives (for_method=null: any)"
         require(self.for_method in (None, self.method.name), "method", self.method.name, allowed)
 
@@ -229,7 +238,7 @@ def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> Search
 def uses(settings: SearchSettings | BlackBoxSettings, key: str) -> bool:
     """Whether a kind of search uses a setting; what no search has (hydra, experiment) is used elsewhere."""
     first = key.split(".")[0]
-    if first not in _names(AnySearchSettings) or first == "for_method":
+    if first not in _names(AnySearchSettings) or first in ("for_method", "tasks"):
         return True
     return first in _names(type(settings)) and not is_among(key, settings.unused)
 

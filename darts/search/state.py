@@ -25,6 +25,7 @@ from darts.models.fused.supernet import FusedSupernet
 from darts.models.mixture import Mixture, Moment
 from darts.models.operations import candidate
 from darts.models.settings import Engine, MemorySettings
+from darts.models.several import own_name
 from darts.models.supernet import SearchDropout
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints
@@ -313,7 +314,7 @@ def new_alpha(state: SearchState) -> dict[str, nn.Parameter]:
 
 def reference_supernet(state: SearchState) -> AnySupernet:
     """The search's supernet itself where the engine is the reference, else a reference one with the same weights."""
-    if not isinstance(state.supernet, FusedSupernet):
+    if not any(isinstance(module, FusedSupernet) for module in state.supernet.modules()):
         return state.supernet
     memory = MemorySettings(activation_checkpointing=False)
     settings = dataclasses.replace(state.settings, engine=Engine.reference, memory=memory)
@@ -360,7 +361,7 @@ class Widening:
         """The old tensor in the new one's shape; `name` is its reference name."""
         for axis, (before, after) in enumerate(zip(old.shape, new.shape, strict=True)):
             if before != after:
-                operation = operation_of(name)
+                operation = own_name(operation_of(name))
                 draws = generator(self.seed, f"widening {operation}", self.stage, before, after)
                 copies = torch.randint(before, (after - before,), generator=draws)
                 old = widened(old, axis, copies)

@@ -59,7 +59,7 @@ def architecture_step(
     loss = whole_loss(own_loss)
     require_finite(loss, "the validation loss")
     move_alpha(state, gradients, "mixture of alpha")
-    return {"architecture/loss": Mean.of(loss, valid_batch.targets.numel())}
+    return {"architecture/loss": Mean.of(loss, valid_batch.examples)}
 
 
 def move_alpha(state: SearchState, gradients: Sequence[Tensor], purpose: str) -> None:
@@ -90,7 +90,7 @@ def bilevel_problem(
     clip = state.settings.weight_optimiser.clip if state.task.clips_unrolled else math.inf
     return Problem(
         train_loss=loss_on(state, train_batch, moment),
-        valid_loss=loss_on(state, valid_batch, moment, regularised=True, left=left),
+        valid_loss=loss_on(state, valid_batch, moment, of_alpha=True, regularised=True, left=left),
         weights=weights,
         alpha=list(state.alpha.values()),
         momentum_buffers=[optimiser_state[weight].get("momentum_buffer") for weight in weights],
@@ -107,11 +107,13 @@ def loss_on(
     state: SearchState,
     batch: Batch,
     moment: Moment = START,
+    of_alpha: bool = False,
     regularised: bool = False,
     left: list[Tensor | None] | None = None,
 ) -> Loss:
-    """The loss of a batch as a function of weights and alpha; `regularised`: with the terms of the architecture loss.
+    """The loss of a batch as a function of weights and alpha.
 
+    `of_alpha`: as the architecture's validation loss weighs it; `regularised`: with the terms of the architecture loss.
     Random numbers are the same at every evaluation within a step, so that differences of losses make sense. The loss
     is this process's part of the whole batch's. `left` takes what every evaluation leaves for the next batch.
     """
@@ -125,7 +127,8 @@ def loss_on(
             mixture = method.mixture(named_alpha, state.masks, moment, space)
         with state.noise("operations for alpha", by_process=True), autocast(state.device, state.settings.precision):
             output = functional_call(state.supernet, named_weights, (batch.inputs, mixture))
-        total = state.task.loss(output, batch.targets)
+        loss_of = state.task.architecture_loss if of_alpha else state.task.loss
+        total = loss_of(output, batch.targets)
         if left is not None:
             left.append(state.task.carry(output))
         if regularised:

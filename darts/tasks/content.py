@@ -16,6 +16,7 @@ from darts.runtime.errors import one_line
 from darts.tasks.datasets import ImageSet
 from darts.tasks.file_content import END_BYTES, Content, content_of_files, digest_of, known_content, once
 from darts.tasks.settings import AnyDataset, LabelledDataset, TextDataset
+from darts.tasks.several_settings import SeveralDatasets
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,16 @@ def content_identity(settings: AnyDataset, tested: bool = False) -> dict[str, st
 
     The test part of a set that is no folder has none: it is not opened for it, and comes whole with the training part.
     Files that have neither size nor time changed are not read again within a process. Of a text the validation part
-    stands with the training part.
+    stands with the training part; of several tasks one digest stands for all.
     """
     if isinstance(settings, TextDataset):
         own = {"dataset.content": text_content(settings, ("train", "valid"))}
         test = {"dataset.test_content": text_content(settings, ("test",))} if tested and settings.root else {}
         return own | test
+    if isinstance(settings, SeveralDatasets):
+        members = {task: content_identity(part, tested) for task, part in settings.parts().items()}
+        keys = sorted({key for found in members.values() for key in found})
+        return {key: digest_of([f"{task} {found.get(key)}" for task, found in members.items()]) for key in keys}
     if not isinstance(settings, LabelledDataset):
         raise TypeError(f"no digest of {type(settings).__name__}")
     listing = settings.listing()

@@ -44,6 +44,10 @@ class AnyDataset:
     def __post_init__(self) -> None:
         require(0 < self.fraction <= 1, "dataset.fraction", self.fraction, "above 0 and at most 1")
 
+    def parts(self) -> dict[str, LabelledDataset]:
+        """The sets of labelled examples that it consists of, by name: itself, of several tasks each, of a text none."""
+        return {}
+
 
 @dataclass
 class LabelledDataset(AnyDataset):
@@ -54,6 +58,9 @@ class LabelledDataset(AnyDataset):
 
     mean: list[float] | None  # by channel, of pixels from 0 to 1 or a sound's features; null: of all training data
     std: list[float] | None  # standard deviations by channel, like mean
+
+    def parts(self) -> dict[str, LabelledDataset]:
+        return {self.name: self}
 
     @property
     def size(self) -> Size:
@@ -134,7 +141,8 @@ class Dataset(LabelledDataset):
 def require_labelled(dataset: AnyDataset) -> LabelledDataset:
     """The data set as one of labelled examples; `UserError` for a text, where a command knows classes only."""
     if not isinstance(dataset, LabelledDataset):
-        raise UserError(f"dataset is {dataset.name}, a text; this command takes a set of images or of sounds")
+        kind = "a text" if dataset.is_text else "several tasks"
+        raise UserError(f"dataset is {dataset.name}, {kind}; this command takes a set of images or of sounds")
     return dataset
 
 

@@ -16,6 +16,7 @@ from darts.spaces.search_space import as_written
 from darts.tasks.datasets import FolderOrigin, ImageSet, open_training
 from darts.tasks.folders import shortened
 from darts.tasks.settings import AnyDataset, LabelledDataset, TextDataset
+from darts.tasks.several_settings import SeveralDatasets
 from darts.tasks.text import Corpus, open_corpus
 
 log = logging.getLogger(__name__)
@@ -152,10 +153,32 @@ def summarise_text(settings: TextDataset, corpus: Corpus) -> TextSummary:
     )
 
 
-def summary_of(settings: AnyDataset, data: Any) -> DataSummary | TextSummary:
+@dataclass(frozen=True)
+class SeveralSummary:
+    """The facts of the opened training data of several tasks."""
+
+    name: str  # the tasks' names
+    members: Mapping[str, DataSummary]  # by task
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, as JSON can hold them."""
+        return {"name": self.name, "members": {name: facts.to_json() for name, facts in self.members.items()}}
+
+    def lines(self) -> list[str]:
+        """The summaries for people, one after the other."""
+        return [line for facts in self.members.values() for line in facts.lines()]
+
+
+AnySummary = DataSummary | TextSummary | SeveralSummary
+
+
+def summary_of(settings: AnyDataset, data: Any) -> AnySummary:
     """The summary of what a run has opened: `SearchData`, `TrainData` or their likes for text."""
     if isinstance(settings, TextDataset):
         return summarise_text(settings, data.corpus)
+    if isinstance(settings, SeveralDatasets):
+        opened = {name: data.members[name].train.images for name in settings.members}
+        return SeveralSummary(settings.name, {name: summarise(p, opened[name]) for name, p in settings.parts().items()})
     if isinstance(settings, LabelledDataset):
         return summarise(settings, data.train.images)
     raise TypeError(f"no summary of {type(settings).__name__}")
@@ -170,7 +193,7 @@ def summary_of_training(settings: AnyDataset) -> DataSummary | TextSummary:
     raise TypeError(f"no summary of {type(settings).__name__}")
 
 
-def log_summary(summary: DataSummary | TextSummary) -> None:
+def log_summary(summary: AnySummary) -> None:
     """Say at a run's start what its data are."""
     for line in summary.lines():
         log.info("%s", line)

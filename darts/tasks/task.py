@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,11 +49,18 @@ StepMetrics = dict[str, Mean]
 class Batch(NamedTuple):
     """What a model is given and what it should answer, on the device.
 
-    Images (batch, C, H, W), in memory as all maps are, and labels (batch,); or words and the words that follow them.
+    Images (batch, C, H, W), in memory as all maps are, and labels (batch,); or words and the words that follow them;
+    or tuples with what each of several tasks has.
     """
 
     inputs: Any
-    targets: Tensor
+    targets: Any
+
+    @property
+    def examples(self) -> int:
+        """How many answers are wanted: images, words, or the examples of all tasks."""
+        targets = self.targets if isinstance(self.targets, tuple) else (self.targets,)
+        return sum(part.numel() for part in targets if part is not None)
 
 
 @dataclass(frozen=True)
@@ -128,19 +135,26 @@ class Task:
     is_sequence = False  # batches follow each other in the order of a text, and a state passes from one to the next
     clips_unrolled = False  # the published second order clips the gradients of its unrolled step as well
 
-    def loss(self, output: Any, targets: Tensor) -> Tensor:
+    def prepare_epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Make ready for the epoch after those whose lines are in `history`."""
+
+    def loss(self, output: Any, targets: Any) -> Tensor:
         """Return this process's part of the whole batch's mean loss."""
         raise NotImplementedError
+
+    def architecture_loss(self, output: Any, targets: Any) -> Tensor:
+        """Return this process's part of the validation loss that alpha moves down."""
+        return self.loss(output, targets)
 
     def training_loss(self, output: Any, loss: Tensor) -> Tensor:
         """Return the loss with the terms that only the weights' step has."""
         return loss
 
-    def measured(self, output: Any, targets: Tensor, loss: Tensor) -> StepMetrics:
+    def measured(self, output: Any, targets: Any, loss: Tensor) -> StepMetrics:
         """Return what a training step measured; `loss` is the whole batch's, detached."""
         raise NotImplementedError
 
-    def evaluated(self, output: Any, targets: Tensor) -> StepMetrics:
+    def evaluated(self, output: Any, targets: Any) -> StepMetrics:
         """Return what an evaluation measures of a batch: `measured` with the loss computed as a sum."""
         raise NotImplementedError
 

@@ -288,7 +288,7 @@ def less_memory(settings: RunSettings, batch: str, *remedies_of_images: str) -> 
 
 def refuse_for_sounds(dataset: AnyDataset, train: TrainLoop, place: str = "train") -> None:
     """`UserError` where what changes pictures is asked for with sounds; `place`: where `train` stands."""
-    if dataset.is_sound:
+    if any(part.is_sound for part in dataset.parts().values()):
         masks = "dataset.frequency_mask and dataset.time_mask hide parts of them"
         require(train.cutout == 0, f"{place}.cutout", train.cutout, f"0 with sounds: {masks}")
         changed = train.recipe.randaugment

@@ -1,0 +1,181 @@
+"""A comparison over several tasks: cells found on each task and on all of them together, retrained on each.
+
+For every task there is a comparison of its own in on_TASK/ beside the searches, which they share: its methods are the
+given ones on every task's data and on all of them, its baselines random cells and random search on its own task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import open_dict
+
+from darts.compare import run
+from darts.compare.plan import RANDOM
+from darts.compare.power import SAMPLING, SEARCH, Design, forecast_lines, refuse_powerless
+from darts.compare.report import Report
+from darts.compare.searches import is_random_search
+from darts.compare.settings import CompareSettings
+from darts.compare.tables import markdown, p_value
+from darts.config.compose import dotted_key, quoted, typed_settings
+from darts.config.implied import alone, task_names
+from darts.config.registry import typed_overrides
+from darts.config.run_folder import command_configuration
+from darts.loop.record import claim_folder, record_end, refuse_other_run
+from darts.runtime.errors import UserError
+from darts.runtime.files import lock_folder, write_bytes, write_json
+
+log = logging.getLogger(__name__)
+REPLACED = ("tasks", "methods", "searches_in", "dataset", "trial")  # of what was typed, in each task's comparison
+WITHIN = ("hydra.run.dir", "hydra.sweep.dir")
+
+
+def sources(settings: CompareSettings) -> dict[str, list[str]]:
+    """By the task, or the tasks joined by +, that a cell is searched on: the settings that choose its data."""
+    typed = [item for item in typed_overrides() if dotted_key(item).split(".")[0] == "dataset"]
+    if any(len(item.split()) > 1 for item in typed):
+        raise UserError(f"dataset: {typed} has a space, at which settings of a method end; link to the folder without")
+    names = task_names(settings.tasks)
+    found = {task: data_of(task, name, typed) for task, name in names.items()}
+    found["+".join(names)] = [f"tasks=[{','.join(settings.tasks)}]", *typed]
+    return found
+
+
+def data_of(task: str, dataset: str, typed: Sequence[str]) -> list[str]:
+    """The settings that choose the data of one task."""
+    return [f"dataset={dataset}", *alone(task, typed)]
+
+
+def method_on(method: str, data: Sequence[str]) -> str:
+    """A method's entry with settings of its data."""
+    return " ".join([method, *data])
+
+
+def overrides_on(settings: CompareSettings, task: str, folder: Path) -> list[str]:
+    """What would be typed for the comparison on one task."""
+    data = sources(settings)
+    methods = [m for m in settings.methods if not is_random_search(m)]
+    entries = [method_on(method, own) for method in methods for own in data.values()]
+    kept = [item for item in typed_overrides() if dotted_key(item).split(".")[0] not in REPLACED]
+    kept = [item for item in kept if dotted_key(item) not in WITHIN]
+    listed = ",".join(quoted(entry, always=True) for entry in entries)
+    return [*kept, *data[task], f"methods=[{listed}]", f"searches_in={quoted(str(folder / 'searches'))}"]
+
+
+def task_folder(folder: Path, task: str) -> Path:
+    """Where the comparison on a task lies."""
+    return folder / f"on_{task}"
+
+
+@contextmanager
+def as_typed(overrides: Sequence[str], folder: Path) -> Iterator[CompareSettings]:
+    """Within the block the command is a comparison that was typed with these settings, in this folder."""
+    hydra, before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    if hydra is None:
+        raise RuntimeError("a comparison over several tasks runs within the command")
+    own, outer = HydraConfig.get(), command_configuration.get()
+    hydras = [item for item in typed_overrides("hydra") if dotted_key(item) not in WITHIN]
+    place = f"hydra.run.dir={quoted(str(folder))}"
+    composed = hydra.compose_config(
+        config_name=own.job.config_name,
+        overrides=[*overrides, *hydras, place],
+        run_mode=RunMode.RUN,
+        with_log_configuration=False,
+    )
+    with open_dict(composed.hydra):
+        composed.hydra.runtime.output_dir = str(folder)
+        composed.hydra.job.config_name = own.job.config_name
+    HydraConfig.instance().set_config(composed)
+    with open_dict(composed):
+        del composed["hydra"]
+    command_configuration.set(composed)
+    try:
+        yield typed_settings(composed, CompareSettings)
+    finally:
+        HydraConfig.instance().cfg = before
+        command_configuration.set(outer)
+
+
+def foretold(settings: CompareSettings, folder: Path) -> dict[str, list[Design]]:
+    """By task what its comparison could show; `UserError` where one can show nothing."""
+    found = {}
+    for task in task_names(settings.tasks):
+        with as_typed(overrides_on(settings, task, folder), task_folder(folder, task)) as own:
+            found[task] = run.foretold(own)
+            log.info("on %s:", task)
+            for line in forecast_lines(own, found[task]):
+                log.info("%s", line)
+            if not settings.plan:
+                refuse_powerless(own, found[task])
+    return found
+
+
+def run_all(settings: CompareSettings, folder: Path, planned: dict[str, list[Design]]) -> tuple[float, str]:
+    """Run the comparison of every task; returns the least corrected p, and the summary as Markdown."""
+    refuse_other_run(folder, run.KIND, {})
+    claim_folder(folder, run.KIND, {}, torch.device("cpu"))
+    reports = {}
+    for task, designs in planned.items():
+        place = task_folder(folder, task)
+        with as_typed(overrides_on(settings, task, folder), place) as own, lock_folder(place):
+            reports[task], _ = run.run(own, place, designs)
+    text = summary(settings, reports)
+    write_json(folder / "tasks.json", content(settings, reports))
+    write_bytes(folder / "tasks.md", text.encode())
+    if not any(report.failed for report in reports.values()):
+        record_end(folder)
+    return min(claim.p for report in reports.values() for claim in report.claims), text
+
+
+def content(settings: CompareSettings, reports: dict[str, Report]) -> list[dict[str, object]]:
+    """A line for each method, task that it searched on, and task that its cells were retrained on."""
+    found: list[dict[str, object]] = []
+    for method, source, entry in rows_of(settings):
+        for task, report in reports.items():
+            own = {group.name: group for group in report.groups}.get(entry)
+            if own is not None:
+                sampling, search = (report.claims_against(kind).get(entry) for kind in (SAMPLING, SEARCH))
+                claims = {SAMPLING: sampling, SEARCH: search}
+                ps = {f"p: {kind}": None if claim is None else claim.p for kind, claim in claims.items()}
+                line = {"method": method, "searched on": source, "retrained on": task, "cells": own.cells}
+                found.append({**line, f"mean {report.metric}": own.mean, **ps})
+    return found
+
+
+def rows_of(settings: CompareSettings) -> list[tuple[str, str, str]]:
+    """The rows of the summary: method, the tasks it searched on, and the name of its group in the reports."""
+    methods = [m for m in settings.methods if not is_random_search(m)]
+    data = sources(settings)
+    return [(method, source, method_on(method, own)) for method in methods for source, own in data.items()]
+
+
+def summary(settings: CompareSettings, reports: dict[str, Report]) -> str:
+    """What a cell found on each task, and on all, reaches on each task, as Markdown."""
+    head = ["method", "searched on"]
+    for task, report in reports.items():
+        head += [f"{report.metric} on {task}: mean", "std over cells", "p: random cells", "p: random search"]
+    rows = [head]
+    drawn = [("random search", "the same task", "random"), ("random cells", "-", RANDOM)]
+    for method, source, entry in [*rows_of(settings), *drawn]:
+        row = [method, source]
+        for report in reports.values():
+            row += _cells_of(report, entry)
+        rows.append(row)
+    places = "\n".join(f"- on {task}: on_{task}/report.html" for task in reports)
+    return f"# What cells found on some tasks reach on each\n\n{markdown(rows)}\n\n{places}\n"
+
+
+def _cells_of(report: Report, entry: str) -> list[str]:
+    group = {group.name: group for group in report.groups}.get(entry)
+    if group is None:
+        return ["-"] * 4
+    sampling, search = (report.claims_against(kind).get(entry) for kind in (SAMPLING, SEARCH))
+    scale = report.scale
+    return [scale.shown(group.mean), scale.shown(group.spread.over_cells), p_value(sampling), p_value(search)]
