@@ -240,7 +240,7 @@ def test_alpha_is_a_table_and_a_heatmap_with_the_pictures_names():
     matrix = torch.arange(14.0 * 8).reshape(14, 8).tolist()
     rows = alpha_table(matrix, "normal", space).splitlines()
     assert rows[0] == f"| normal | {' | '.join(space.candidates)} |" and len(rows) == 16
-    assert rows[2].startswith("| c_{k-2} to 0 | 0.0000 | 1.0000 |"), rows[2]
+    assert rows[2].startswith("| cₖ₋₂ to 0 | 0.0000 | 1.0000 |"), rows[2]
     axes = plotting.draw_alpha(matrix, "normal", space).axes[0]
     names = [label.get_text().replace("$", "") for label in axes.get_yticklabels()]
     assert names == [row.split(" | ")[0][2:] for row in rows[2:]]

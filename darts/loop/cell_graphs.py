@@ -37,7 +37,7 @@ def draw_graph(cell: Cell, title: str) -> Figure:
     for index, ((x, y), name) in enumerate(zip(places, names, strict=True)):
         outer = index < cell.inputs or index == len(places) - 1
         box = {**BOX, "facecolor": "#fde9c9" if outer else "#dbe9f6"}
-        axes.text(x, y, f"${name}$", ha="center", va="center", fontsize=10, bbox=box, zorder=3)
+        axes.text(x, y, name, ha="center", va="center", fontsize=10, bbox=box, zorder=3)
     return figure
 
 
@@ -108,6 +108,7 @@ def draw_side_by_side(first: Genotype, second: Genotype, names: tuple[str, str])
 
 def draw_changes(history: Sequence[Mapping[str, Any]], kind: str, space: SearchSpace) -> Figure:
     """A strip of what a search would have kept after each epoch: a row an edge, a column an epoch; blank: not kept."""
+    from matplotlib.collections import PolyCollection
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
@@ -115,18 +116,19 @@ def draw_changes(history: Sequence[Mapping[str, Any]], kind: str, space: SearchS
     rows = {edge: row for row, edge in enumerate(edges)}
     figure = new_figure(2.6 + 0.16 * max(20, len(epochs)), 1.7 + 0.24 * len(edges))
     axes = figure.subplots()
-    used: dict[str, Any] = {}
+    squares: dict[str, list[Any]] = {}  # by operation the corners of its squares
     for line in history:
         for node, operation, source in line["cells"][kind]:
-            place = (line["epoch"] - 0.5, rows[source, node] - 0.5)
-            used[operation] = colour(operation)
-            axes.broken_barh([(place[0], 1)], (place[1], 1), facecolors=colour(operation), edgecolor="white",
-                             linewidth=0.4)  # fmt: skip
+            left, low = line["epoch"] - 0.5, rows[source, node] - 0.5
+            corners = [(left, low), (left + 1, low), (left + 1, low + 1), (left, low + 1)]
+            squares.setdefault(operation, []).append(corners)
+    for operation, own in squares.items():
+        axes.add_collection(PolyCollection(own, facecolors=colour(operation), edgecolors="white", linewidths=0.4))
     axes.set_yticks(range(len(edges)), [edge_name(edge, space) for edge in edges], fontsize=7)
     axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), ylim=(len(edges) - 0.5, -0.5), xlabel="epoch", ylabel="edge")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"kept operations, {kind} cell", fontsize=10)
-    handles = [Patch(color=shade, label=name) for name, shade in sorted(used.items())]
+    handles = [Patch(color=colour(name), label=name) for name in sorted(squares)]
     figure.legend(handles=handles, loc="lower center", ncols=4, fontsize=7, frameon=False)
     figure.tight_layout(rect=(0, 0.1, 1, 1))
     return figure

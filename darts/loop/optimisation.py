@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from darts.loop.eager import eager
 from darts.loop.optimiser_state import lay_out_gradients
 from darts.loop.settings import ArchitectureOptimiser, CosineUnit, WeightOptimiser
 from darts.runtime import distributed
@@ -20,7 +21,7 @@ from darts.tasks.task import CLASSIFICATION, Batch, Mean, Task
 
 def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser, graphs: bool = False) -> torch.optim.SGD:
     """SGD whose learning rate `set_learning_rate` moves; with `graphs` that is a tensor which a CUDA graph reads."""
-    optimiser = torch.optim.SGD(
+    optimiser = eager(torch.optim.SGD)(
         parameters,
         lr=settings.learning_rate,
         momentum=settings.momentum,
@@ -37,7 +38,7 @@ def architecture_optimiser(
     parameters: Iterable[Tensor], settings: ArchitectureOptimiser, graphs: bool = False
 ) -> torch.optim.Adam:
     """Adam with the weight decay added to the gradient, as published."""
-    return torch.optim.Adam(
+    return eager(torch.optim.Adam)(
         parameters,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),

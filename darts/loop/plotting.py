@@ -69,13 +69,13 @@ def rows_of(cell: Cell) -> int:
 def end_names(cell: Cell) -> tuple[list[str], str]:
     """What the inputs of a cell and its output are called; of a recurrent cell the first state and the new one."""
     if cell.inputs == 1 and all_activations(cell.operations()):
-        return ["s_{0}"], "h_{t}"
-    return input_names(cell.inputs), "c_{k}"
+        return ["s₀"], "hₜ"
+    return input_names(cell.inputs), "cₖ"
 
 
 def input_names(inputs: int) -> list[str]:
     """What the inputs of a cell of images are called."""
-    return ["c_{k-2}", "c_{k-1}"][-inputs:]
+    return ["cₖ₋₂", "cₖ₋₁"][-inputs:]
 
 
 def draw_cell_on(axes: Axes, cell: Cell) -> None:
@@ -89,7 +89,7 @@ def draw_cell_on(axes: Axes, cell: Cell) -> None:
         kind = "#fde9c9" if index < cell.inputs or index == len(columns) - 1 else "#dbe9f6"
         axes.plot([index, index], [-0.6, len(rows) + 0.6], color="#dddddd", linewidth=1, zorder=0)
         box = {**BOX, "facecolor": kind}
-        axes.text(index, -0.95, f"${name}$", ha="center", va="center", fontsize=10, bbox=box)
+        axes.text(index, -0.95, name, ha="center", va="center", fontsize=10, bbox=box)
     for row, (edge, target) in enumerate(rows):
         _arrow(axes, (edge.source, target, row), colour(edge.operation))
         place = (edge.source + target) / 2
@@ -121,7 +121,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
         axes.xaxis.get_major_locator().set_params(integer=True)
         for column, name in enumerate(space.candidates):
             values = [line["mixture"][kind][index][column] for line in history]
-            axes.plot(epochs, values, color=colour(name), marker=_marker(epochs), label=name)
+            axes.plot(epochs, values, color=colour(name), marker="." if len(epochs) == 1 else "", label=name)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=7, frameon=False)
     figure.subplots_adjust(left=0.06, right=0.99, top=1 - 0.65 / (1.7 * down + 0.8), bottom=0.75 / (1.7 * down + 0.8),
@@ -135,8 +135,8 @@ def edge_name(edge: tuple[int, int], space: SearchSpace) -> str:
     inputs = space.layout.inputs
     if source >= inputs:
         return f"{source - inputs} to {node}"
-    names = ["s_{0}"] if space.skeleton is Skeleton.recurrent else input_names(inputs)
-    return f"${names[source]}$ to {node}"
+    names = ["s₀"] if space.skeleton is Skeleton.recurrent else input_names(inputs)
+    return f"{names[source]} to {node}"
 
 
 def draw_alpha(matrix: Sequence[Sequence[float]], kind: str, space: SearchSpace) -> Figure:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from darts.models.network import build_network
 from darts.models.operations import candidate
@@ -45,13 +44,53 @@ def count_parameters_without_auxiliary(network: nn.Module) -> int:
 
 @torch.no_grad()
 def count_macs(network: nn.Module, images: Tensor, *arguments: Any) -> int:
-    """Multiply-adds of one forward pass in evaluation mode, of convolutions and matrix products."""
+    """Multiply-adds of one forward pass in evaluation mode, of convolutions and matrix products.
+
+    Where all products are those of layers they are counted from the layers' shapes, else by torch's counter, which
+    sees every operator and whose first use imports a compiler for two seconds.
+    """
     training = network.training
     network.eval()
-    with FlopCounterMode(display=False) as counter:
-        network(images, *arguments)
+    count = _macs_of_layers if all(map(_is_known, network.modules())) else _macs_of_operators
+    found = count(network, images, *arguments)
     network.train(training)
+    return found
+
+
+def _macs_of_operators(network: nn.Module, *arguments: Any) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        network(*arguments)
     return counter.get_total_flops() // 2
+
+
+LAYERS = (nn.Conv2d, nn.Linear)  # whose multiply-adds are their outputs times the weights of one
+OWN = {f"darts.models.{name}" for name in ("operations", "network", "supernet", "depthwise", "batch_norm")}  # as above
+WITHOUT_PRODUCTS = (nn.ReLU, nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.BatchNorm2d, nn.AvgPool2d,
+                    nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)  # fmt: skip
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether it is known where a module multiplies: not of a plug-in's, nor of a fused one."""
+    return type(module) in (*LAYERS, *WITHOUT_PRODUCTS) or type(module).__module__ in OWN
+
+
+def _macs_of_layers(network: nn.Module, *arguments: Any) -> int:
+    total = 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal total
+        weight = layer.get_parameter("weight")
+        total += output.numel() * weight[0].numel()
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, LAYERS)]
+    try:
+        network(*arguments)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
 
 
 @torch.no_grad()

@@ -219,6 +219,6 @@ def alpha_table(matrix: Sequence[Sequence[float]], kind: str, space: SearchSpace
     lines = [f"| {kind} | {' | '.join(space.candidates)} |", "| --- " * (len(space.candidates) + 1) + "|"]
     for edge, row in zip(space.edges(), matrix, strict=True):
         values = " | ".join(f"{value:.4f}" for value in row)
-        name = plotting.edge_name(edge, space).replace("$", "")
+        name = plotting.edge_name(edge, space)
         lines.append(f"| {name} | {values} |")
     return "\n".join(lines)

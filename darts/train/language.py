@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from darts import __version__
 from darts.config.identity import digest
 from darts.loop import plotting
+from darts.loop.eager import eager
 from darts.loop.optimisation import (
     descend,
     evaluate,
@@ -177,7 +178,7 @@ def optimiser_of(network: nn.Module, rule: WeightOptimiser, averaging: bool) -> 
     if not averaging:
         return weight_optimiser(network.parameters(), rule)
     decay = rule.weight_decay
-    return torch.optim.ASGD(network.parameters(), lr=rule.learning_rate, lambd=0.0, t0=0.0, weight_decay=decay)
+    return eager(torch.optim.ASGD)(network.parameters(), lr=rule.learning_rate, lambd=0.0, t0=0.0, weight_decay=decay)
 
 
 def train_epoch(state: LanguageState) -> None:

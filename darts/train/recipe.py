@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from darts.loop.eager import eager
 from darts.loop.optimisation import cosine_learning_rate, weight_optimiser
 from darts.loop.settings import WeightOptimiser
 from darts.runtime import distributed
@@ -46,7 +47,7 @@ def recipe_optimiser(parameters: Iterable[Tensor], settings: FinalSettings | Bri
     own = optimised(settings)
     if settings.train.recipe.optimiser is Optimiser.SGD:
         return weight_optimiser(parameters, own, settings.graphs)
-    return torch.optim.AdamW(parameters, lr=own.learning_rate, weight_decay=own.weight_decay)
+    return eager(torch.optim.AdamW)(parameters, lr=own.learning_rate, weight_decay=own.weight_decay)
 
 
 def learning_rate(settings: FinalSettings | BriefSettings, epoch: int, step: int, steps: int) -> float:
