@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from darts.config.command import CARRIED, SIZES, cli_command, next_command
-from darts.config.compose import quoted, typed_settings
+from darts.config.compose import is_among, quoted, typed_settings
+from darts.config.identity import digest
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, write_json
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("darts")
 KIND = "study of hyperparameters"  # what run.json calls it
-DIVERGED = "diverged"  # a trial's attribute
+DIVERGED, OWNER = "diverged", "settings"  # attributes of a trial, and of a study
+YARDSTICK = (
+    *("train_fraction", "language.perplexity", "language.evaluation_columns"),
+    *(f"dataset.{name}" for name in ("name", "root", "fraction", "vocabulary", "characters", "cache", "workers")),
+    *(f"dataset.{name}" for name in ("source", "test_folder", "validation_folder", "test_fraction", "testing_list")),
+    *(f"dataset.{name}" for name in ("validation_list", "speakers_held_out", "name_pattern", "members")),
+)  # settings of the data and of the measure by which trials are compared
 Result = dict[str, Any]
 
 
@@ -153,6 +160,11 @@ def check_ranges(settings: DictConfig, opened: dict[str, BriefData]) -> None:
     names = {TuneSettings.range_of(text).name for text in typed.parameters}
     for text in typed.parameters:
         given = TuneSettings.range_of(text)
+        if is_among(given.name, YARDSTICK):
+            raise UserError(
+                f"parameters names {given.name}, which changes what trials are judged by, not how they train"
+            )
+        typed.refuse_unused(given.name)
         reason = replaced(typed).get(given.name)
         if reason is not None and not any(name.startswith("train.recipe.") for name in names):
             raise UserError(f"parameters names {given.name}, but {reason}")
@@ -195,7 +207,7 @@ def run(settings: DictConfig, folder: Path) -> Result:
             claim_folder(folder, KIND, present, device)
             for name, cell in cells.items():
                 warn_of_other_data(name, cell.genotype, typed)
-        study = open_study(folder)
+        study = open_study(folder, digest(present))
         with usable_study(folder / "study.db"):
             require_own_trials(study, typed, folder / "study.db")
             while (done := len(ended_trials(study))) < typed.trials:
@@ -220,9 +232,10 @@ def usable_study(file: Path, *damage: type[Exception]) -> Iterator[None]:
         raise UserError(f"{file} cannot be used ({reason}); where it is damaged, remove the folder") from None
 
 
-def open_study(folder: Path) -> optuna.study.Study:
+def open_study(folder: Path, owner: str | None = None) -> optuna.study.Study:
     """The folder's study; a trial that a killed process left behind has failed, and is asked for again.
 
+    `owner`: the digest of the settings that the study must be of; None: it is only read.
     All trials are read here, so that a damaged file is told now: then whatever reads rows may find anything in them.
     """
     import optuna
@@ -230,18 +243,22 @@ def open_study(folder: Path) -> optuna.study.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = (folder / "study.db").resolve()
     if not file.exists():
-        make_study(file)
+        make_study(file, owner or "")
     damage = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, OverflowError)
     with usable_study(file, *damage, optuna.exceptions.OptunaError):
         study = optuna.load_study(storage=open_storage(file), study_name="tune")
+        if owner is not None and study.user_attrs.get(OWNER) != owner:
+            raise UserError(
+                f"{file} is not of this study, but of other data or settings; remove the folder to start again"
+            )
         for trial in study.get_trials(deepcopy=False):
             if trial.state is optuna.trial.TrialState.RUNNING:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
 
 
-def make_study(file: Path) -> None:
-    """Write the database of a study without trials; a process that is killed meanwhile leaves no half of it there."""
+def make_study(file: Path, owner: str) -> None:
+    """Write the database of a study without trials, and whose it is; killed meanwhile it leaves no half of it."""
     import optuna
 
     begun = file.with_name("study.begun.db")
@@ -249,7 +266,8 @@ def make_study(file: Path) -> None:
         left.unlink(missing_ok=True)
     with usable_study(file):
         storage = open_storage(begun)
-        optuna.create_study(storage=storage, study_name="tune", direction="maximize")
+        study = optuna.create_study(storage=storage, study_name="tune", direction="maximize")
+        study.set_user_attr(OWNER, owner)
         storage.remove_session()
         storage.engine.dispose()
     begun.replace(file)
@@ -334,7 +352,7 @@ def finish(study: optuna.study.Study, settings: TuneSettings, cells: dict[str, F
     best = {
         metric.name: metric.of_brief_training(study.best_value),
         "values": study.best_params,
-        "trials": settings.trials,
+        "trials": len(trials),
         "cell": cell.genotype.digest(),
         "genotype": cell.origin,
     }

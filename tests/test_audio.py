@@ -454,7 +454,7 @@ def test_folders_of_parts_are_taken_and_their_classes_must_agree(folder, tmp_pat
     write_sounds(root / "test", {"other": 200}, 3)
     with pytest.raises(UserError, match=r"class folders of train and test differ: only in test: other"):
         list_sounds(dataset(root))
-    with pytest.raises(UserError, match=r"dataset\.watch_validation is true, but dataset\.root holds no"):
+    with pytest.raises(UserError, match=r"dataset\.watch_validation is true, but dataset\.validation_list names no"):
         list_sounds(dataset(folder, "dataset.watch_validation=true"))
 
 

@@ -64,7 +64,7 @@ def test_a_search_whose_picture_was_blackened_is_not_resumed(tmp_path):
         search.run(searching(root), tmp_path / "run")
     kept = (root / "train" / "a" / "3.png").read_bytes()
     blacken(root / "train" / "a" / "3.png")
-    with pytest.raises(UserError, match="the training images have changed since"):
+    with pytest.raises(UserError, match="the training data have changed since"):
         search.run(searching(root), tmp_path / "run")
     (root / "train" / "a" / "3.png").write_bytes(kept)
     search.run(searching(root), tmp_path / "run")
@@ -76,7 +76,7 @@ def test_a_retraining_whose_pictures_moved_between_classes_is_not_resumed(tmp_pa
         kill_after(patch, retrain, "train_step", 3)
         retrain.run(training(root), published("darts_v2"), tmp_path / "run")
     (root / "train" / "a" / "3.png").rename(root / "train" / "b" / "33.png")
-    with pytest.raises(UserError, match="the training images have changed since"):
+    with pytest.raises(UserError, match="the training data have changed since"):
         retrain.run(training(root), published("darts_v2"), tmp_path / "run")
 
 
@@ -84,7 +84,7 @@ def test_a_retraining_whose_test_picture_was_exchanged_is_another(tmp_path):
     root = pictures(tmp_path / "data")
     retrain.run(training(root), published("darts_v2"), tmp_path / "run")
     blacken(root / "test" / "b" / "1.png")
-    with pytest.raises(UserError, match="the test images have changed since"):
+    with pytest.raises(UserError, match="the test data have changed since"):
         retrain.run(training(root), published("darts_v2"), tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["data"]["folder"] == str(root.resolve()) and result["data"]["classes"] == {"a": 8, "b": 8}

@@ -6,10 +6,12 @@ The settings of each kind are in blackbox/settings.py; their `scorer` methods ca
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,10 +44,14 @@ from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
 from darts.tasks.pieces import TextSearchData, in_columns, train_data_of
 from darts.tasks.searched import SearchedData
+from darts.tasks.settings import Perplexity
 from darts.tasks.several import SeveralSearchData
 from darts.tasks.several_settings import SeveralDatasets
+from darts.tasks.task import ACCURACY
 from darts.train.brief import BriefData, unless_diverged, validation_score
 from darts.train.settings import BriefSettings, TextBriefSettings
+
+FRACTIONS = (ACCURACY.worst_score, ACCURACY.best_score)  # what an accuracy can be
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,15 @@ def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
     def macs(genotype: Genotype, fraction: float) -> float:
         return work.macs(genotype, lasts(fraction))
 
-    return Scorer(score, lambda fraction: work.part * lasts(fraction), macs, partial_effort=True, effort=lasts)
+    metric = work.data.task.metric
+    return Scorer(
+        score,
+        lambda fraction: work.part * lasts(fraction),
+        macs,
+        partial_effort=True,
+        effort=lasts,
+        limits=(metric.worst_score, metric.best_score),
+    )
 
 
 def brief_trainings(how: BriefTraining, context: EvaluationContext) -> Scorer:
@@ -113,6 +127,7 @@ def brief_trainings(how: BriefTraining, context: EvaluationContext) -> Scorer:
         lambda genotype, fraction: sum(scorer.macs(genotype, fraction) for scorer in scorers.values()),
         partial_effort=True,
         effort=next(iter(scorers.values())).effort,
+        limits=FRACTIONS,
     )
 
 
@@ -133,7 +148,7 @@ def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefWork
         passes = DIFFERENTIATED * epochs * train + valid
         return passes * _network_macs(genotype, how.network, whole.shape)
 
-    own_batches = whole.train.of(how.train.batch_size, "evaluator.train.batch_size")
+    own_batches = whole.train.of(how.train.batch_size, "evaluator.train.batch_size").cut_out(how.train.cutout)
     return BriefWork(dataclasses.replace(whole, train=own_batches), train / (train + valid), macs)
 
 
@@ -168,10 +183,14 @@ def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape) 
 
 def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: int) -> BriefSettings:
     """The settings of a brief training within a search."""
-    kind = TextBriefSettings if settings.dataset.is_text else BriefSettings
+    own: dict[str, Any] = {}
+    kind: type[BriefSettings] = BriefSettings
+    if isinstance(settings, TextBlackBoxSettings):
+        kind, own = TextBriefSettings, {"language": dataclasses.replace(settings.language, perplexity=Perplexity.EXACT)}
     return taken_over(
         kind,
         settings,
+        **own,
         network=how.network,
         weight_optimiser=how.weight_optimiser,
         train=dataclasses.replace(how.train, epochs=epochs),
@@ -195,7 +214,7 @@ def inherited_weights(how: InheritedWeights, context: EvaluationContext) -> Scor
     def macs(genotype: Genotype, fraction: float) -> float:
         return float(len(data.split.valid) * counts.of_one_image(path_of(genotype, space)))
 
-    return Scorer(score, macs=macs)
+    return Scorer(score, macs=macs, limits=FRACTIONS)
 
 
 def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
@@ -208,7 +227,7 @@ def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         return table.accuracy(genotype, how.column) / 100, {}
 
-    return Scorer(score, exact=True)
+    return Scorer(score, exact=True, limits=FRACTIONS)
 
 
 def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
@@ -240,4 +259,4 @@ def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
             weighed *= 1.0 if target is None else (costs[name] / target) ** how.exponent
         return weighed, {**metrics, "accuracy": accuracy, **costs}
 
-    return dataclasses.replace(inner, score=score)
+    return dataclasses.replace(inner, score=score, limits=(-math.inf, math.inf))

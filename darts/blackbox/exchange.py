@@ -81,6 +81,7 @@ class Scorer:
     macs: Callable[[Genotype, float], float] = lambda genotype, fraction: 0.0  # multiply-adds of an evaluation
     partial_effort: bool = False  # whether a fraction of the effort means anything
     effort: Callable[[float], float] = lambda fraction: fraction  # what a fraction comes to: equal efforts are one
+    limits: tuple[float, float] = (-math.inf, math.inf)  # what a score can be
     exact: bool = False  # equal architectures have scores of their own, as in a table
 
     def key(self, request: Request) -> str:

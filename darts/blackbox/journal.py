@@ -5,6 +5,8 @@ A stopped search resumes from history.jsonl: strategies ask again, and what stan
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,20 +20,29 @@ from darts.runtime.files import append_line, read_lines, write_lines
 from darts.runtime.schema import FINITE, JSON, Within
 
 Line = dict[str, Any]
+ANY_SCORE = (-math.inf, math.inf)
+NOT_NEGATIVE = Within(0, sys.float_info.max)
 LINE = {
     **{"evaluation": int, "key": str, "fraction": Within(0, 1), "score": FINITE, "best": FINITE},
-    **{"cost/epochs": FINITE, "cost/macs": FINITE},
+    **{"cost/epochs": NOT_NEGATIVE, "cost/macs": NOT_NEGATIVE},
     "cells": {str: JSON},
 }
-TIMING = {"evaluation": int, "seconds": FINITE}
+TIMING = {"evaluation": int, "seconds": NOT_NEGATIVE}
 
 
 class Journal:
     """The lines of a search's evaluations, those before an interruption included."""
 
-    def __init__(self, folder: Path, device: torch.device, logger: Logger) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, logger: Logger, limits: tuple[float, float] = ANY_SCORE
+    ) -> None:
+        """`limits`: the least and the greatest score that there can be."""
         self.folder, self.device = folder, device
-        before, seconds = read_lines(folder / "history.jsonl", LINE), read_lines(folder / "timing.jsonl", TIMING)
+        scored = {name: FINITE if limits == ANY_SCORE else Within(*limits) for name in ("score", "best")}
+        before, seconds = (
+            read_lines(folder / "history.jsonl", LINE | scored),
+            read_lines(folder / "timing.jsonl", TIMING),
+        )
         complete = min(len(before), len(seconds))
         self.before = list(zip(before[:complete], seconds[:complete], strict=True))  # what a stopped search left
         self.pending_key: str | None = None  # the key of a new evaluation under way

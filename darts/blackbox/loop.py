@@ -169,7 +169,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     claim_folder(folder, KIND, own, device, data_record(summary, own))
     write_bytes(folder / "split.json", data.split.to_json().encode())
     log_summary(summary)
-    journal = Journal(folder, device, settings.logger)
+    journal = Journal(folder, device, settings.logger, scorer.limits)
     if journal.before:
         log.info("resuming after %d evaluations", len(journal.before))
     else:
@@ -192,6 +192,9 @@ def finish(search: BlackBoxSearch) -> Genotype:
     """Draw, and write genotype.json last: where it exists the search has ended."""
     settings, folder, journal = search.settings, search.folder, search.journal
     require_same_data(search.experiment, settings.dataset)
+    if all(line.get("diverged") for line in journal.history):
+        rate = "evaluator.weight_optimiser.learning_rate"
+        raise UserError(f"all {len(journal.history)} trainings diverged, so that no cell is better; lower {rate}")
     _, score, found = search._best()
     ledger = search.ledger
     spent = {"evaluations": ledger.evaluations, "epochs": round(ledger.epochs, 6)}

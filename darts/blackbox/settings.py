@@ -237,7 +237,7 @@ class TextBlackBoxSettings(BlackBoxSettings):
         *("evaluator.train.cutout", "evaluator.train.drop_path", "evaluator.train.auxiliary_weight"),
         *("evaluator.train.recipe", "evaluator.weight_optimiser.final_learning_rate"),
         *("evaluator.weight_optimiser.cosine_unit", "language.masks", "language.unrolled_embedding"),
-        "language.test_columns",
+        *("language.test_columns", "language.perplexity"),
     )
 
     def trained_fraction(self) -> float:

@@ -22,6 +22,7 @@ from darts.compare.statistics import holm, least_rank_p, least_size_p, place_amo
 from darts.runtime.errors import UserError
 from darts.runtime.files import read_json
 from darts.runtime.schema import Within
+from darts.tasks.task import ACCURACY, Metric, metric_of
 
 LEVEL = 0.05
 SAMPLING, SEARCH = RANDOM, "random search"  # what a claim is against
@@ -85,7 +86,7 @@ def _with_least(claims: Sequence[Design], sized: bool) -> list[Design]:
 
 def forecast(settings: CompareSettings) -> list[Design]:
     """The claims with their power for the effects of `power.effects`."""
-    spreads = known_spreads(settings.power)
+    spreads = known_spreads(settings.power, metric_of(settings.dataset))
     known: dict[tuple[Any, ...], dict[str, float]] = {}
     found = []
     for design in designs(settings):
@@ -102,9 +103,9 @@ def words(effect: float, spreads: Spreads | None) -> str:
     return f"{effect:g} {unit}{'' if effect == 1 else 's'}"
 
 
-def known_spreads(settings: PowerSettings) -> Spreads | None:
-    """The spreads that are given, or those of an earlier comparison; None where there is neither."""
-    measured = None if settings.results is None else measured_spreads(settings.results)
+def known_spreads(settings: PowerSettings, metric: Metric = ACCURACY) -> Spreads | None:
+    """The spreads that are given, or those of an earlier comparison by the same metric; None where there is neither."""
+    measured = None if settings.results is None else measured_spreads(settings.results, metric)
     if measured is None and settings.spread is None:
         return None
     drawn = settings.spread or (measured.drawn if measured else 0.0)
@@ -115,12 +116,15 @@ def known_spreads(settings: PowerSettings) -> Spreads | None:
     return Spreads(drawn, found, ", ".join(sources))
 
 
-def measured_spreads(results: str) -> Spreads:
+def measured_spreads(results: str, metric: Metric = ACCURACY) -> Spreads:
     """Of the random cells, and within the other groups of several cells, of an earlier comparison's report."""
     file = Path(results) if results.endswith(".json") else Path(results) / "report.json"
     remedy = "power.results must be an earlier comparison's folder or report.json"
     content = read_json(file, SPREADS, remedy)
-    groups, factor = content["groups"], scale_of(content.get("metric", "accuracy")).factor
+    judged_by = content.get("metric", ACCURACY.name)
+    if judged_by != metric.name:
+        raise UserError(f"power.results: {file} compares by {judged_by}, and this data set is judged by {metric.name}")
+    groups, factor = content["groups"], scale_of(judged_by).factor
     known = [(group["name"], group["cells"] - 1, group["spread"]["over_cells"]) for group in groups]
     spread = [(name, freedom, own) for name, freedom, own in known if freedom > 0 and own]
     drawn = next((own for name, _, own in spread if name == RANDOM), None)
@@ -203,7 +207,7 @@ def _fewest_samples(settings: CompareSettings, seeds: int) -> int | None:
 
 def forecast_lines(settings: CompareSettings, found: Sequence[Design]) -> list[str]:
     """What the console says before anything runs."""
-    spreads = known_spreads(settings.power)
+    spreads = known_spreads(settings.power, metric_of(settings.dataset))
     if spreads is None:
         assumed = "no spread is known (power.spread=POINTS or power.results=REPORT gives it): effects in its units"
     else:

@@ -93,6 +93,8 @@ class CompareSettings(RunSettings):
         require(once, "retrainings", self.retrainings, "1 where benchmark.table judges, which says the same again")
         allowed = "parameters, macs or null"
         require(self.adjust_for in (None, "parameters", "macs"), "adjust_for", self.adjust_for, allowed)
+        allowed = "null with a text: the cells of a recurrent space are all of one size"
+        require(self.adjust_for is None or not self.dataset.is_text, "adjust_for", self.adjust_for, allowed)
         single = len(self.searched) == 1 or (bool(self.methods) and len(self.seeds) == 1)
         allowed = "null with a single cell or search, of which there is no test at equal size"
         require(self.adjust_for is None or not single, "adjust_for", self.adjust_for, allowed)

@@ -17,7 +17,7 @@ NOTES = (
     "First the median over cells (each the mean of its retrainings), in brackets an interval between two of them that "
     "covers the median with at least 95%, whatever the distribution (not for fewer than 6 cells); then the mean. std "
     "over retrainings is that of one cell's networks; std over cells is that of the cells' means and, where a cell was "
-    "trained once, contains the former. Relative improvement over random sampling: 100 (found - random) / random of "
+    "trained once, contains the former. Relative improvement over random sampling: 100 {improvement} / random of "
     "the means (Yang et al. 2020). p: of several cells by ranks, two-sided, a search one observation; of a single cell "
     "that a blindfold draw takes so good a place; each corrected by Holm's method for the claims of its column. A12: "
     "how often a found cell beats a random one. Search cost: means; an epoch is one pass over all training {many}. "
@@ -39,9 +39,11 @@ COLUMNS = ("cells", "number", "trained", "METRIC: median", "mean", "std over cel
 def notes(report: Report) -> str:
     """What the summary's columns mean."""
     sized = AT_EQUAL_SIZE if report.adjusted_for is not None else ""
-    one, many = ("word", "words") if report.metric == PERPLEXITY.name else ("image", "images")
+    text = report.metric == PERPLEXITY.name
+    one, many = ("word", "words") if text else ("image", "images")
+    improvement = "(random - found)" if text else "(found - random)"
     return (
-        NOTES.format(one=one, many=many)
+        NOTES.format(one=one, many=many, improvement=improvement)
         + sized
         + (BY_TABLE if report.settings.get("benchmark.table") is not None else "")
     )

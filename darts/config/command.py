@@ -141,6 +141,9 @@ def _unknown_name(name: str, told: str) -> UserError | None:
     except UserError:
         return None
     given = setting["name"]  # type: ignore[index]
+    if given in known or given in groups():
+        told = "is no setting of what is chosen beside it, or of this command"
+        return UserError(f"setting {given!r} {told}; --help with the same choices lists those that are")
     section = given.rpartition(".")[0]
     siblings = [other for other in known if section and other.startswith(f"{section}.")]
     return unknown("setting", given, siblings or [*known, *groups()])

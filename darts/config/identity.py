@@ -35,9 +35,9 @@ CIRCUMSTANCES = (
 
 MEMBER = re.compile(r"^dataset\.members\.[^.]+\.")  # of several tasks: whose setting it is
 DATA = {
-    "dataset.content": "training images",
-    "dataset.test_content": "test images",
-    "dataset.validation_content": "validation images",
+    "dataset.content": "training data",
+    "dataset.test_content": "test data",
+    "dataset.validation_content": "validation data",
 }  # digests among the settings
 
 

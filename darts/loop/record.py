@@ -110,7 +110,7 @@ def require_same_data(own: Mapping[str, Any], dataset: AnyDataset) -> None:
     if changed:
         raise UserError(
             f"dataset.root: the {' and '.join(changed)} have changed while this run was under way, so that its result "
-            "would be of neither; give back the images it began with, or another hydra.run.dir"
+            "would be of neither; give back the data it began with, or another hydra.run.dir"
         )
 
 
@@ -129,7 +129,7 @@ def warn_of_other_data(name: str, genotype: Genotype, settings: DataSettings) ->
     if found_on not in (None, settings.dataset.name):
         log.warning("%s was found on %s, and dataset is %s", name, found_on, settings.dataset.name)
     elif digest not in (None, present):
-        log.warning("%s was found on other images of %s than those that dataset gives now", name, found_on)
+        log.warning("%s was found on other data of %s than those that dataset gives now", name, found_on)
 
 
 def claim_folder(

@@ -145,7 +145,7 @@ class SearchState(RunState):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Load what `state_dict` returned; `UserError` where the images on disk are no longer the same."""
         if saved["split"] != self.data.split.digest():
-            raise UserError("the training images have changed since this search began; give another hydra.run.dir")
+            raise UserError("the training data have changed since this search began; give another hydra.run.dir")
         self.supernet.load_state_dict(self.supernet.from_reference(saved["supernet"]))
         with torch.no_grad():
             for name, matrix in self.alpha.items():

@@ -130,6 +130,9 @@ class AudioDataset(LabelledDataset):
             f"less, for no frequency of a frame lies in band {empty}: they are {spacing:.3g} Hz apart (dataset.rate"
         )
         require(empty is None, "dataset.mel_bands", self.mel_bands, f"{allowed} / dataset.window)")
+        frames = self.features.frames
+        allowed = f"such that a sound has at most {MOST_FRAMES} frames (dataset.seconds x dataset.rate / dataset.hop)"
+        require(frames <= MOST_FRAMES, "dataset.hop", f"{self.hop} ({frames} frames)", allowed)
         self._check_statistics()
         self._check_augmentation()
 
@@ -138,7 +141,11 @@ class AudioDataset(LabelledDataset):
         for setting, values in (("dataset.mean", self.mean), ("dataset.std", self.std)):
             one = values is None or (len(values) == 1 and math.isfinite(values[0]))
             require(one, setting, values, "null, or one finite number in brackets")
-        require(self.std is None or self.std[0] > 0, "dataset.std", self.std, "above 0")
+        least, most = self.value_limits
+        within = self.mean is None or least <= self.mean[0] <= most
+        require(within, "dataset.mean", self.mean, f"from {least:g} to {most:g}")
+        within = self.std is None or 1e-9 <= self.std[0] <= most
+        require(within, "dataset.std", self.std, f"above 0 and at most {most:g}")
 
     def _check_augmentation(self) -> None:
         most = 1000 * self.seconds
@@ -186,6 +193,9 @@ class AudioDataset(LabelledDataset):
         from darts.tasks.features import SoundPreparation
 
         return SoundPreparation(self.features, self.augmentation, mean, std, device)
+
+
+MOST_FRAMES = 4096  # of a map's width, as a saved network's file may say
 
 
 @register("dataset", "bundled_audio")
@@ -253,6 +263,13 @@ class AudioFolder(AudioDataset):
         from darts.tasks.audio import folder_sounds
 
         return folder_sounds(self, "validation") if self.watch_validation else None
+
+    def check_files(self) -> None:
+        from darts.tasks.sounds import read_header
+
+        listing = self.listing()
+        for file in [*listing.test, *listing.validation]:
+            read_header(file.path)
 
     def listing(self) -> FolderListing:
         from darts.tasks.sound_folders import list_sounds

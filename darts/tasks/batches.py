@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -130,6 +130,13 @@ class Batches:
         """The same images in batches of another size; `UserError`, naming the setting, for more than there are."""
         size = _fitting(batch_size, self.indices, setting)
         return Batches(self.images, self.indices, size, self.preparation, self.seed)
+
+    def cut_out(self, side: int) -> Batches:
+        """The same images, of which training cuts out squares of this side; the side is 0 for sounds."""
+        preparation = self.preparation
+        if isinstance(preparation, Preparation):
+            preparation = replace(preparation, augmentation=replace(preparation.augmentation, cutout=side))
+        return Batches(self.images, self.indices, self.batch_size, preparation, self.seed)
 
     def first(self, images: int) -> Batch:
         """The first `images` images of `mixed` as one batch."""
@@ -296,7 +303,7 @@ def train_data(
     held = None
     watched = settings.validation_images()
     if watched is not None:
-        allowed = "0 with dataset.validation_folder, whose pictures are watched"
+        allowed = f"0 with {settings.watched_setting}, whose {settings.noun} are watched"
         require(validation == 0, "train.validation", validation, allowed)
     if validation:
         first, second = stratified(images.labels.cpu()[used], 1 - validation, generator(seed, "validation"))

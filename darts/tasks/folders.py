@@ -68,6 +68,9 @@ class FolderListing:
         if empty and name in folders:
             place = one_line(self.root / folders[name])
             raise UserError(f"dataset.root {place}: no {self.noun} of class {shortened(empty, 5)}")
+        if empty:
+            told = f"no training {self.noun} of class {shortened(empty, 5)} is left beside the other parts"
+            raise UserError(f"dataset.root {one_line(self.root)}: {told}")
         return files
 
     def without_test_pictures(self) -> list[str]:

@@ -55,6 +55,7 @@ class LabelledDataset(AnyDataset):
 
     value_limits: ClassVar[tuple[float, float]] = (0.0, 1.0)  # of what `values` returns
     noun: ClassVar[str] = "images"  # what the examples are, for people
+    watched_setting: ClassVar[str] = "dataset.validation_folder"  # by which a part of its own is watched
 
     mean: list[float] | None  # by channel, of pixels from 0 to 1 or a sound's features; null: of all training data
     std: list[float] | None  # standard deviations by channel, like mean
@@ -83,6 +84,9 @@ class LabelledDataset(AnyDataset):
     def listing(self) -> FolderListing | None:
         """List the folder that the examples come from; None where they come from no folder of the user's."""
         return None
+
+    def check_files(self) -> None:
+        """Read the headers of the test and validation files; `UserError` naming one that is no example."""
 
     def statistics_key(self, channels: int) -> tuple[Any, ...]:
         """What, besides the training files, decides the mean and standard deviation of `values`."""
@@ -135,7 +139,10 @@ class Dataset(LabelledDataset):
         for setting, values in (("dataset.mean", self.mean), ("dataset.std", self.std)):
             finite = values is None or all(math.isfinite(value) for value in values)
             require(finite, setting, values, "finite")
-        require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "above 0")
+        within = self.mean is None or all(0 <= value <= 1 for value in self.mean)
+        require(within, "dataset.mean", self.mean, "from 0 to 1, as the pixels are")
+        within = self.std is None or all(1e-9 <= value <= 1 for value in self.std)
+        require(within, "dataset.std", self.std, "above 0 and at most 1")
 
 
 def require_labelled(dataset: AnyDataset) -> LabelledDataset:
@@ -228,6 +235,13 @@ class ImageFolderDataset(Dataset):
         from darts.tasks.folders import list_folder
 
         return list_folder(self)
+
+    def check_files(self) -> None:
+        from darts.tasks.pictures import read_header
+
+        listing = self.listing()
+        for file in [*listing.test, *listing.validation]:
+            read_header(file.path)
 
     def validation_images(self) -> ImageSet | None:
         from darts.tasks.datasets import folder_images

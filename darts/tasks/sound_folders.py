@@ -5,6 +5,7 @@ A folder is listed, not read: a search may list the test part, whose sounds it m
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from pathlib import Path
 from darts.runtime.errors import UserError, one_line, unknown
 from darts.tasks.audio_settings import AudioFolder
 from darts.tasks.folders import (
+    PARTS,
     VALIDATION_NAMES,
     FolderListing,
     PictureFile,
@@ -45,7 +47,7 @@ class _Division:
 def list_sounds(settings: AudioFolder) -> FolderListing:
     """List the training and test sounds of `dataset.root`; `UserError` where it holds no classes to tell apart.
 
-    The folder holds train/ and test/ (and perhaps valid/), or sounds of all parts. Those are divided by the lists
+    The folder holds train/ and test/ (and perhaps valid/), or sounds of all parts. The latter are divided by the lists
     `dataset.testing_list` and `dataset.validation_list`, by `dataset.speakers_held_out`, or `dataset.test_fraction` of
     each class is the test part, always the same. A sound's class is its folder, or `dataset.name_pattern` finds it.
     """
@@ -54,9 +56,11 @@ def list_sounds(settings: AudioFolder) -> FolderListing:
         raise UserError(f"dataset.root {settings.root!r} is no folder; it must hold CLASS/*.wav, or train and test")
     root = root.resolve()
     skipped: Counter[str] = Counter()
-    folders = {entry.name.lower(): entry for entry in sorted(root.iterdir()) if entry.is_dir()}
-    if "train" in folders and "test" in folders and not settings.labelled_by_name:
+    folders = _parts(root)
+    if "train" in folders and "test" in folders:
         return _of_parts(settings, root, folders, skipped)
+    if not settings.labelled_by_name:
+        _refuse_lone_part(root, folders)
     classes, files = _scan(settings, root, skipped)
     refuse_few_classes(root, classes, files, OF_SOUNDS)
     lists = {setting: _list_file(settings, root, setting) for setting in ("testing_list", "validation_list")}
@@ -67,6 +71,28 @@ def list_sounds(settings: AudioFolder) -> FolderListing:
     _refuse_unwatched(settings, watched)
     parts = division.training, division.test
     return FolderListing(root, classes, *parts, True, dict(skipped), unused, watched, "", "", NOUN)
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders that are named like parts, by their names in small letters; `UserError` where two have one name."""
+    found: dict[str, Path] = {}
+    for entry in sorted(root.iterdir()):
+        name = entry.name.lower()
+        if name in PARTS and entry.is_dir():
+            if name in found:
+                told = f"the folders {found[name].name} and {entry.name} are one part in two spellings; remove one"
+                raise UserError(f"dataset.root {one_line(root)}: {told}")
+            found[name] = entry
+    return found
+
+
+def _refuse_lone_part(root: Path, folders: dict[str, Path]) -> None:
+    """`UserError` where there is train or test only, with class folders in it; a folder of sounds is a class."""
+    for name, other in (("train", "test"), ("test", "train")):
+        place = folders.get(name)
+        if place is not None and any(entry.is_dir() for entry in place.iterdir()):
+            told = f"there is a folder {place.name} with class folders, but no folder {other} beside it"
+            raise UserError(f"dataset.root {one_line(root)}: {told}; add it, or move all classes into one folder")
 
 
 def _of_parts(settings: AudioFolder, root: Path, folders: dict[str, Path], skipped: Counter[str]) -> FolderListing:
@@ -90,15 +116,19 @@ def _of_parts(settings: AudioFolder, root: Path, folders: dict[str, Path], skipp
 
 def _refuse_unwatched(settings: AudioFolder, watched: list[PictureFile]) -> None:
     if settings.watch_validation and not watched:
-        told = "dataset.root holds no validation_list.txt (dataset.validation_list) and no folder valid beside train"
-        raise UserError(f"dataset.watch_validation is true, but {told} and test")
+        told = "dataset.validation_list names no sound but test sounds, and no folder valid stands beside train"
+        raise UserError(f"dataset.watch_validation is true, but {told}")
 
 
 def _scan(settings: AudioFolder, part: Path, skipped: Counter[str]) -> tuple[list[str], list[PictureFile]]:
     """The classes of a part and their sounds; what is no sound is added to `skipped`."""
     walk = Walk(part, cache_folder(settings.cache), skipped, endings=SOUND_ENDINGS)
     if settings.labelled_by_name:
-        return _by_name(settings, walk.everything())
+        found = walk.everything()
+        kept = [file for file in found if NOISE not in Path(file.path).relative_to(part).parts[:-1]]
+        if len(kept) < len(found):
+            skipped[f"folder {NOISE}"] += 1
+        return _by_name(settings, kept)
     folders = walk.classes()
     if folders.pop(NOISE, None) is not None:
         skipped[f"folder {NOISE}"] += 1
@@ -137,10 +167,22 @@ def _group(settings: AudioFolder, file: PictureFile, group: str) -> str:
 
 
 def _list_file(settings: AudioFolder, root: Path, setting: str) -> Path | None:
-    """The file of a list where it is there."""
+    """The file of a list; None where it has the usual name and is not there. `UserError` where one is not usable."""
     name = getattr(settings, setting)
-    place = None if name is None else root / name
-    return place if place is not None and place.is_file() else None
+    if name is None:
+        return None
+    place = root / name
+    try:
+        if place.is_file():
+            return place
+        there = os.path.lexists(place)
+    except (OSError, ValueError):
+        there = False
+    if there or name != f"{setting}.txt":
+        told = "is no file" if there else "is not in dataset.root"
+        must = "it must be the name of a list, or null"
+        raise UserError(f"dataset.{setting} is {one_line(name)!r}, which {told}; {must}")
+    return None
 
 
 def _divided(
@@ -177,8 +219,8 @@ def _named(root: Path, files: Iterable[PictureFile], place: Path | None) -> set[
         lines = place.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{one_line(place)} cannot be read as a list ({type(error).__name__})") from None
-    by_place = {Path(file.path).relative_to(root).as_posix(): file for file in files}
-    names = [line.strip().replace("\\", "/").removeprefix("./") for line in lines if line.strip()]
+    by_place = {class_name(Path(file.path).relative_to(root).as_posix()): file for file in files}
+    names = [class_name(line.strip().replace("\\", "/").removeprefix("./")) for line in lines if line.strip()]
     strange = [name for name in names if name not in by_place]
     if strange:
         told = f"names {len(strange)} sounds that dataset.root does not hold: {shortened(strange, 3)}"

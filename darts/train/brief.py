@@ -33,16 +33,17 @@ def open_brief_data(settings: AnyBriefSettings, device: torch.device) -> BriefDa
     if isinstance(dataset, TextDataset):
         return text_train_data(dataset, settings.language, columns, settings.seed, device)
     images = require_labelled(dataset)
-    return search_data(images, settings.train_fraction, columns, settings.seed, device, setting="train.batch_size")
+    opened = search_data(images, settings.train_fraction, columns, settings.seed, device, setting="train.batch_size")
+    return in_batches_of(settings, opened)
 
 
 def in_batches_of(settings: AnyBriefSettings, opened: BriefData) -> BriefData:
-    """Opened data in batches of another size; `UserError`, naming the setting, for more than there is."""
+    """Opened data in batches, and with the cutout, of these settings; `UserError` for a larger batch than there is."""
     size = settings.train.batch_size
     if isinstance(opened, TextTrainData):
         columns = in_columns(opened.corpus.parts["train"], size, "train.batch_size")
         return train_data_of(opened.corpus, settings.language, columns, settings.seed, opened.device)
-    return dataclasses.replace(opened, train=opened.train.of(size))
+    return dataclasses.replace(opened, train=opened.train.of(size).cut_out(settings.train.cutout))
 
 
 def validation_score(

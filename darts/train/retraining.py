@@ -286,6 +286,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     state = new_state(settings, genotype, data, folder, start)
     state.experiment = own
     if distributed.is_main_process():
+        require_labelled(settings.dataset).check_files()
         claim_folder(folder, KIND, own, device, data_record(summary, own))
         warn_of_shared_pictures(settings.dataset)
     if saved is None:

@@ -131,7 +131,7 @@ def test_a_search_whose_images_have_changed_is_not_continued(tmp_path):
         kill_after(patch, search_steps, "weight_step", 3)
         search.run(folder_settings(3), tmp_path / "run")
     (tmp_path / "train" / "a" / "7.png").unlink()
-    with pytest.raises(UserError, match="the training images have changed"):
+    with pytest.raises(UserError, match="the training data have changed"):
         search.run(folder_settings(3), tmp_path / "run")
 
 

@@ -44,7 +44,7 @@ def test_pictures_that_change_under_a_retraining_end_it_without_a_result(part, t
 
     monkeypatch.setattr(retrain, "train_epoch", changing)
     what = {"train": "training", "test": "test"}[part]
-    with pytest.raises(UserError, match=f"dataset.root: the {what} images have changed while this run was under way"):
+    with pytest.raises(UserError, match=f"dataset.root: the {what} data have changed while this run was under way"):
         retrain.run(training(root), published("darts_v2"), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     (root / part / "b" / "another.png").unlink()
@@ -61,7 +61,7 @@ def test_pictures_that_change_under_a_search_end_it_without_a_cell(tmp_path, mon
         blacken(root / "train" / "a" / "3.png")
 
     monkeypatch.setattr(search, "search_epoch", changing)
-    with pytest.raises(UserError, match="the training images have changed while this run was under way"):
+    with pytest.raises(UserError, match="the training data have changed while this run was under way"):
         search.run(searching(root), tmp_path / "run")
     assert not (tmp_path / "run" / "genotype.json").exists()
 
