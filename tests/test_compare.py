@@ -71,7 +71,7 @@ DRAWN = [0.80, 0.81, 0.82, 0.805, 0.79, 0.815, 0.801, 0.811]
     [
         ([0.9], [*DRAWN, *[v - 0.05 for v in DRAWN], 0.7, 0.71, 0.72],
          "The searched cell is better than random sampling: it is in place 1 of 20, among itself and 19 random cells; "
-         "a cell drawn blindfold takes so good a place with probability 0.050."),
+         "a random cell ranks this high with probability 0.050."),
         ([0.812], DRAWN, "do not show that the searched cell is better than random sampling: it is in place 3 of 9"),
         ([0.9], DRAWN, "With so few random cells no place would show it: the least p is 0.111."),
         ([0.9, 0.91, 0.92], DRAWN, "The 3 searched cells are better than random sampling: a found cell beats a random "

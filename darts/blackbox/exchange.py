@@ -32,7 +32,7 @@ class Cost:
 
 @dataclass
 class Ledger:
-    """Adds up costs; once a limit is reached nothing more is begun, so that at most one evaluation goes beyond it."""
+    """Adds up costs. No evaluation begins that would exceed evaluations, epochs or macs; the last may exceed minutes."""
 
     budget: Budget
     evaluations: int = 0

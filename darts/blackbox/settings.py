@@ -72,6 +72,12 @@ class BriefTraining(Evaluator):
         return brief_training(self, context)
 
 
+@register("evaluator", "brief_training_text")
+@dataclass
+class BriefTrainingOfText(BriefTraining):
+    """Train a language model on the training part, measure the log-likelihood of the validation part."""
+
+
 @register("evaluator", "inherited")
 @dataclass
 class InheritedWeights(Evaluator):
@@ -166,6 +172,8 @@ class EvaluationSettings(DataSettings):
         for part in self.dataset.parts().values():
             check_size(part.size_setting, part.size, self.evaluator.network)
         how = getattr(self.evaluator, "accuracy", self.evaluator)  # of several objectives
+        of_text = isinstance(how, BriefTrainingOfText)
+        require(self.dataset.is_text or not of_text, "evaluator", "brief_training_text", "another without a text")
         if isinstance(how, BriefTraining):
             refuse_for_sounds(self.dataset, how.train, "evaluator.train")
 
@@ -203,8 +211,8 @@ class BlackBoxSettings(EvaluationSettings):
         allowed = "a file with evaluator=table, which reads it"
         require(not isinstance(how, TableLookup) or bool(self.benchmark.table), "benchmark.table", None, allowed)
         if isinstance(self.dataset, SeveralDatasets):
-            name = next((name for kind, name in OF_IMAGES.items() if isinstance(self.evaluator, kind)), None)
-            trained = name in (None, "table")
+            name = OF_IMAGES.get(type(self.evaluator))
+            trained = name in ("brief_training", "table")
             require(trained, "evaluator", name, "brief_training or table with several tasks")
             require(not self.constraints.any, "constraints", "given", f"null, {OF_ONE_NETWORK}")
         computes = not isinstance(how, TableLookup)
@@ -217,6 +225,7 @@ class BlackBoxSettings(EvaluationSettings):
 
 
 OF_IMAGES: dict[type, str] = {
+    BriefTraining: "brief_training",
     InheritedWeights: "inherited",
     TableLookup: "table",
     ZeroCost: "zero_cost",

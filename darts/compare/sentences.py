@@ -39,7 +39,7 @@ def sentence(claim: Claim, spent: str = "", scale: Scale = ACCURACIES) -> str:
 def _of_one_cell(claim: Claim, place: Place) -> str:
     what = "the searched cell" if claim.group == SEARCHED else f"the cell of {claim.group}"
     where = f"in place {place.place} of {place.among}, among itself and {place.among - 1} random cells"
-    chance = f"a cell drawn blindfold takes so good a place with probability {place.p:.3f}{_correction(claim)}"
+    chance = f"a random cell ranks this high with probability {place.p:.3f}{_correction(claim)}"
     subject = what[0].upper() + what[1:]
     if claim.shown:
         told = f"{subject} is better than random sampling: it is {where}; {chance}."

@@ -19,7 +19,7 @@ NOTES = (
     "over retrainings is that of one cell's networks; std over cells is that of the cells' means and, where a cell was "
     "trained once, contains the former. Relative improvement over random sampling: 100 {improvement} / random of "
     "the means (Yang et al. 2020). p: of several cells by ranks, two-sided, a search one observation; of a single cell "
-    "that a blindfold draw takes so good a place; each corrected by Holm's method for the claims of its column. A12: "
+    "that a random cell ranks this high; each corrected by Holm's method for the claims of its column. A12: "
     "how often a found cell beats a random one. Search cost: means; an epoch is one pass over all training {many}. "
     "Parameters without the auxiliary head; multiply-adds of one {one}; seconds of one training."
 )

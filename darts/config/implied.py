@@ -73,7 +73,8 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
         found.append(f"hydra.run.dir='${{runs}}/compare/{'+'.join(task_names(typed['tasks']))}'")
     for (group, name), (other, following) in FOLLOWING:
         useless = other == "evaluator" and command != "search"
-        decided = "experiment" in typed and group != "experiment"  # which chooses data and space
+        chosen = typed.get("experiment") not in (None, "quick")  # which chooses data and space; quick changes nothing
+        decided = chosen and group != "experiment"
         if typed.get(group) == name and other not in typed and not useless and not decided:
             typed[other] = following
             found.append(f"{other}={following}")
