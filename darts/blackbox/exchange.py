@@ -32,7 +32,7 @@ class Cost:
 
 @dataclass
 class Ledger:
-    """Adds up costs. No evaluation begins that would exceed evaluations, epochs or macs; the last may exceed minutes."""
+    """Adds up costs. No evaluation begins that would go beyond a limit, but for that of minutes."""
 
     budget: Budget
     evaluations: int = 0

@@ -84,15 +84,15 @@ def mixed(
 
     Each image is mixed with the one before it in the whole batch, the first with the last.
     """
-    choices = []
+    if recipe.mixup == 0 and recipe.cutmix == 0:
+        return images, Target(labels, None)
     from torchvision.transforms import v2
 
+    choices = []
     if recipe.mixup > 0:
         choices.append(v2.MixUp(alpha=recipe.mixup, num_classes=classes))
     if recipe.cutmix > 0:
         choices.append(v2.CutMix(alpha=recipe.cutmix, num_classes=classes))
-    if not choices:
-        return images, Target(labels, None)
     seed, epoch, step = position
     before_images, before_labels = before_own(images, labels)
     number = len(before_labels)
