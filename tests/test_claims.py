@@ -204,7 +204,7 @@ def larger(draws: np.random.Generator, population, cells: int, shift: float = 0.
 @pytest.mark.parametrize("population", [normal, skewed])
 def test_accuracies_at_equal_size_show_nothing_too_often(population):
     """Where size is all that makes found cells better, raw accuracies show it, and those at equal size do not."""
-    draws, number = np.random.default_rng(7), 500
+    draws, number = np.random.default_rng(7), 250
     raw = equal = 0
     for _ in range(number):
         made = larger(draws, population, 6)

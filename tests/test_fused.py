@@ -277,12 +277,12 @@ def followed(folder, engine: str, steps: int, *overrides: str, dtype=torch.float
     return {kind: matrix.detach().clone() for kind, matrix in state.alpha.items()}, losses
 
 
-@pytest.mark.parametrize("method", ["darts", "darts_second_order"])
-def test_a_hundred_steps_lead_to_the_same_alphas(method, tmp_path):
+@pytest.mark.parametrize(("method", "steps"), [("darts", 100), ("darts_second_order", 40)])
+def test_many_steps_lead_to_the_same_alphas(method, steps, tmp_path):
     # Training is chaotic: at the usual learning rate a change of one part in 1e14 grows to the size of the alphas
     # within a hundred steps, in the reference supernet too. Small steps without momentum leave room to compare.
     calm = f"method={method}", "weight_optimiser.learning_rate=2e-3", "weight_optimiser.momentum=0"
-    reference, fused = (followed(tmp_path, engine, 100, *calm)[0] for engine in ("reference", "fused"))
+    reference, fused = (followed(tmp_path, engine, steps, *calm)[0] for engine in ("reference", "fused"))
     for kind in CELL_TYPES:
         assert (reference[kind] - fused[kind]).abs().max() < 1e-6
         assert fused[kind].abs().max() > 0.05  # they moved

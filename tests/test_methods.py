@@ -115,7 +115,7 @@ def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path
 
 
 def test_every_space_is_searched_from_the_command_line(tmp_path):
-    place = ["hydra.sweep.dir=searches", "hydra.sweep.subdir=${space.name}"]
+    place = ["logger=none", "hydra.sweep.dir=searches", "hydra.sweep.subdir=${space.name}"]
     spaces = f"space={','.join(SPACES)}"
     done = run_command(
         [str(ROOT / "train_search.py"), "-m", *TINY, "search.epochs=1", "search.batch_size=16", spaces, *place],
@@ -127,7 +127,8 @@ def test_every_space_is_searched_from_the_command_line(tmp_path):
         assert found["space"] == space
     done = run_command(
         [str(ROOT / "train_final.py"), "-m", *TINY, "train.epochs=1", "train.batch_size=32", spaces,
-         "genotype=searches/${space.name}", "hydra.sweep.dir=finals", "hydra.sweep.subdir=${space.name}"], tmp_path
+         "logger=none", "genotype=searches/${space.name}", "hydra.sweep.dir=finals",
+         "hydra.sweep.subdir=${space.name}"], tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("finals/*/result.json"))) == len(SPACES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
@@ -89,7 +90,7 @@ def _p_values(rows: np.ndarray, number: int, drawn_ways: int) -> tuple[np.ndarra
     length = rows.shape[1]
     exact = math.comb(length, number) <= EXACT_WAYS
     own = _membership(np.arange(number)[None], length)
-    dealt = _membership(_deals(length, number, drawn_ways, exact), length)
+    dealt = _dealt(length, number, drawn_ways, exact)
     p, superiority = [], []
     for values in rows:
         beats = (values[:, None] > values[None, :]) + 0.5 * (values[:, None] == values[None, :])
@@ -102,12 +103,13 @@ def _p_values(rows: np.ndarray, number: int, drawn_ways: int) -> tuple[np.ndarra
     return np.array(p), np.array(superiority)
 
 
-def _deals(values: int, number: int, drawn_ways: int, exact: bool) -> np.ndarray:
-    """Which values the first sample gets, a row a way."""
+@functools.lru_cache(maxsize=8)
+def _dealt(values: int, number: int, drawn_ways: int, exact: bool) -> np.ndarray:
+    """Which values the first sample gets, a row a way, as `_membership` has it; the same ones for every test alike."""
     if exact:
-        return np.array(list(itertools.combinations(range(values), number)))
+        return _membership(np.array(list(itertools.combinations(range(values), number))), values)
     order = np.random.default_rng(0).random((drawn_ways, values)).argsort(axis=1)
-    return order[:, :number]
+    return _membership(order[:, :number], values)
 
 
 def _membership(chosen: np.ndarray, values: int) -> np.ndarray:
@@ -142,7 +144,7 @@ def size_adjusted_test(first: Sequence[float], second: Sequence[float], sizes: S
     shift = np.concatenate([np.ones(number), np.zeros(len(second))])
     design = np.column_stack([shift, line])
     fitted = line @ (np.linalg.pinv(line) @ values)
-    order = np.random.default_rng(0).random((DRAWN_WAYS, len(values))).argsort(axis=1)
+    order = _orders(len(values))
     dealt = fitted[:, None] + (values - fitted)[order].T
     observed = float(_shift_t(design, values[:, None])[0])
     extreme = int((abs(_shift_t(design, dealt)) >= abs(observed) * (1 - 1e-9)).sum())
@@ -156,6 +158,12 @@ def size_adjusted_test(first: Sequence[float], second: Sequence[float], sizes: S
         p=(1 + extreme) / (1 + DRAWN_WAYS),
         least_p=least_size_p(number, len(second)),
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _orders(values: int) -> np.ndarray:
+    """The random orders in which errors are dealt out, a row each: the same ones for every test of as many values."""
+    return np.random.default_rng(0).random((DRAWN_WAYS, values)).argsort(axis=1)
 
 
 def _shift_t(design: np.ndarray, values: np.ndarray) -> np.ndarray:
