@@ -150,7 +150,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no worker is left alone with it."""
+    """What takes longest begins first, so that no worker is left alone with it; slow tests of faults are exhaustive."""
+    for item in items:
+        if item.path.parent.name == "faults" and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.exhaustive)
 
     def seconds(item: pytest.Item) -> float:
         slow = item.get_closest_marker("slow")
