@@ -209,7 +209,7 @@ def test_tasks_are_weighed_by_relative_progress():
     task.prepare_epoch([line(a=9.0, b=9.0), line(a=2.0, b=1.0), line(a=1.0, b=0.9)])
     raised = math.exp(0.5 / 2), math.exp(0.9 / 2)
     assert task.weights == pytest.approx([raised[0] / sum(raised), raised[1] / sum(raised)])
-    assert task.shares == [0.5, 0.5]
+    assert task.fixed_weights == [0.5, 0.5]
     weighed = SeveralTasks(["a", "b"], [0.75, 0.25], Weighting.RELATIVE_PROGRESS)
     weighed.prepare_epoch([line(a=1.0, b=1.0), line(a=1.0, b=1.0)])
     assert weighed.weights == pytest.approx([0.75, 0.25])

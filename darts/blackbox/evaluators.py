@@ -104,7 +104,7 @@ def brief_trainings(how: BriefTraining, context: EvaluationContext) -> Scorer:
     data = context.data
     if not (isinstance(data, SeveralSearchData) and isinstance(context.settings.dataset, SeveralDatasets)):
         raise TypeError("several tasks are opened by settings of several tasks")
-    weights = dict(zip(data.members, data.task.shares, strict=True))
+    weights = dict(zip(data.members, data.task.fixed_weights, strict=True))
     scorers = {}
     for name, part in context.settings.dataset.parts().items():
         settings = dataclasses.replace(context.settings, dataset=part)

@@ -35,9 +35,9 @@ class Rules:
     most_skips: int | None  # skip connections in a cell
     required: list[str]  # operations that every cell must have
     forbidden: list[str]  # operations that no cell may have
-    least_depth: int | None  # operations on the longest way from an input to the output
-    most_depth: int | None  # operations on that way at most
-    uniform: bool  # draw all valid cells alike, by drawing again; false: find one by going back, which is quicker
+    least_depth: int | None  # fewest operations on the longest path from an input to the output
+    most_depth: int | None  # most operations on the longest path from an input to the output
+    uniform: bool  # all valid cells are equally likely (rejection); false: backtracking, quicker but not uniform
 
     def __post_init__(self) -> None:
         for name in ("most_skips", "least_depth", "most_depth"):

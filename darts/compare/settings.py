@@ -20,7 +20,7 @@ class RandomBaseline:
     """What found cells are compared with."""
 
     samples: int  # cells drawn uniformly
-    search: bool  # beside methods: searches of random search at the same budget
+    search: bool  # with methods: run random search at the same budget too
 
     def __post_init__(self) -> None:
         require(2 <= self.samples <= 10_000, "random.samples", self.samples, "from 2 (a spread needs two) to 10000")
@@ -52,12 +52,12 @@ class CompareSettings(RunSettings):
 
     tasks: list[str]  # search on each of several data sets and on all of them, and retrain every cell on each
     searches_in: str | None  # the folder of the searches, which comparisons may share; null: within this one's
-    methods: list[str]  # searches to run: a method's name, or that and settings of its search after spaces
+    methods: list[str]  # searches to run, each a method's name or 'NAME KEY=VALUE ...'
     seeds: list[int]  # of each method's searches
-    searches: dict[str, Any]  # settings of all searches
-    scored_by: str | None  # evaluator: what scores cells for those that ask for scores; null: brief training
+    searches: dict[str, Any]  # settings of all searches, given as +searches.KEY=VALUE
+    scored_by: str | None  # evaluator of searches by scores; null: brief training
     budget: Budget  # of each search; all null: as the searches' own settings say
-    searched: list[str] | None  # cells that are there already; null: the newest search's, where methods is empty
+    searched: list[str] | None  # found cells to compare; null: the newest search's, where methods is empty
     random: RandomBaseline
     retrainings: int  # networks trained of each cell, found and random ones alike
     adjust_for: str | None  # parameters or macs: compare accuracies as they would be at equal size

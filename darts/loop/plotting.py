@@ -112,6 +112,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
     figure.supylabel("weight", fontsize=8)
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     epochs = [line["epoch"] for line in history]
+    marker = "." if len(epochs) == 1 else ""
     for index, axes in enumerate(grid.flat):
         axes.tick_params(labelsize=7)
         if index >= len(edges):
@@ -121,7 +122,7 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
         axes.xaxis.get_major_locator().set_params(integer=True)
         for column, name in enumerate(space.candidates):
             values = [line["mixture"][kind][index][column] for line in history]
-            axes.plot(epochs, values, color=colour(name), marker="." if len(epochs) == 1 else "", label=name)
+            axes.plot(epochs, values, color=colour(name), marker=marker, label=name)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=7, frameon=False)
     figure.subplots_adjust(left=0.06, right=0.99, top=1 - 0.65 / (1.7 * down + 0.8), bottom=0.75 / (1.7 * down + 0.8),

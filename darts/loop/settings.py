@@ -75,7 +75,7 @@ class SearchLoop:
     """How long a search runs and on what."""
 
     epochs: int  # passes over the training split
-    batch_size: int  # images of a batch, over all processes; the same in both splits
+    batch_size: int  # images (of a text columns) in a batch, over all processes; the same in both splits
     train_fraction: float  # fraction of the training images that trains the weights; the rest trains the architecture
     initial_alpha: float  # standard deviation of the architecture parameters at the start
 
@@ -90,9 +90,9 @@ class SearchLoop:
 class Budget:
     """What a search may spend; null: no limit. It ends before what would go beyond."""
 
-    evaluations: int | None  # of genotypes; differentiable methods make none
+    evaluations: int | None  # most genotypes that are evaluated; searches by gradients evaluate none
     epochs: float | None  # passes over all training images
-    minutes: float | None  # of the search's epochs or evaluations
+    minutes: float | None  # most minutes that epochs or evaluations take
     macs: float | None  # multiply-adds; a pass that is differentiated counts three times
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class DataSettings(CommonSettings):
     """What every command is told that computes on a data set."""
 
     deterministic: bool  # on a GPU, algorithms that repeat to the bit where there are any; the CPU always repeats
-    precision: Precision  # of convolutions and matrix products
+    precision: Precision  # number format of convolutions and matrix products
     graphs: bool  # on CUDA, a step as one graph: recorded once, replayed after
     memory: MemorySettings
     dataset: AnyDataset

@@ -45,8 +45,8 @@ class DiagnosticsSettings:
     """Which costly diagnostics a search measures; the cheap ones are always there."""
 
     eigenvalue_every: int  # epochs between two dominant eigenvalues of the validation Hessian in alpha; 0: never
-    gap_every: int  # epochs between two accuracies of the discretised supernet; 0: never
-    gradient_repeats: int  # gradients of alpha an epoch, over batches and over draws, that are compared; 0: none
+    gap_every: int  # epochs from one accuracy of the discretised supernet to the next; 0: never
+    gradient_repeats: int  # number of gradients of alpha, over batches and over draws, compared after an epoch; 0: none
 
     def __post_init__(self) -> None:
         for name in ("eigenvalue_every", "gap_every"):

@@ -49,7 +49,10 @@ def content_identity(settings: AnyDataset, tested: bool = False) -> dict[str, st
     if isinstance(settings, SeveralDatasets):
         members = {task: content_identity(part, tested) for task, part in settings.parts().items()}
         keys = sorted({key for found in members.values() for key in found})
-        return {key: digest_of([f"{task} {found.get(key)}" for task, found in members.items()]) for key in keys}
+        digests = {}
+        for key in keys:
+            digests[key] = digest_of([f"{task} {found.get(key)}" for task, found in members.items()])
+        return digests
     if not isinstance(settings, LabelledDataset):
         raise TypeError(f"no digest of {type(settings).__name__}")
     listing = settings.listing()

@@ -39,7 +39,7 @@ class AnyDataset:
 
     name: str  # of the data set, as reports print it
     root: str  # the folder its files lie in
-    fraction: float  # fraction of the training data that is used: the same of every class; of a text the first words
+    fraction: float  # fraction of the training data that is used: the same of every class; of a text its beginning
 
     def __post_init__(self) -> None:
         require(0 < self.fraction <= 1, "dataset.fraction", self.fraction, "above 0 and at most 1")
@@ -57,7 +57,7 @@ class LabelledDataset(AnyDataset):
     noun: ClassVar[str] = "images"  # what the examples are, for people
     watched_setting: ClassVar[str] = "dataset.validation_folder"  # by which a part of its own is watched
 
-    mean: list[float] | None  # by channel, of pixels from 0 to 1 or a sound's features; null: of all training data
+    mean: list[float] | None  # of each channel (pixels from 0 to 1, or features); null: measured on all training data
     std: list[float] | None  # standard deviations by channel, like mean
 
     def parts(self) -> dict[str, LabelledDataset]:
@@ -330,22 +330,22 @@ class LanguageSettings:
 
     units: int  # of the embedding and of the cell's state
     dropout_embedding: float  # probability with which a word of the vocabulary is dropped
-    dropout_inputs: float  # with which a value of an embedded word is dropped
-    dropout_cell_input: float  # and once more where the cell reads it
-    dropout_hidden: float  # with which a value of a state is dropped, wherever the cell reads it
-    dropout_output: float  # with which a value of the cell's output is dropped before the decoder
-    masks: DropoutMasks  # which masks the passes of one step of a search see
-    activation: float  # weight of the mean square of the outputs in the weights' loss
-    temporal: float  # weight of the mean square of their changes from word to word
-    piece: int  # words of a column in a piece: how far gradients reach back
+    dropout_inputs: float  # probability with which a value of an embedded word is dropped
+    dropout_cell_input: float  # probability with which a value of the cell's input is dropped, besides dropout_inputs
+    dropout_hidden: float  # probability with which a value of a hidden state is dropped, wherever the cell reads it
+    dropout_output: float  # probability with which a value of the cell's output is dropped before the decoder
+    masks: DropoutMasks  # whether all passes of a search's step see the same dropout masks
+    activation: float  # weight of the penalty on large outputs of the cell (AR) in the weights' loss
+    temporal: float  # weight of the penalty on changes of the output from word to word (TAR) in the weights' loss
+    piece: int  # length of a piece in words: how far gradients reach back (BPTT length)
     piece_halved: float  # probability of a piece of half the length
-    piece_deviation: float  # standard deviation of the length; 0: exactly `piece` or half of it
+    piece_deviation: float  # standard deviation of a piece's length; 0: exactly language.piece or half of it
     piece_most_above: int  # words by which a piece may be longer than `piece`
-    evaluation_columns: int  # columns of the validation text where it is only evaluated
-    test_columns: int  # columns of the test text
-    perplexity: Perplexity  # over how many words a perplexity is a mean: EXACT, or AS_PRINTED in the papers
+    evaluation_columns: int  # columns, read in parallel, in which the validation text is evaluated
+    test_columns: int  # columns, read in parallel, in which the test text is evaluated
+    perplexity: Perplexity  # what the loss is divided by: EXACT, the predicted words, or AS_PRINTED by the papers' code
     unrolled_embedding: UnrolledEmbedding  # whether the second order's unrolled step moves the embedding
-    average_after: int  # epochs without a lower validation loss until averaged SGD takes over; 0: never
+    average_after: int  # averaged SGD begins at a loss above the lowest of all epochs but the last so many; 0: never
 
     def __post_init__(self) -> None:
         require(1 <= self.units <= 65536, "language.units", self.units, "from 1 to 65536")

@@ -38,11 +38,11 @@ class SeveralTasks(Task):
 
     metric = ACCURACY
 
-    def __init__(self, names: Sequence[str], shares: Sequence[float], weighting: Weighting) -> None:
+    def __init__(self, names: Sequence[str], fixed_weights: Sequence[float], weighting: Weighting) -> None:
         self.names = list(names)
-        self.shares = list(shares)  # sum to 1
+        self.fixed_weights = list(fixed_weights)  # sum to 1
         self.weighting = weighting
-        self.weights = list(shares)  # of this epoch, in the architecture loss
+        self.weights = list(fixed_weights)  # of this epoch, in the architecture loss
 
     def prepare_epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Weigh the tasks for the epoch that follows on those in `history`.
@@ -54,7 +54,9 @@ class SeveralTasks(Task):
         if self.weighting is Weighting.FIXED or len(history) < 2:
             return
         ratios = [self._ratio(history, name) for name in self.names]
-        raised = [share * math.exp(ratio / TEMPERATURE) for share, ratio in zip(self.shares, ratios, strict=True)]
+        raised = [
+            weight * math.exp(ratio / TEMPERATURE) for weight, ratio in zip(self.fixed_weights, ratios, strict=True)
+        ]
         self.weights = [value / sum(raised) for value in raised]
 
     @staticmethod
@@ -89,7 +91,7 @@ class SeveralTasks(Task):
         """The tasks' means, and beside every "NAME/loss" and "NAME/accuracy" their weighted mean over the tasks."""
         found = dict(means)
         first = self.names[0]
-        for metric, weights in (("loss", self.weights), ("accuracy", self.shares)):
+        for metric, weights in (("loss", self.weights), ("accuracy", self.fixed_weights)):
             for key in means:
                 prefix, mark, rest = key.rpartition(f"{first}/{metric}")  # such as "train/"
                 if mark and not rest and prefix[-1:] in ("", "/"):
@@ -236,4 +238,4 @@ def several_search_data(
         name: search_data(part, train_fraction, batch_size, seed, device, setting)
         for name, part in settings.parts().items()
     }
-    return SeveralSearchData(members, SeveralTasks(list(members), settings.shares(), settings.weighting))
+    return SeveralSearchData(members, SeveralTasks(list(members), settings.fixed_weights(), settings.weighting))

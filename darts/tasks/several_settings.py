@@ -53,7 +53,7 @@ class SeveralDatasets(AnyDataset):
             if isinstance(dataset, LabelledDataset)
         }
 
-    def shares(self) -> list[float]:
+    def fixed_weights(self) -> list[float]:
         """The weights of the tasks, which sum to 1."""
         given = [1.0] * len(self.members) if self.weights is None else self.weights
         return [weight / sum(given) for weight in given]

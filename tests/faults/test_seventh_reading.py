@@ -15,11 +15,10 @@ from darts import tune
 from darts.blackbox import loop as blackbox
 from darts.compare import power, tables
 from darts.runtime.errors import UserError
-from darts.search import loop as search
 from darts.spaces.published import published
 from darts.tasks.sound_folders import list_sounds
 from darts.train import brief, retraining
-from tests.conftest import TINY, TINY_SCORES, TINY_TRAIN, composed, configuration, run_command
+from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_TRAIN, composed, configuration, run_command
 from tests.test_audio import dataset, write_sounds
 from tests.test_text import small, written
 
@@ -267,7 +266,7 @@ def test_a_search_of_which_every_training_diverges_finds_nothing(tmp_path):
 
 def test_the_printed_perplexity_is_no_setting_of_a_search_by_scores(tmp_path):
     own = small(written(tmp_path), "method=random", "language.perplexity=AS_PRINTED")
-    done = run_command(["train_search.py", *own, "hydra.run.dir=out"], Path(search.__file__).parents[2])
+    done = run_command(["train_search.py", *own, f"hydra.run.dir={tmp_path / 'out'}"], ROOT)
     assert done.returncode == 2 and "language.perplexity is given" in done.stderr
 
 
@@ -275,6 +274,6 @@ def test_the_printed_perplexity_is_no_setting_of_a_search_by_scores(tmp_path):
     "own", [["method=random", "evaluator=zero_cost", "evaluator.train.epochs=1"], ["recipe=modern"]]
 )
 def test_a_setting_of_another_choice_is_not_called_a_misspelling_of_itself(own, tmp_path):
-    done = run_command(["train_search.py", *own], Path(search.__file__).parents[2])
+    done = run_command(["train_search.py", *own, f"hydra.run.dir={tmp_path / 'out'}"], ROOT)
     assert done.returncode == 2 and "did you mean" not in done.stderr, done.stderr
     assert "is no setting of what is chosen beside it, or of this command" in done.stderr
