@@ -127,7 +127,7 @@ def keep_best(
     best = max(scores, key=lambda name: scores[name])
     if scores[best] == metric.worst_score:
         raise UserError(f"every training diverged or learned nothing; lower {rate}")
-    values = {name: metric.of_brief_training(score) for name, score in scores.items()}
+    values = {name: metric.value_of_brief_score(score) for name, score in scores.items()}
     provenance: dict[str, Any] = {**found[best].provenance, "selected": {"from": len(found), metric.plural: values}}
     chosen = Genotype(found[best].space, found[best].cells, provenance)
     write_json(folder / "selection.json", {"chosen": best, f"validation_{metric.name}": values})

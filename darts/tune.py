@@ -337,7 +337,7 @@ def run_trial(
         trial.set_user_attr(DIVERGED, True)
     study.tell(trial, found)
     shown = ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
-    value, best = (metric.shown(metric.of_brief_training(known)) for known in (found, study.best_value))
+    value, best = (metric.shown(metric.value_of_brief_score(known)) for known in (found, study.best_value))
     log.info("trial %d/%d  validation %s %s, best %s  %s", number + 1, typed.trials, metric.name, value, best, shown)
 
 
@@ -350,7 +350,7 @@ def finish(study: optuna.study.Study, settings: TuneSettings, cells: dict[str, F
         raise UserError(f"parameters: all {len(trials)} trainings diverged; give ranges with lower rates")
     cell = cells[str(study.best_params.get("genotype", settings.genotype))]
     best = {
-        metric.name: metric.of_brief_training(study.best_value),
+        metric.name: metric.value_of_brief_score(study.best_value),
         "values": study.best_params,
         "trials": len(trials),
         "cell": cell.genotype.digest(),

@@ -132,7 +132,7 @@ def brief_trainings(how: BriefTraining, context: EvaluationContext) -> Scorer:
 
 
 @dataclass(frozen=True)
-class BriefWork:
+class BriefTrainingJob:
     """What a brief training trains on, and what it costs."""
 
     data: BriefData
@@ -140,7 +140,7 @@ class BriefWork:
     macs: Callable[[Genotype, int], float]  # multiply-adds of a training of so many epochs with its evaluations
 
 
-def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefWork:
+def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefTrainingJob:
     whole = images_of(context)
     train, valid = len(whole.split.train), len(whole.split.valid)
 
@@ -149,10 +149,10 @@ def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefWork
         return passes * _network_macs(genotype, how.network, whole.shape)
 
     own_batches = whole.train.of(how.train.batch_size, "evaluator.train.batch_size").cut_out(how.train.cutout)
-    return BriefWork(dataclasses.replace(whole, train=own_batches), train / (train + valid), macs)
+    return BriefTrainingJob(dataclasses.replace(whole, train=own_batches), train / (train + valid), macs)
 
 
-def _work_of_text(how: BriefTraining, context: EvaluationContext) -> BriefWork:
+def _work_of_text(how: BriefTraining, context: EvaluationContext) -> BriefTrainingJob:
     settings = context.settings
     if not isinstance(settings, TextBlackBoxSettings) or not isinstance(context.data, TextSearchData):
         raise TypeError("a text is opened by settings of a text")
@@ -166,7 +166,7 @@ def _work_of_text(how: BriefTraining, context: EvaluationContext) -> BriefWork:
         of_a_word = macs_of_a_word(language.units, data.shape.vocabulary, nodes)
         return float(epochs * (DIFFERENTIATED * words + judged) * of_a_word)
 
-    return BriefWork(data, 1.0, macs)
+    return BriefTrainingJob(data, 1.0, macs)
 
 
 def images_of(context: EvaluationContext) -> SearchData:

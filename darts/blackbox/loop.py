@@ -47,7 +47,7 @@ from darts.tasks.summary import log_summary, summary_of
 
 log = logging.getLogger(__name__)
 KIND = "search by scores"  # what run.json calls it
-ONE_COLUMN = 1  # of a text, which an evaluator lays into columns of its own
+PLACEHOLDER_COLUMNS = 1  # of a text, which an evaluator lays into columns of its own
 
 
 @dataclass
@@ -153,7 +153,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     loop = settings.search
     language, batch_size = None, loop.batch_size
     if isinstance(settings, TextBlackBoxSettings):
-        language, batch_size = settings.language, ONE_COLUMN
+        language, batch_size = settings.language, PLACEHOLDER_COLUMNS
     data = searched_data(settings.dataset, language, loop.train_fraction, batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))

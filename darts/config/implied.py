@@ -22,7 +22,7 @@ FOLLOWING = [  # a choice and one that follows from it
     (("experiment", "darts_ptb"), ("evaluator", "brief_training_text")),
     (("experiment", "darts_wikitext2"), ("evaluator", "brief_training_text")),
 ]
-NOT_TYPED = ("evaluator=brief_training_text",)  # which a search by gradients ignores, and does not refuse
+IGNORED_IF_IMPLIED = ("evaluator=brief_training_text",)  # which a search by gradients ignores, and does not refuse
 WITH_DATA = ("search", "final", "compare", "select", "tune", "correlate", "benchmark")  # commands with a data set
 
 

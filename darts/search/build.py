@@ -71,6 +71,6 @@ def language_supernet(settings: TextSearchSettings, shape: TextShape) -> Recurre
     kind = AlgebraicSupernet if settings.engine is Engine.fused else RecurrentSupernet
     supernet = kind(space, shape.vocabulary, language.units, dropouts_of(language))
     if language.unrolled_embedding is UnrolledEmbedding.HELD:
-        supernet.held_in_unrolled_step = ("embedding",)
+        supernet.fixed_in_unrolled_step = ("embedding",)
     supernet.macs = RecurrentMacs(language.units, shape.vocabulary, len(space.edges()))
     return supernet

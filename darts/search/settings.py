@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from darts.blackbox import predictor, strategies  # noqa: F401  they register themselves
 from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules, TextBlackBoxSettings
 from darts.config.compose import dotted_key, is_among, typed_settings
-from darts.config.implied import NOT_TYPED, task_names
+from darts.config.implied import IGNORED_IF_IMPLIED, task_names
 from darts.config.registry import command_settings
 from darts.loop.settings import (
     ArchitectureOptimiser,
@@ -230,7 +230,7 @@ def search_settings(config: DictConfig, overrides: Sequence[str] = ()) -> Search
     """
     settings = typed_settings(config, AnySearchSettings).narrowed()
     for override in overrides:
-        if override not in NOT_TYPED:
+        if override not in IGNORED_IF_IMPLIED:
             refuse_unused(dotted_key(override), settings)
     return settings
 

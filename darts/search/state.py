@@ -86,10 +86,10 @@ class SearchState(RunState):
         if carry is not None:
             self.carry[split] = carry
 
-    def held_weights(self) -> frozenset[int]:
+    def fixed_weights_of_unrolled_step(self) -> frozenset[int]:
         """The weights, by position, that an unrolled step leaves as they are: an embedding, where settings say so."""
         names = [name for name, _ in self.supernet.named_parameters()]
-        return frozenset(at for at, name in enumerate(names) if name in self.supernet.held_in_unrolled_step)
+        return frozenset(at for at, name in enumerate(names) if name in self.supernet.fixed_in_unrolled_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, alpha and both optimisers, and what must be the same when they are loaded."""

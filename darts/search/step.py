@@ -99,7 +99,7 @@ def bilevel_problem(
         weight_decay=group["weight_decay"],
         all_reduce=distributed.all_reduce,
         clip=clip,
-        held=state.held_weights(),
+        held=state.fixed_weights_of_unrolled_step(),
     )
 
 

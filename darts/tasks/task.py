@@ -83,7 +83,7 @@ class Metric:
         """The value so that lower is better, as a sweeper wants it: the error in place of an accuracy."""
         return 1 - value if self.higher_is_better else value
 
-    def of_brief_training(self, score: float) -> float:
+    def value_of_brief_score(self, score: float) -> float:
         """The value that a brief training's score stands for: an accuracy, or minus the logarithm of a perplexity."""
         return score if self.higher_is_better else math.exp(-score)
 
