@@ -144,7 +144,7 @@ def read_network(path: Path, setting: str = "weights") -> tuple[Network, dict[st
 
 def network_of(described: dict[str, Any], path: Path) -> tuple[Network, dict[str, Any]]:
     """The network that the content of a file describes, checked, in evaluation mode; `UserError` naming the file."""
-    if described.get("kind") == "language model":
+    if isinstance(described, dict) and described.get("kind") == "language model":
         told = "predictions, exports, fine-tuning and load_network know networks of images only"
         raise UserError(f"weights: {path} is a language model; {told}")
     try:

@@ -14,10 +14,12 @@ from PIL import Image
 from darts import tune
 from darts.blackbox import loop as blackbox
 from darts.compare import power, tables
+from darts.runtime.checkpoint import write_state
 from darts.runtime.errors import UserError
 from darts.spaces.published import published
 from darts.tasks.sound_folders import list_sounds
 from darts.train import brief, retraining
+from darts.train.saved import read_network
 from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_TRAIN, composed, configuration, run_command
 from tests.test_audio import dataset, write_sounds
 from tests.test_text import small, written
@@ -277,3 +279,10 @@ def test_a_setting_of_another_choice_is_not_called_a_misspelling_of_itself(own, 
     done = run_command(["train_search.py", *own, f"hydra.run.dir={tmp_path / 'out'}"], ROOT)
     assert done.returncode == 2 and "did you mean" not in done.stderr, done.stderr
     assert "is no setting of what is chosen beside it, or of this command" in done.stderr
+
+
+@pytest.mark.parametrize("content", [[], "text", 3, None])
+def test_a_weights_file_that_holds_no_dictionary_is_refused(content, tmp_path):
+    write_state(tmp_path / "weights.pt", content)
+    with pytest.raises(UserError, match="does not describe a network"):
+        read_network(tmp_path / "weights.pt")

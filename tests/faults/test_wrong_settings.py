@@ -83,7 +83,7 @@ def checked(commands, folder, injected) -> None:
         assert "Traceback" not in done.stderr + done.stdout, command
         if code == 2:
             assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (command, done.stderr)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 60  # a second or two alone; tests beside it may take most of the machine
     assert before == {name: (taken / name).read_bytes() for name in ours}
     injected("wrong command", len(commands))
 
