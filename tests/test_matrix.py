@@ -63,8 +63,16 @@ def test_the_matrix_pairs_every_method_space_and_way():
         assert there == set(itertools.product(axes[first], axes[second]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "space", "way"), pairs(), ids=lambda value: str(value).replace(" ", ""))
+ALIKE = ("s2", "s3", "s4")  # spaces that differ from s1 in the candidates of their edges only
+
+
+def marked(row: tuple[str, str, tuple[str, str, bool]]):
+    return pytest.param(*row, marks=[pytest.mark.slow, *([pytest.mark.exhaustive] if row[1] in ALIKE else [])])
+
+
+@pytest.mark.parametrize(
+    ("method", "space", "way"), map(marked, pairs()), ids=lambda value: str(value).replace(" ", "")
+)
 def test_every_combination_searches(method, space, way, tmp_path, without_pictures):
     if space == "s4" and method in ABOUT_SKIPS:
         with pytest.raises(UserError, match=r"space\.candidates .* must be with skip_connect"):

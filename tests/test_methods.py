@@ -95,6 +95,7 @@ def test_it_names_its_paper_and_itself(method):
     assert text.startswith("# ") and composed("search", f"method={method}", *WIDE).method.name == method
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow(140)
 def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path):
     """As a user would compare them: one command, a job a method; those that add epochs are told to add few."""
