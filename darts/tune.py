@@ -164,7 +164,7 @@ def check_ranges(settings: DictConfig, opened: dict[str, BriefData]) -> None:
             raise UserError(
                 f"parameters names {given.name}, which changes what trials are judged by, not how they train"
             )
-        typed.refuse_unused(given.name)
+        typed.refuse_ignored(given.name)
         reason = replaced(typed).get(given.name)
         if reason is not None and not any(name.startswith("train.recipe.") for name in names):
             raise UserError(f"parameters names {given.name}, but {reason}")

@@ -213,7 +213,7 @@ def test_a_run_is_not_resumed_with_other_classes(command, folder, tmp_path):
     begun()
     for part in ("train", "test"):
         (folder / part / "bee").rename(folder / part / "bug")
-    with pytest.raises(UserError, match=r"the training images.* have changed since"):
+    with pytest.raises(UserError, match=r"the training data.* have changed since"):
         begun()
 
 

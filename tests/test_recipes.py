@@ -36,7 +36,7 @@ def test_the_published_recipe_changes_nothing():
     settings = settings_of("train.epochs=5")
     assert recipes.optimised(settings) == settings.weight_optimiser
     optimiser = recipes.recipe_optimiser([torch.nn.Parameter(torch.ones(2))], settings)
-    assert type(optimiser) is torch.optim.SGD
+    assert isinstance(optimiser, torch.optim.SGD)
     raw = RawBatch(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.arange(2), torch.rand(2, 5))
     assert recipes.changed_pixels(raw, settings.train.recipe.randaugment) is raw
     images, target = recipes.mixed(torch.ones(2, 1, 8, 8), torch.arange(2), settings.train.recipe, 10, (0, 0, 0))

@@ -258,6 +258,7 @@ def test_a_score_that_is_no_number_is_refused_and_a_training_that_diverges_score
             )
         )
     wild = ["evaluator.weight_optimiser.learning_rate=1e30", "evaluator.weight_optimiser.clip=inf"]
-    blackbox.run(composed("search", *TINY_SEARCH, "method=random", "budget.evaluations=2", *wild), tmp_path)
+    with pytest.raises(UserError, match="all 2 trainings diverged, so that no cell is better"):
+        blackbox.run(composed("search", *TINY_SEARCH, "method=random", "budget.evaluations=2", *wild), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [(line["score"], line["diverged"]) for line in lines] == [(0.0, 1.0)] * 2

@@ -684,8 +684,10 @@ def test_a_search_by_scores_killed_within_a_training_resumes_equal(text, tmp_pat
 def test_a_training_that_diverges_has_the_worst_score_and_is_told(text, tmp_path, caplog):
     settings = score_settings(text, "method=random", "evaluator.weight_optimiser.learning_rate=1e30",
                               "evaluator.weight_optimiser.clip=inf", "budget.evaluations=1")  # fmt: skip
-    found = blackbox.run(settings, tmp_path)
-    assert found.provenance["score"] == -100 and "its score counts as -100" in caplog.text
+    with pytest.raises(UserError, match="all 1 trainings diverged"):
+        blackbox.run(settings, tmp_path)
+    (line,) = [json.loads(own) for own in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert line["score"] == -100 and "its score counts as -100" in caplog.text
 
 
 @pytest.mark.parametrize("evaluator", ["zero_cost", "multi_objective"])

@@ -259,13 +259,17 @@ class AnyBriefSettings(BriefSettings):
         require(not (self.graphs and self.dataset.is_text), "graphs", self.graphs, GRAPHS_OF_TEXT)
 
     def refuse_unused(self, key: str) -> None:
+        """`UserError` where a setting is given that this call does not use; `key`: its dotted name."""
+        self.refuse_ignored(key)
+        super().refuse_unused(key)
+
+    def refuse_ignored(self, key: str) -> None:
         """`UserError` where a setting is given that trainings on these data do not use; `key`: its dotted name."""
         of_text = (*OF_BRIEF_IMAGES, *OF_LANGUAGE_SEARCH, "language.test_columns")
         ignored = of_text if self.dataset.is_text else ("language",)
         if is_among(key, ignored):
             kind = TextFinalSettings.kind if self.dataset.is_text else FinalSettings.kind
             raise UserError(f"{key} is given, but {kind} is trained, which ignores it")
-        super().refuse_unused(key)
 
 
 @dataclass

@@ -153,7 +153,8 @@ def test_tensorboard_shows_every_epoch_of_a_resumed_run_once(tmp_path, monkeypat
 def test_a_search_whose_trainings_diverge_leaves_no_thread(tmp_path, without_pictures):
     before = threading.active_count()
     wild = ["evaluator.weight_optimiser.learning_rate=1e30", "evaluator.weight_optimiser.clip=inf"]
-    blackbox.run(composed("search", *SCORES, *wild), tmp_path)
+    with pytest.raises(UserError, match="trainings diverged"):
+        blackbox.run(composed("search", *SCORES, *wild), tmp_path)
     assert threading.active_count() == before
 
 

@@ -129,7 +129,7 @@ def test_a_study_of_other_parameters_or_accuracies_is_refused(tmp_path):
     (tmp_path / "out" / "best.json").unlink()
     kept = (tmp_path / "out" / "study.db").read_bytes()
     shutil.copy(tmp_path / "other" / "study.db", tmp_path / "out" / "study.db")
-    refused(run_command(TUNE, tmp_path), "study.db is not of this study", "weight_optimiser.momentum")
+    refused(run_command(TUNE, tmp_path), "study.db is not of this study", "other data or settings")
     (tmp_path / "out" / "study.db").write_bytes(kept)
     with sqlite3.connect(tmp_path / "out" / "study.db") as opened:
         opened.execute("update trial_values set value = 7.5")
