@@ -6,6 +6,7 @@ given ones on every task's data and on all of them, its baselines random cells a
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def as_typed(overrides: Sequence[str], folder: Path) -> Iterator[CompareSettings
     with open_dict(composed.hydra):
         composed.hydra.runtime.output_dir = str(folder)
         composed.hydra.job.config_name = own.job.config_name
-    HydraConfig.instance().set_config(composed)
+    HydraConfig.instance().set_config(copy.deepcopy(composed))
     with open_dict(composed):
         del composed["hydra"]
     command_configuration.set(composed)
