@@ -6,7 +6,6 @@ The settings of each kind are in blackbox/settings.py; their `scorer` methods ca
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from darts.blackbox.exchange import Scorer
+from darts.blackbox.exchange import ANY_SCORE, Scorer
 from darts.blackbox.inherited import path_accuracy, path_of, trained_supernet
 from darts.blackbox.proxies import PROXIES
 from darts.blackbox.settings import (
@@ -259,4 +258,4 @@ def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
             weighed *= 1.0 if target is None else (costs[name] / target) ** how.exponent
         return weighed, {**metrics, "accuracy": accuracy, **costs}
 
-    return dataclasses.replace(inner, score=score, limits=(-math.inf, math.inf))
+    return dataclasses.replace(inner, score=score, limits=ANY_SCORE)

@@ -18,6 +18,7 @@ from darts.spaces.genotype import Genotype
 from darts.spaces.variation import canonical, ordered
 
 log = logging.getLogger(__name__)
+ANY_SCORE = (-math.inf, math.inf)
 REMEMBERED = 10_000  # requests in a row that were answered from memory: then nothing new is left to ask
 
 
@@ -81,7 +82,7 @@ class Scorer:
     macs: Callable[[Genotype, float], float] = lambda genotype, fraction: 0.0  # multiply-adds of an evaluation
     partial_effort: bool = False  # whether a fraction of the effort means anything
     effort: Callable[[float], float] = lambda fraction: fraction  # what a fraction comes to: equal efforts are one
-    limits: tuple[float, float] = (-math.inf, math.inf)  # what a score can be
+    limits: tuple[float, float] = ANY_SCORE  # what a score can be
     exact: bool = False  # equal architectures have scores of their own, as in a table
 
     def key(self, request: Request) -> str:

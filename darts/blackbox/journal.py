@@ -5,7 +5,6 @@ A stopped search resumes from history.jsonl: strategies ask again, and what stan
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from darts.blackbox.exchange import ANY_SCORE
 from darts.loop.loggers import Logger, single_values
 from darts.loop.tracking import peak_memory_mb
 from darts.runtime.errors import UserError
@@ -20,7 +20,6 @@ from darts.runtime.files import append_line, read_lines, write_lines
 from darts.runtime.schema import FINITE, JSON, Within
 
 Line = dict[str, Any]
-ANY_SCORE = (-math.inf, math.inf)
 NOT_NEGATIVE = Within(0, sys.float_info.max)
 LINE = {
     **{"evaluation": int, "key": str, "fraction": Within(0, 1), "score": FINITE, "best": FINITE},
@@ -39,10 +38,8 @@ class Journal:
         """`limits`: the least and the greatest score that there can be."""
         self.folder, self.device = folder, device
         scored = {name: FINITE if limits == ANY_SCORE else Within(*limits) for name in ("score", "best")}
-        before, seconds = (
-            read_lines(folder / "history.jsonl", LINE | scored),
-            read_lines(folder / "timing.jsonl", TIMING),
-        )
+        before = read_lines(folder / "history.jsonl", LINE | scored)
+        seconds = read_lines(folder / "timing.jsonl", TIMING)
         complete = min(len(before), len(seconds))
         self.before = list(zip(before[:complete], seconds[:complete], strict=True))  # what a stopped search left
         self.pending_key: str | None = None  # the key of a new evaluation under way

@@ -108,7 +108,7 @@ def settings_of_search(settings: CompareSettings, method: str, seed: int) -> Sea
     overrides = typed_overrides()
     shared = [item for item in overrides if dotted_key(item).split(".")[0] in PASSED]
     if {"dataset", "tasks"} & {dotted_key(item) for item in method.split()[1:]}:  # a search on data of its own
-        shared = [item for item in shared if dotted_key(item).split(".")[0] != "dataset" or "@" in item]
+        shared = [item for item in shared if dotted_key(item).split(".")[0] != "dataset"]
     limits = vars(settings.budget)
     if is_random_search(method) and not limited(limits):
         limits = budget_of_baseline(settings)

@@ -21,7 +21,7 @@ from omegaconf import open_dict
 from darts.compare import run
 from darts.compare.plan import RANDOM
 from darts.compare.power import SAMPLING, SEARCH, Design, forecast_lines, refuse_powerless
-from darts.compare.report import Report
+from darts.compare.report import Claim, Group, Report
 from darts.compare.searches import is_random_search
 from darts.compare.settings import CompareSettings
 from darts.compare.tables import markdown, p_value
@@ -61,13 +61,11 @@ def method_on(method: str, data: Sequence[str]) -> str:
 
 def overrides_on(settings: CompareSettings, task: str, folder: Path) -> list[str]:
     """What would be typed for the comparison on one task."""
-    data = sources(settings)
-    methods = [m for m in settings.methods if not is_random_search(m)]
-    entries = [method_on(method, own) for method in methods for own in data.values()]
+    entries = [entry for _, _, entry in rows_of(settings)]
     kept = [item for item in typed_overrides() if dotted_key(item).split(".")[0] not in REPLACED]
     kept = [item for item in kept if dotted_key(item) not in WITHIN]
     listed = ",".join(quoted(entry, always=True) for entry in entries)
-    return [*kept, *data[task], f"methods=[{listed}]", f"searches_in={quoted(str(folder / 'searches'))}"]
+    return [*kept, *sources(settings)[task], f"methods=[{listed}]", f"searches_in={quoted(str(folder / 'searches'))}"]
 
 
 def task_folder(folder: Path, task: str) -> Path:
@@ -140,10 +138,9 @@ def content(settings: CompareSettings, reports: dict[str, Report]) -> list[dict[
     found: list[dict[str, object]] = []
     for method, source, entry in rows_of(settings):
         for task, report in reports.items():
-            own = {group.name: group for group in report.groups}.get(entry)
+            own = group_of(report, entry)
             if own is not None:
-                sampling, search = (report.claims_against(kind).get(entry) for kind in (SAMPLING, SEARCH))
-                claims = {SAMPLING: sampling, SEARCH: search}
+                claims = claims_of(report, entry)
                 ps = {f"p: {kind}": None if claim is None else claim.p for kind, claim in claims.items()}
                 line = {"method": method, "searched on": source, "retrained on": task, "cells": own.cells}
                 found.append({**line, f"mean {report.metric}": own.mean, **ps})
@@ -174,9 +171,19 @@ def summary(settings: CompareSettings, reports: dict[str, Report]) -> str:
 
 
 def _cells_of(report: Report, entry: str) -> list[str]:
-    group = {group.name: group for group in report.groups}.get(entry)
+    group = group_of(report, entry)
     if group is None:
         return ["-"] * 4
-    sampling, search = (report.claims_against(kind).get(entry) for kind in (SAMPLING, SEARCH))
     scale = report.scale
-    return [scale.shown(group.mean), scale.shown(group.spread.over_cells), p_value(sampling), p_value(search)]
+    ps = map(p_value, claims_of(report, entry).values())
+    return [scale.shown(group.mean), scale.shown(group.spread.over_cells), *ps]
+
+
+def group_of(report: Report, entry: str) -> Group | None:
+    """The group of an entry of `methods`; None where none of its searches ended well."""
+    return next((group for group in report.groups if group.name == entry), None)
+
+
+def claims_of(report: Report, entry: str) -> dict[str, Claim | None]:
+    """What is claimed of a group, by what it is against."""
+    return {kind: report.claims_against(kind).get(entry) for kind in (SAMPLING, SEARCH)}

@@ -264,12 +264,10 @@ class AudioFolder(AudioDataset):
 
         return folder_sounds(self, "validation") if self.watch_validation else None
 
-    def check_files(self) -> None:
+    def check_header(self, path: str) -> None:
         from darts.tasks.sounds import read_header
 
-        listing = self.listing()
-        for file in [*listing.test, *listing.validation]:
-            read_header(file.path)
+        read_header(path)
 
     def listing(self) -> FolderListing:
         from darts.tasks.sound_folders import list_sounds

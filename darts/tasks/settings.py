@@ -87,6 +87,14 @@ class LabelledDataset(AnyDataset):
 
     def check_files(self) -> None:
         """Read the headers of the test and validation files; `UserError` naming one that is no example."""
+        listing = self.listing()
+        if listing is not None:
+            for file in [*listing.test, *listing.validation]:
+                self.check_header(file.path)
+
+    def check_header(self, path: str) -> None:
+        """Read the header of a file of the listing; `UserError` naming it where it is no example."""
+        raise NotImplementedError
 
     def statistics_key(self, channels: int) -> tuple[Any, ...]:
         """What, besides the training files, decides the mean and standard deviation of `values`."""
@@ -236,12 +244,10 @@ class ImageFolderDataset(Dataset):
 
         return list_folder(self)
 
-    def check_files(self) -> None:
+    def check_header(self, path: str) -> None:
         from darts.tasks.pictures import read_header
 
-        listing = self.listing()
-        for file in [*listing.test, *listing.validation]:
-            read_header(file.path)
+        read_header(path)
 
     def validation_images(self) -> ImageSet | None:
         from darts.tasks.datasets import folder_images
