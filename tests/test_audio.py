@@ -26,6 +26,7 @@ from darts.spaces.search_space import InputShape
 from darts.tasks import batches
 from darts.tasks.audio import conversions
 from darts.tasks.audio_settings import Features, SoundAugmentation
+from darts.tasks.batches import train_data
 from darts.tasks.content import content_identity, warn_of_shared_pictures
 from darts.tasks.datasets import channel_statistics, open_test, open_training
 from darts.tasks.features import FLOOR, LogMel, masked, mel_filters, shifted, sound_draws
@@ -717,3 +718,11 @@ def test_a_search_by_scores_takes_sounds(tmp_path):
     settings = composed("search", *small, *DIGITS_SMALL, "method=random", "evaluator=zero_cost", "budget.evaluations=2",
                         "search.batch_size=8", "evaluator.batch_size=8", "logger=none")  # fmt: skip
     assert set(blackbox.run(settings, tmp_path).cells) == {"normal", "reduction"}
+
+
+def test_watched_sounds_are_told_by_the_setting_that_sounds_have(tmp_path):
+    for part in ("train", "test", "valid"):
+        write_sounds(tmp_path / part, {"high": 800, "low": 150})
+    own = dataset(tmp_path, "dataset.watch_validation=true")
+    with pytest.raises(UserError, match=r"0 with dataset\.watch_validation, whose sounds are watched"):
+        train_data(own, 0, 4, 0, torch.device("cpu"), validation=0.2)

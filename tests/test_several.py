@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import darts
 from darts.blackbox import loop as blackbox
 from darts.config.identity import identity
 from darts.config.implied import alone, implied_choices, task_names
 from darts.loop.record import experiment
 from darts.models.batch_norm import frozen_statistics
 from darts.runtime.checkpoint import Checkpoints
+from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.search.settings import search_settings
@@ -396,6 +398,16 @@ def test_a_comparison_says_what_a_cell_of_each_task_reaches_on_each(tmp_path):
         assert len({outcome["genotype"] for outcome in report["outcomes"] if outcome["group"] in own_groups}) >= 2
     again = run_command(command, ROOT)
     assert again.returncode == 0 and "epoch 1/1" not in again.stdout
+
+
+def test_a_comparison_over_tasks_is_not_taken_for_one_task_from_python():
+    with pytest.raises(UserError, match=r"tasks: a comparison over several tasks is run by python -m darts\.compare"):
+        darts.run_comparison(BOTH, "methods=[darts]")
+
+
+def test_a_comparison_over_tasks_has_a_folder_of_their_names():
+    assert implied_choices("compare", [BOTH]) == [f"hydra.run.dir='${{runs}}/compare/{IMAGES}+{SOUNDS}'"]
+    assert implied_choices("compare", ["tasks=[]"]) == []
 
 
 def test_methods_are_needed_for_a_comparison_over_tasks(tmp_path):

@@ -138,9 +138,11 @@ def run_comparison(*overrides: str, folder: str | Path | None = None) -> Compari
     """Run a comparison and write its report, as `python -m darts.compare OVERRIDES` does.
 
     The same `folder` again runs what is lacking. Default: `runs`/compare/DATASET, which all comparisons on a data set
-    share. Raises `UserError` for wrong settings, and for a design that can show nothing.
+    share. Raises `UserError` for wrong settings, for a design that can show nothing, and for several tasks.
     """
     settings = settings_of("compare", *overrides)
+    if settings.tasks:
+        raise UserError("tasks: a comparison over several tasks is run by python -m darts.compare, not from Python")
     place = Path(settings.runs, "compare", settings.dataset.name) if folder is None else Path(folder)
     place = place.expanduser().resolve()
     planned = run.foretold(settings)

@@ -69,8 +69,9 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
     if command not in WITH_DATA:
         return []
     found = members_of(typed) if command == "search" else []
-    if command == "compare" and isinstance(typed.get("tasks"), list) and "hydra.run.dir" not in typed:
-        found.append(f"hydra.run.dir='${{runs}}/compare/{'+'.join(task_names(typed['tasks']))}'")
+    tasks = typed.get("tasks")
+    if command == "compare" and isinstance(tasks, list) and tasks and "hydra.run.dir" not in typed:
+        found.append(f"hydra.run.dir='${{runs}}/compare/{'+'.join(task_names(tasks))}'")
     for (group, name), (other, following) in FOLLOWING:
         useless = other == "evaluator" and command != "search"
         chosen = typed.get("experiment") not in (None, "quick")  # which chooses data and space; quick changes nothing

@@ -96,6 +96,7 @@ class AudioDataset(LabelledDataset):
     is_sound: ClassVar[bool] = True
     value_limits: ClassVar[tuple[float, float]] = (-1000.0, 1000.0)
     noun: ClassVar[str] = "sounds"
+    watched_setting: ClassVar[str] = "dataset.watch_validation"
 
     rate: int  # samples a second; sounds of other rates are resampled
     seconds: float  # of every sound; shorter ones get silence on both sides, of longer ones the middle is kept
