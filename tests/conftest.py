@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import os
@@ -21,15 +22,13 @@ from darts.config.compose import CONF, typed_settings
 from darts.config.implied import implied_choices
 from darts.correlate import CorrelateSettings
 from darts.describe import DescribeSettings
-from darts.loop import plotting
-from darts.loop.tracking import Tracker
 from darts.models.supernet import Supernet
-from darts.search import ending
 from darts.search.settings import AnySearchSettings
 from darts.select import SelectSettings
 from darts.spaces.search_space import InputShape, SearchSpace, Skeleton, plan_cells
 from darts.train.settings import AnyFinalSettings
 from darts.tune import TuneSettings
+from tests.forkserver import ForkServer, leave_out_pictures
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = [
@@ -44,6 +43,9 @@ TINY_SEARCH = [*TINY, "search.epochs=3", "search.batch_size=16", "space.nodes=2"
                "space.candidates=[none,max_pool_3x3,skip_connect,sep_conv_3x3]"]  # fmt: skip
 TINY_SCORES = [item for item in TINY_SEARCH if not item.startswith(("network.", "search.epochs"))]  # for black box
 TINY_TRAIN = [*TINY, "train.epochs=2", "train.batch_size=32"]
+
+METHOD_FILES = sorted((ROOT / "conf" / "method").glob("*.yaml"))
+GRADIENT_METHODS = [file.stem for file in METHOD_FILES if "/schema/strategy/" not in file.read_text()]
 
 SCHEMAS = {
     "search": AnySearchSettings,
@@ -79,13 +81,27 @@ def composed(command: str, *overrides: str):
 
 
 def run_command(
-    command: list[str], folder: Path, timeout: float = 300, **extra: str
+    command: list[str], folder: Path, timeout: float = 300, pictures: bool | None = None, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python` with the given arguments in a folder, as a user would."""
-    environment = {**ENVIRONMENT, **extra}
-    return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
-    )
+    """Run `python` with the given arguments in a folder, as a user would, in a fork of one that has imported it all.
+
+    With another environment, code or torchrun it is a process from the start. Pictures are drawn where the test is of
+    them, or where told.
+    """
+    if extra or command[:1] == ["-c"] or command[:2] == TORCHRUN[:2]:
+        return subprocess.run(
+            [sys.executable, *command], cwd=folder, env={**ENVIRONMENT, **extra}, capture_output=True, text=True,
+            timeout=timeout,
+        )  # fmt: skip
+    drawn = Pictures.drawn if pictures is None else pictures
+    return fork_server().run([str(item) for item in command], folder, timeout, pictures=drawn)
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    server = ForkServer(ENVIRONMENT)
+    atexit.register(server.stop)
+    return server
 
 
 def space_of(name: str, nodes: int, edges_kept: int, candidates: list[str]) -> SearchSpace:
@@ -93,17 +109,18 @@ def space_of(name: str, nodes: int, edges_kept: int, candidates: list[str]) -> S
     return SearchSpace(name, nodes, edges_kept, candidates, Skeleton.darts, None)
 
 
-def leave_out_pictures(patch: pytest.MonkeyPatch) -> None:
-    """They take longer than the runs of these tests."""
-    patch.setattr(Tracker, "picture", lambda *_: None)
-    for name in ("save_figure", "save_cells", "draw_curves", "draw_diagnostics", "draw_mixtures"):
-        patch.setattr(plotting, name, lambda *_: [])
-    patch.setattr(ending, "draw_changes", lambda *_: None)
+class Pictures:
+    """Whether commands draw them: they take longer than the rest of a tiny run."""
+
+    drawn = False
 
 
-@pytest.fixture
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_out_pictures(monkeypatch)
+@pytest.fixture(autouse=True)
+def only_wanted_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw their pictures in tests that are marked with `pictures`, and in no others."""
+    Pictures.drawn = request.node.get_closest_marker("pictures") is not None
+    if not Pictures.drawn:
+        leave_out_pictures(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -45,7 +45,6 @@ from tests.faults.leavings import left, saved
 from tests.faults.test_kills import Killed, kill_after
 from tests.test_export import need
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
 CPU = torch.device("cpu")
 RATE = 2000
 DIGITS_SMALL = ["dataset=spoken_digits_mini", "dataset.fraction=0.02"]

@@ -13,6 +13,7 @@ from darts.spaces.published import published
 from darts.spaces.search_space import SearchSpace
 from tests.conftest import composed, run_command
 
+pytestmark = pytest.mark.pictures
 NAMES = ["darts_v1", "darts_v2", "pc_darts", "nasnet", "amoebanet"]
 
 

@@ -148,7 +148,6 @@ def weights(folder, tmp_path):
     return tmp_path / "run" / "weights.pt", result
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_a_saved_network_is_tested_by_the_names_of_its_classes(weights, folder):
     file, result = weights
     settings, stored = final(folder), read_state(file)
@@ -176,7 +175,6 @@ def test_a_saved_network_is_tested_by_the_names_of_its_classes(weights, folder):
         saved.evaluate_file(settings, file)
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_without_names_the_number_of_classes_is_compared_and_a_warning_given(weights, folder, caplog):
     file, result = weights
     stored = read_state(file)
@@ -190,7 +188,6 @@ def test_without_names_the_number_of_classes_is_compared_and_a_warning_given(wei
         saved.evaluate_file(final(folder), file)
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_a_saved_network_keeps_its_channels_where_the_pictures_are_grey_now(weights, folder):
     file, _ = weights
     for picture in folder.rglob("*.bmp"):

@@ -38,7 +38,8 @@ from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.settings import ParallelSettings
 from darts.search import loop as search
-from tests.conftest import TINY_SEARCH, composed, leave_out_pictures
+from tests.conftest import TINY_SEARCH, composed
+from tests.forkserver import leave_out_pictures
 import pytest
 
 @dataclass
@@ -56,7 +57,7 @@ class Drifting(PlainAutograd):
 settings = composed("search", *TINY_SEARCH, "search.epochs=2", "search.batch_size=18", "device=cpu")
 method = dataclasses.replace(settings.method, weight_gradient=PlainAutograd(False))
 settings = dataclasses.replace(settings, method=method)
-leave_out_pictures(pytest.MonkeyPatch())
+leave_out_pictures()
 out, spoil = Path(sys.argv[1]), sys.argv[2]
 with distributed.process_group(ParallelSettings(True, 1.0), "cpu", False):
     if spoil == "weights" and distributed.rank() == 1:
@@ -115,7 +116,6 @@ class Forgetful(Constant):
         return seen.active, {"decisions": seen.memory.get("decisions", 0) + 1}
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_a_schedules_memory_does_not_wipe_the_weight_gradients(tmp_path):
     settings = composed("search", *TINY_SEARCH, "method=oles", "method.weight_gradient.steps=2",
                         "method.weight_gradient.threshold=1.0")  # fmt: skip

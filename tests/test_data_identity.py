@@ -22,8 +22,6 @@ from darts.train.saved import evaluate_file
 from tests.conftest import TINY_DATA, TINY_SEARCH, TINY_TRAIN, composed
 from tests.faults.test_kills import Killed, kill_after
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 def pictures(root: Path, shade: int = 0) -> Path:
     """Two classes of eight training and two test pictures of one colour each."""

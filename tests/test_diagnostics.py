@@ -21,6 +21,8 @@ from darts.spaces.published import published
 from darts.spaces.search_space import InputShape
 from tests.conftest import TINY, TINY_SEARCH, composed
 
+pytestmark = pytest.mark.pictures
+
 
 def test_entropy_is_log_of_the_candidates_where_nothing_is_decided():
     assert entropy(torch.full((3, 8), 1 / 8)) == pytest.approx(math.log(8))

@@ -13,9 +13,9 @@ import os
 
 import pytest
 
-from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
+from tests.conftest import GRADIENT_METHODS, TINY_SEARCH, TINY_TRAIN, composed
 from tests.fake_cuda import LAYOUTS, REFERENCE, Case, Count, counts, why_not
-from tests.test_methods import METHODS, SHORT
+from tests.test_methods import SHORT
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"fake CUDA needs more: {why_not()}")
 
@@ -63,7 +63,7 @@ def counted(tmp_path_factory) -> dict[str, Count]:
     """Every step's counts; the processes of a parallel test run count them once, and the others read them."""
     cases = {name: case for name, (case, _, _) in STEPS.items()}
     cases["tf32"] = "tf32", "search", SMALL
-    cases |= {name: of_method(name) for name in METHODS}
+    cases |= {name: of_method(name) for name in GRADIENT_METHODS}
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     with (shared / "fake_cuda.json").open("a+") as file:
@@ -106,7 +106,7 @@ def test_a_step_of_the_published_size_stays_on_the_device_and_within_its_count(n
     require_within(counts([case])[0], operators, gigabytes)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
 def test_a_step_of_every_method_stays_on_the_device_or_is_refused_as_a_graph(name, counted):
     count = counted[name]
     assert count.copies == {} and count.host == {} and count.strides == []

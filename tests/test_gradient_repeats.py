@@ -18,7 +18,6 @@ from darts.search import loop as search
 from tests.conftest import TINY_SEARCH, composed
 from tests.test_text import search_settings, written
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
 NAMES = ("batches_cosine", "batches_ratio", "draws_cosine", "draws_ratio")
 
 

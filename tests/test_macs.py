@@ -73,14 +73,14 @@ def test_a_mixture_of_few_candidates_counts_these_only(tmp_path, method):
         ("sdarts_rs", 3 + 3),
     ],
 )
-def test_an_epoch_counts_its_passes(tmp_path, without_pictures, method, passes):
+def test_an_epoch_counts_its_passes(tmp_path, method, passes):
     """In closed form: three for a pass with its gradient, one for the evaluation at the end."""
     cost = spent(tmp_path, f"method={method}")
     macs = state_of(tmp_path / "other", f"method={method}").supernet.macs
     assert cost["macs"] == IMAGES * (passes + 1) * (macs.rest + macs.all_edges)
 
 
-def test_what_is_counted_is_nearly_what_torch_computes(tmp_path, without_pictures):
+def test_what_is_counted_is_nearly_what_torch_computes(tmp_path):
     """Under torch's counter of a whole epoch, backward passes included.
 
     It knows that images have no gradient, and takes the gradient of a depthwise kernel for one of a full one.
@@ -91,7 +91,7 @@ def test_what_is_counted_is_nearly_what_torch_computes(tmp_path, without_picture
     assert 0.9 < counter.get_total_flops() / 2 / state.tracker.macs < 1.1
 
 
-def test_both_engines_count_alike_and_so_does_checkpointing(tmp_path, without_pictures):
+def test_both_engines_count_alike_and_so_does_checkpointing(tmp_path):
     counts = [
         spent(tmp_path / str(number), "method=darts", *own)["macs"]
         for number, own in enumerate((["engine=fused"], ["engine=reference"], ["memory.activation_checkpointing=true"]))
@@ -99,7 +99,7 @@ def test_both_engines_count_alike_and_so_does_checkpointing(tmp_path, without_pi
     assert counts[0] == counts[1] == counts[2] > 0
 
 
-def test_a_resumed_search_counts_what_the_uninterrupted_one_counts(tmp_path, without_pictures):
+def test_a_resumed_search_counts_what_the_uninterrupted_one_counts(tmp_path):
     settings = composed("search", *TINY_SEARCH, "method=darts")
     search.run(settings, tmp_path / "whole")
     for name in ("within", "after"):
@@ -136,7 +136,7 @@ def test_a_step_that_is_replayed_counts_as_at_its_last_call(tmp_path):
     assert totals == [5, 10, 15, 22]
 
 
-def test_a_budget_ends_a_search_by_gradients_with_its_epoch(tmp_path, without_pictures):
+def test_a_budget_ends_a_search_by_gradients_with_its_epoch(tmp_path):
     one = spent(tmp_path / "one", "method=darts")["macs"]
     search.run(composed("search", *TINY_SEARCH, "method=darts", f"budget.macs={1.5 * one}"), tmp_path / "two")
     assert cost_of(tmp_path / "two") == cost_of(tmp_path / "two") | {"macs": 2 * one, "epochs": 2.0}
@@ -146,7 +146,7 @@ SCORED = [*TINY_SCORES, "method=random", "evaluator.train.epochs=1", "evaluator.
           "evaluator.network.channels=2", "evaluator.network.cells=3"]  # fmt: skip
 
 
-def test_a_budget_begins_no_evaluation_beyond_it(tmp_path, without_pictures):
+def test_a_budget_begins_no_evaluation_beyond_it(tmp_path):
     blackbox.run(composed("search", *SCORED, "budget.evaluations=3"), tmp_path / "three")
     lines = [json.loads(line) for line in (tmp_path / "three" / "history.jsonl").read_text().splitlines()]
     costs = [line["cost/macs"] for line in lines]
@@ -156,7 +156,7 @@ def test_a_budget_begins_no_evaluation_beyond_it(tmp_path, without_pictures):
     assert cost_of(tmp_path / "two")["evaluations"] == 2
 
 
-def test_a_brief_training_counts_three_passes_an_epoch_and_its_evaluation(tmp_path, without_pictures):
+def test_a_brief_training_counts_three_passes_an_epoch_and_its_evaluation(tmp_path):
     found = blackbox.run(composed("search", *SCORED, "budget.evaluations=1"), tmp_path)
     size = composed("search", *SCORED).evaluator.network
     cell = from_json((tmp_path / "genotype.json").read_text())

@@ -9,14 +9,10 @@ import pytest
 
 from darts.runtime.errors import UserError
 from darts.search import loop as search
-from darts.search.settings import SearchSettings
 from darts.spaces.membership import check_membership
-from tests.conftest import ROOT, TINY, composed
+from tests.conftest import GRADIENT_METHODS, ROOT, TINY, composed
 
 SPACES = sorted({file.stem for file in (ROOT / "conf" / "space").glob("*.yaml")} - {"recurrent"})  # those of images
-NAMES = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
-WIDE = ["network.channels=12", "network.cells=4", "search.epochs=3"]  # what suits every method
-METHODS = [name for name in NAMES if isinstance(composed("search", f"method={name}", *WIDE), SearchSettings)]
 WAYS = list(itertools.product(["fused", "reference"], ["fp32", "bf16"], [False, True]))  # engine, precision, checkpoint
 TINY_IMAGES = [*TINY, "dataset.fraction=0.002", "search.batch_size=10"]  # 20 images: one step an epoch
 OWN = {  # what a method needs, or what makes it shorter
@@ -35,7 +31,7 @@ ABOUT_SKIPS = ("darts_minus", "p_darts")  # refused in a space without skip conn
 def pairs() -> list[tuple[str, str, tuple[str, str, bool]]]:
     """Every method in every space, each pair in one way; each method meets every way, and so does each space."""
     found = []
-    for row, method in enumerate(METHODS):
+    for row, method in enumerate(GRADIENT_METHODS):
         for column, space in enumerate(SPACES):
             found.append((method, space, WAYS[(row + column) % len(WAYS)]))
         found.append((method, "nasbench201", WAYS[(row + len(SPACES)) % len(WAYS)]))
@@ -59,7 +55,7 @@ def settings(method: str, space: str, engine: str, precision: str, checkpointing
 def test_the_matrix_pairs_every_method_space_and_way():
     for first, second in itertools.combinations(range(3), 2):
         there = {(row[first], row[second]) for row in pairs()}
-        axes = (METHODS, SPACES, WAYS)
+        axes = (GRADIENT_METHODS, SPACES, WAYS)
         assert there == set(itertools.product(axes[first], axes[second]))
 
 
@@ -73,7 +69,7 @@ def marked(row: tuple[str, str, tuple[str, str, bool]]):
 @pytest.mark.parametrize(
     ("method", "space", "way"), map(marked, pairs()), ids=lambda value: str(value).replace(" ", "")
 )
-def test_every_combination_searches(method, space, way, tmp_path, without_pictures):
+def test_every_combination_searches(method, space, way, tmp_path):
     if space == "s4" and method in ABOUT_SKIPS:
         with pytest.raises(UserError, match=r"space\.candidates .* must be with skip_connect"):
             settings(method, space, *way)
@@ -86,8 +82,8 @@ def test_every_combination_searches(method, space, way, tmp_path, without_pictur
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fused", "reference"])
-@pytest.mark.parametrize("method", METHODS)
-def test_activation_checkpointing_changes_no_bit(method, engine, tmp_path, without_pictures):
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_activation_checkpointing_changes_no_bit(method, engine, tmp_path):
     """What is computed twice is computed alike: the same batch norms' modes, the same random numbers."""
     for folder, checkpointing in (("kept", False), ("again", True)):
         search.run(settings(method, "nasbench201", engine, "fp32", checkpointing), tmp_path / folder)

@@ -13,8 +13,6 @@ from darts.search import step as search_steps
 from tests.conftest import TINY_SEARCH, composed
 from tests.test_methods import tiny
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 class Watched:
     """The order of the steps of a search, with the images that each was given."""

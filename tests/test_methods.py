@@ -13,14 +13,23 @@ from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.search.settings import SearchSettings
-from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_SEARCH, composed, configuration, run_command
+from tests.conftest import (
+    GRADIENT_METHODS,
+    METHOD_FILES,
+    ROOT,
+    TINY,
+    TINY_SCORES,
+    TINY_SEARCH,
+    composed,
+    configuration,
+    run_command,
+)
 from tests.faults.leavings import left
 from tests.faults.test_kills import Killed, kill_after
 from tests.test_text import PUBLISHED as PUBLISHED_ON_TEXTS
 
-ALL = sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+ALL = [file.stem for file in METHOD_FILES]
 WIDE = ["network.channels=24", "network.cells=4"]  # what every method can use
-METHODS = [name for name in ALL if isinstance(composed("search", f"method={name}", *WIDE), SearchSettings)]
 SPACES = sorted({file.stem for file in (ROOT / "conf" / "space").glob("*.yaml")} - {"recurrent"})  # those of images
 SHORT = {  # what a search of three epochs needs changed
     "sgas": ["method.schedule.first=1", "method.schedule.interval=1"],
@@ -48,8 +57,7 @@ def tiny(method: str, *overrides: str):
     return composed("search", *TINY_SEARCH, f"method={method}", *SHORT.get(method, []), *overrides)
 
 
-@pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
 def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_path):
     search.run(tiny(method), tmp_path / "whole")
     settings = tiny(method, "checkpoint.minutes=1e-9")
@@ -61,7 +69,7 @@ def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_pa
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
 def test_both_engines_take_the_same_steps(method, tmp_path):
     # Dropped values are drawn in the order of computation, which the engines do not share.
     quiet = ["method.edge_extras.rates=[0]"] if method == "p_darts" else []
@@ -92,7 +100,9 @@ def test_both_engines_take_the_same_steps(method, tmp_path):
 @pytest.mark.parametrize("method", ALL)
 def test_it_names_its_paper_and_itself(method):
     text = (ROOT / "conf" / "method" / f"{method}.yaml").read_text()
-    assert text.startswith("# ") and composed("search", f"method={method}", *WIDE).method.name == method
+    settings = composed("search", f"method={method}", *WIDE)
+    assert text.startswith("# ") and settings.method.name == method
+    assert isinstance(settings, SearchSettings) == (method in GRADIENT_METHODS)
 
 
 @pytest.mark.exhaustive
@@ -103,8 +113,8 @@ def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path
     wide = ["network.channels=12", "network.cells=4", "network.stem_reductions=2"]
     scored = ["budget.evaluations=2", "evaluator.network.channels=2", "evaluator.train.epochs=1",
               "evaluator.train.batch_size=16"]  # fmt: skip
-    strategies = [name for name in ALL if name not in METHODS]
-    by_gradients = ",".join(name for name in METHODS if name not in own)
+    strategies = [name for name in ALL if name not in GRADIENT_METHODS]
+    by_gradients = ",".join(name for name in GRADIENT_METHODS if name not in own)
     jobs = [[f"method={','.join(strategies)}", *scored], [f"method={by_gradients}", *wide, "search.epochs=2"]]
     jobs += [[f"method={name}", *wide, "search.epochs=3", *settings] for name, settings in own.items()]
     for number, job in enumerate(jobs):

@@ -212,7 +212,7 @@ def test_a_logger_is_given_every_value_and_closed_once(folder):
 
 
 @pytest.mark.parametrize("command", ["search", "final"])
-def test_without_a_logger_a_run_writes_its_own_files_only(command, tmp_path, without_pictures):
+def test_without_a_logger_a_run_writes_its_own_files_only(command, tmp_path):
     if command == "search":
         search.run(composed("search", *TINY_SEARCH, "search.epochs=1", "logger=none"), tmp_path)
     else:

@@ -47,7 +47,6 @@ CORRECTED = {  # to their authors' code, which tests/test_golden.py holds them t
 }
 
 
-@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("method", sorted(RECORDED["searches"].keys() - CORRECTED))
 def test_a_search_of_every_method_that_was_right_repeats_that_of_version_0_1_0(method, tmp_path):
     expected = RECORDED["searches"][method]

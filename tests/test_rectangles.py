@@ -28,7 +28,6 @@ from darts.use.exporting import export, largest_difference
 from tests.conftest import TINY, composed
 from tests.test_use import draw_pictures
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
 CPU = torch.device("cpu")
 WIDE = "dataset.image_size=[16,28]"
 

@@ -29,7 +29,6 @@ from tests.conftest import ROOT, TINY_SEARCH, composed, configuration, run_comma
 from tests.faults.test_kills import Killed, kill_after
 from tests.test_text import left
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
 IMAGES, SOUNDS = "fashion_mini", "spoken_digits_mini"
 BOTH = f"tasks=[{IMAGES},{SOUNDS}]"
 SMALL = [item for item in TINY_SEARCH if not item.startswith("dataset.")]

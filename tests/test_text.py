@@ -45,7 +45,6 @@ from tests.conftest import ROOT, composed, configuration, run_command
 from tests.faults.leavings import bits
 from tests.faults.test_kills import Killed, kill_after
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
 CPU = torch.device("cpu")
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "in", "hat", "a", "big", "red"]
 

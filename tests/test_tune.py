@@ -73,7 +73,7 @@ def test_a_stopped_study_resumes_and_ends_the_same(known, tmp_path, monkeypatch)
     assert known[:8] == whole and len(known) == 10
 
 
-def test_a_study_stopped_within_a_trial_goes_on_with_more_trials(tmp_path, monkeypatch, without_pictures):
+def test_a_study_stopped_within_a_trial_goes_on_with_more_trials(tmp_path, monkeypatch):
     tune.run(plain("trials=1"), tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, retraining, "train_step", 2)

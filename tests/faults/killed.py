@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 
 from darts import correlate, select, tune
 from darts.blackbox import loop as blackbox
 from darts.runtime.files import lock_folder
-from tests.conftest import TINY, TINY_DATA, composed, configuration, leave_out_pictures
+from tests.conftest import TINY, TINY_DATA, composed, configuration
 from tests.faults.forks import forked
+from tests.forkserver import leave_out_pictures
 
 BRIEF = [*TINY, "train.epochs=2", "train.batch_size=16", "checkpoint.minutes=1e-9"]
 SCORES = [*TINY_DATA, "evaluator.network.channels=2", "evaluator.train.batch_size=16", "search.batch_size=16",
@@ -85,7 +85,7 @@ def begun(run: Callable[[Path], None], folder: Path) -> int:
 
 def main(folder: Path, kind: str, kills: int) -> None:
     torch.set_num_threads(1)
-    leave_out_pictures(pytest.MonkeyPatch())
+    leave_out_pictures()
     run = COMMANDS.get(kind) or searching(kind)
     draw = random.Random(kind)
     run(folder / "warm")

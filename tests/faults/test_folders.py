@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("first", RUNS, ids=lambda run: run.__name__)
-def test_no_other_kind_of_run_takes_over_a_folder(first, tmp_path, without_pictures):
+def test_no_other_kind_of_run_takes_over_a_folder(first, tmp_path):
     first(tmp_path)
     before = contents(tmp_path)
     for other in RUNS:
@@ -68,7 +68,7 @@ def test_no_other_kind_of_run_takes_over_a_folder(first, tmp_path, without_pictu
     assert contents(tmp_path) == before
 
 
-def test_a_folder_of_a_run_killed_before_its_first_checkpoint_is_its_own(tmp_path, without_pictures):
+def test_a_folder_of_a_run_killed_before_its_first_checkpoint_is_its_own(tmp_path):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, search_steps, "weight_step", 0)
         search.run(composed("search", *TINY_SEARCH), tmp_path)
@@ -79,7 +79,7 @@ def test_a_folder_of_a_run_killed_before_its_first_checkpoint_is_its_own(tmp_pat
         by_scores(tmp_path)
 
 
-def test_a_mistake_claims_no_folder(tmp_path, without_pictures):
+def test_a_mistake_claims_no_folder(tmp_path):
     with pytest.raises(UserError, match=r"search\.batch_size is 5000"):
         search.run(composed("search", *TINY_SEARCH, "search.batch_size=5000"), tmp_path)
     search.run(composed("search", *TINY_SEARCH, "search.epochs=1"), tmp_path)
@@ -107,7 +107,7 @@ def test_a_refused_command_changes_nothing_of_the_folders_configuration(tmp_path
     "write", ["before history", "half of history", "before timing", "half of timing", "after both"]
 )
 def test_a_black_box_search_killed_at_any_write_of_its_journal_resumes_equal(
-    evaluation, write, tmp_path, monkeypatch, without_pictures, injected
+    evaluation, write, tmp_path, monkeypatch, injected
 ):
     by_scores(tmp_path / "whole")
     original, calls = files.append_line, []
@@ -142,7 +142,7 @@ def steps_shown(folder: Path, tag: str) -> list[int]:
     return [event.step for event in events.Scalars(tag)]
 
 
-def test_tensorboard_shows_every_epoch_of_a_resumed_run_once(tmp_path, monkeypatch, without_pictures):
+def test_tensorboard_shows_every_epoch_of_a_resumed_run_once(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, search, "decide", 1)  # after the second epoch's values, before its checkpoint
         search.run(composed("search", *TINY_SEARCH), tmp_path)
@@ -150,7 +150,7 @@ def test_tensorboard_shows_every_epoch_of_a_resumed_run_once(tmp_path, monkeypat
     assert steps_shown(tmp_path, "valid/loss") == [1, 2, 3]
 
 
-def test_a_search_whose_trainings_diverge_leaves_no_thread(tmp_path, without_pictures):
+def test_a_search_whose_trainings_diverge_leaves_no_thread(tmp_path):
     before = threading.active_count()
     wild = ["evaluator.weight_optimiser.learning_rate=1e30", "evaluator.weight_optimiser.clip=inf"]
     with pytest.raises(UserError, match="trainings diverged"):
@@ -158,7 +158,7 @@ def test_a_search_whose_trainings_diverge_leaves_no_thread(tmp_path, without_pic
     assert threading.active_count() == before
 
 
-def test_a_resume_on_other_threads_is_recorded_and_warned_of(tmp_path, monkeypatch, caplog, without_pictures):
+def test_a_resume_on_other_threads_is_recorded_and_warned_of(tmp_path, monkeypatch, caplog):
     by_gradients(tmp_path)
     (tmp_path / "genotype.json").unlink()
     known = record.environment

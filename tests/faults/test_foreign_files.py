@@ -17,8 +17,6 @@ from darts.train import retraining as retrain
 from darts.train import saved
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 WRONG = [None, -1, 10**12, 2.5, float("nan"), "text", True, [], {}, [[1]], torch.zeros(3), torch.zeros(2, 2).int()]
 MANY = {"darts": 300, "oles": 150, "sgas": 150, "p_darts": 100}  # mutants in the slow tests; p_darts is the slowest
 SEARCHES = {

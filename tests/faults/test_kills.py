@@ -18,8 +18,6 @@ from darts.train import retraining as retrain
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed
 from tests.faults.leavings import left, saved
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 STEPS = 3 * 4  # epochs times steps an epoch: 50 images of a half in batches of 16
 
 

@@ -15,8 +15,6 @@ from darts.train import retraining as retrain
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 from tests.faults.test_kills import kill_after
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
 

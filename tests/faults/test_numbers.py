@@ -18,8 +18,6 @@ from darts.tasks.task import Mean
 from darts.train import retraining as retrain
 from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 def poisoned_images(patch, batches: int):
     """The images of the given augmented batch are NaN."""

@@ -20,8 +20,6 @@ from darts.train import retraining as retrain
 from tests.conftest import TINY, TINY_DATA, TINY_SCORES, TINY_TRAIN, composed, configuration
 from tests.faults.test_foreign_files import mutated, places
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 WRONG = [None, -1, 10**400, 2.5, float("nan"), float("inf"), "te\nxt", "", True, [], {}, [[1]], {"a": {"b": None}}]
 WHOLE_FILES = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b'"text"', b"\0" * 50]
 

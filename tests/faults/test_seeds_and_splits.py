@@ -38,7 +38,6 @@ def test_one_seed_twice_gives_identical_files_and_pictures(method, tmp_path):
     assert everything(tmp_path / "first") == everything(tmp_path / "second")
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_the_number_of_reading_processes_changes_no_bit(tmp_path, injected):
     given = [*TINY_SEARCH, *pictures(tmp_path / "pictures")]
     found = []
@@ -55,7 +54,6 @@ def test_the_number_of_reading_processes_changes_no_bit(tmp_path, injected):
     injected("another number of readers", 3, 3)
 
 
-@pytest.mark.usefixtures("without_pictures")
 def test_ten_seeds_give_ten_searches(tmp_path):
     hashes = set()
     for seed in range(10):

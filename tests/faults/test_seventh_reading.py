@@ -24,7 +24,6 @@ from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_TRAIN, composed, config
 from tests.test_audio import dataset, write_sounds
 from tests.test_text import small, written
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
 BRIEF = [*TINY, "train.epochs=1", "train.batch_size=16"]
 
 

@@ -27,7 +27,6 @@ from tests.conftest import ROOT, TINY_TRAIN, composed, run_command
 from tests.faults.test_kills import Killed, kill_after
 from tests.test_text import dataset, final_settings, small, written
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
 V1 = published("darts_v1_recurrent")
 
 

@@ -26,9 +26,6 @@ from darts.train import saved
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
 from tests.test_data_identity import blacken, on, pictures, searching, training
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
-
 # Data that change while a run is under way
 
 

@@ -75,7 +75,7 @@ def test_methods_that_differ_in_spaces_only_are_one():
 # Files that settings name are known by their content
 
 
-def test_a_supernet_that_is_exchanged_between_two_parts_of_a_search_is_told(tmp_path, without_pictures):
+def test_a_supernet_that_is_exchanged_between_two_parts_of_a_search_is_told(tmp_path):
     for name, epochs in (("first", 1), ("second", 2)):
         whole = composed("search", *TINY_SEARCH, f"search.epochs={epochs}", "logger=none")
         search.run(whole, tmp_path / name)
@@ -96,7 +96,7 @@ def test_a_supernet_that_is_exchanged_between_two_parts_of_a_search_is_told(tmp_
         blackbox.run(scored, tmp_path / "other")
 
 
-def test_a_table_that_is_exchanged_between_two_parts_of_a_search_is_told(tmp_path, without_pictures):
+def test_a_table_that_is_exchanged_between_two_parts_of_a_search_is_told(tmp_path):
     table = tmp_path / "table.csv"
 
     def write(turned: bool) -> None:
@@ -367,7 +367,7 @@ def test_the_cache_is_no_class_folder(tmp_path):
     "damage",
     [b"\xff\xfe\x00", "provenance", "score"],
 )
-def test_damaged_results_of_searches_that_have_ended_are_told(tmp_path, without_pictures, damage):
+def test_damaged_results_of_searches_that_have_ended_are_told(tmp_path, damage):
     by_gradients = damage != "score"
     if by_gradients:
         settings = composed("search", *TINY_SEARCH, "search.epochs=1", "logger=none")

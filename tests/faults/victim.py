@@ -22,7 +22,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import torch
 
 from darts.runtime import distributed, files
@@ -30,8 +29,9 @@ from darts.runtime.errors import UserError
 from darts.runtime.settings import ParallelSettings
 from darts.search import loop as search
 from darts.search import step as search_steps
-from tests.conftest import TINY_SEARCH, composed, leave_out_pictures
+from tests.conftest import TINY_SEARCH, composed
 from tests.faults.forks import forked
+from tests.forkserver import leave_out_pictures
 
 
 def die() -> None:
@@ -182,7 +182,7 @@ def main(folder: Path, deaths: list[dict]) -> None:
     torch.set_num_threads(1)
     small = [bool(death["fault"]) and death["fault"][0] == "disk" for death in deaths]
     if not any(small):  # pictures take longer than these runs, and matter where the disk is full alone
-        leave_out_pictures(pytest.MonkeyPatch())
+        leave_out_pictures()
     search.run(composed("search", *TINY_SEARCH, "search.epochs=1"), folder / "warm")
     for death, on_small_disk in zip(deaths, small, strict=True):
         if on_small_disk:
