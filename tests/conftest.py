@@ -6,14 +6,19 @@ import atexit
 import copy
 import functools
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from darts.benchmark.settings import BenchmarkSettings
@@ -28,7 +33,7 @@ from darts.select import SelectSettings
 from darts.spaces.search_space import InputShape, SearchSpace, Skeleton, plan_cells
 from darts.train.settings import AnyFinalSettings
 from darts.tune import TuneSettings
-from tests.forkserver import ForkServer, leave_out_pictures
+from tests.forkserver import ForkServer, Pictures, leave_out_pictures
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = [
@@ -67,16 +72,37 @@ hypothesis.settings.register_profile("steady", deadline=None, derandomize=True) 
 hypothesis.settings.load_profile("steady")
 
 
+GROUPS = {folder.name for folder in Path(CONF).iterdir() if folder.is_dir()}
+
+
 @functools.cache
-def configuration(command: str, *overrides: str) -> DictConfig:
-    """A command's configuration before it is checked; to be copied, not changed."""
+def chosen(command: str, *choices: str) -> DictConfig:
+    """A command's configuration with parts chosen, as Hydra composes it in half a second; not to be changed."""
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose(command, [*overrides, *implied_choices(command, overrides)])
+        return compose(command, list(choices))
+
+
+def configuration(command: str, *overrides: str) -> DictConfig:
+    """A command's configuration before it is checked, as `compose` makes it; what is composed is composed once.
+
+    Values are set by what Hydra itself sets them with, after composition.
+    """
+    choices, values = [], []
+    for override in [*overrides, *implied_choices(command, overrides)]:
+        key = override.partition("=")[0]
+        plain = re.fullmatch(r"\w+(\.\w+)*", key) and key not in GROUPS and not key.startswith("hydra.")
+        (values if plain else choices).append(override)
+    parsed = OverridesParser.create().parse_overrides(values)
+    if any(override.is_sweep_override() for override in parsed):
+        return chosen(command, *choices, *values)
+    config = copy.deepcopy(chosen(command, *choices))
+    ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
+    return config
 
 
 def composed(command: str, *overrides: str):
     """The typed settings of a command, as its own entry point composes them."""
-    settings = typed_settings(copy.deepcopy(configuration(command, *overrides)), SCHEMAS[command])
+    settings = typed_settings(configuration(command, *overrides), SCHEMAS[command])
     return settings.narrowed() if hasattr(settings, "narrowed") else settings
 
 
@@ -88,13 +114,13 @@ def run_command(
     With another environment, code or torchrun it is a process from the start. Pictures are drawn where the test is of
     them, or where told.
     """
-    if extra or command[:1] == ["-c"] or command[:2] == TORCHRUN[:2]:
+    if extra.keys() - {"PYTHONPATH"} or command[:1] == ["-c"] or command[:2] == TORCHRUN[:2]:
         return subprocess.run(
             [sys.executable, *command], cwd=folder, env={**ENVIRONMENT, **extra}, capture_output=True, text=True,
             timeout=timeout,
         )  # fmt: skip
     drawn = Pictures.drawn if pictures is None else pictures
-    return fork_server().run([str(item) for item in command], folder, timeout, pictures=drawn)
+    return fork_server().run([str(item) for item in command], folder, timeout, drawn, extra.get("PYTHONPATH"))
 
 
 @functools.cache
@@ -104,15 +130,15 @@ def fork_server() -> ForkServer:
     return server
 
 
+def some(values: Iterable[Any], *chosen: Any) -> list[Any]:
+    """Values of a parametrised test; those that are not chosen are for the slow tests, and not in `.ci/run`."""
+    rare = [pytest.mark.slow, pytest.mark.exhaustive]
+    return [value if value in chosen else pytest.param(value, marks=rare) for value in values]
+
+
 def space_of(name: str, nodes: int, edges_kept: int, candidates: list[str]) -> SearchSpace:
     """A space in the skeleton of DARTS with the same candidates on every edge."""
     return SearchSpace(name, nodes, edges_kept, candidates, Skeleton.darts, None)
-
-
-class Pictures:
-    """Whether commands draw them: they take longer than the rest of a tiny run."""
-
-    drawn = False
 
 
 @pytest.fixture(autouse=True)

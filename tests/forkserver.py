@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import json
 import os
 import runpy
@@ -25,6 +26,12 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 
+class Pictures:
+    """Whether commands draw them: they take longer than the rest of a tiny run."""
+
+    drawn = False
+
+
 class ForkServer:
     """A process that forks for every command that it is given, one at a time."""
 
@@ -33,12 +40,15 @@ class ForkServer:
             [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, command: list[str], folder: Path, timeout: float, pictures: bool) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: list[str], folder: Path, timeout: float, pictures: bool, path: str | None
+    ) -> subprocess.CompletedProcess[str]:
         """As `subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)`."""
         with tempfile.TemporaryDirectory() as place:
             streams = [Path(place) / name for name in ("stdout", "stderr")]
             files = [str(file) for file in streams]
-            child = self._ask({"command": command, "folder": str(folder), "streams": files, "pictures": pictures})
+            question = {"command": command, "folder": str(folder), "streams": files, "pictures": pictures, "path": path}
+            child = self._ask(question)
             killer = threading.Timer(timeout, _kill_group, [child])
             killer.start()
             code = json.loads(self.process.stdout.readline())
@@ -93,7 +103,8 @@ def _warm() -> None:
     from darts.config.compose import CONF
 
     for module in pkgutil.walk_packages(darts.__path__, "darts."):
-        if not module.name.endswith("__main__"):
+        found = importlib.util.find_spec(module.name)
+        if '__name__ == "__main__"' not in Path(found.origin).read_text():  # such a one runs as the main module
             __import__(module.name)
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
         hydra.compose("search", ["seed=0"])
@@ -112,14 +123,17 @@ def leave_out_pictures(replace: Callable[[Any, str, Any], None] = setattr) -> No
     replace(ending, "draw_changes", lambda *_: None)
 
 
-def _become(command: list[str], folder: str, streams: list[str], pictures: bool) -> None:
-    """Run a command as `python` would, and exit."""
+def _become(command: list[str], folder: str, streams: list[str], pictures: bool, path: str | None) -> None:
+    """Run a command as `python` would, and exit; `path` is the PYTHONPATH, if it is another than the server's."""
     code = 1
     try:
         if not pictures:
             leave_out_pictures()
         os.setsid()
         os.chdir(folder)
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
+            sys.path[:0] = path.split(":")
         for number, target in enumerate([os.devnull, *streams]):
             flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
             os.dup2(os.open(target, flags), number)
@@ -134,12 +148,11 @@ def _become(command: list[str], folder: str, streams: list[str], pictures: bool)
 
 
 def _exit_code(command: list[str]) -> int:
+    sys.orig_argv = [sys.executable, *command]
     try:
         if command[0] == "-m":
             sys.argv = command[1:]
             sys.path.insert(0, str(Path.cwd()))
-            if not hasattr(sys.modules.get(command[1]), "__path__"):
-                sys.modules.pop(command[1], None)  # it runs anew, as the main module
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = command

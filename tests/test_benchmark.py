@@ -50,6 +50,7 @@ def test_an_exponent_is_found_again(power):
     assert exponent(sizes, [5 * size**power for size in sizes]) == pytest.approx(power)
 
 
+@pytest.mark.pictures
 def test_the_command_prints_json_last_and_leaves_table_and_plot(tmp_path):
     done = run_command(["-m", "darts.benchmark", *SMALL, "json=true", "images=100"], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -68,6 +69,7 @@ def test_the_command_prints_json_last_and_leaves_table_and_plot(tmp_path):
     assert {"benchmark.json", "benchmark.png", "benchmark.svg"} <= {file.name for file in folder.iterdir()}
 
 
+@pytest.mark.pictures
 def test_the_table_has_a_line_a_row(tmp_path):
     done = run_command(["-m", "darts.benchmark", *SMALL, "rows=[evaluation,data loading]", "scaling=false"], tmp_path)
     assert done.returncode == 0, done.stderr

@@ -84,6 +84,7 @@ def test_multirun_runs_every_seed_in_a_folder_of_its_own(tmp_path):
     assert [from_json(file.read_text()).provenance["seed"] for file in found] == [0, 1]
 
 
+@pytest.mark.pictures
 def test_describe_prints_only_one_json_object(tmp_path):
     sizes = ["network.channels=36", "network.cells=20"]
     out = succeeded(["-m", "darts.describe", "genotype=darts_v2", *sizes, "json=true", "device=cpu"], tmp_path)

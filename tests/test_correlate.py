@@ -98,6 +98,7 @@ def test_networks_of_two_protocols_are_not_mixed(trained, tmp_path):
         correlate.measure(composed("correlate"), tmp_path / "out")
 
 
+@pytest.mark.pictures
 def test_the_command_reports(trained, tmp_path):
     done = run_command(["-m", "darts.correlate", *TINY_SCORES, f"results=[{trained}]", "hydra.run.dir=out"], tmp_path)
     assert done.returncode == 0 and "Kendall's tau" in done.stdout, done.stderr

@@ -185,6 +185,7 @@ def test_scores_of_a_toy_are_those_of_their_formulas():
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
 
 
+@pytest.mark.pictures
 def test_several_aims_weigh_accuracy_with_cost_and_keep_the_front(tmp_path):
     given = ["evaluator=multi_objective", "evaluator.targets.parameters=1000", "evaluator.exponent=-0.5",
              "evaluator.accuracy.network.channels=2", "evaluator.accuracy.train.epochs=1",

@@ -6,14 +6,9 @@ are meant to fall; a change that raises one has to say why.
 
 from __future__ import annotations
 
-import dataclasses
-import fcntl
-import json
-import os
-
 import pytest
 
-from tests.conftest import GRADIENT_METHODS, TINY_SEARCH, TINY_TRAIN, composed
+from tests.conftest import GRADIENT_METHODS, TINY_SEARCH, TINY_TRAIN, composed, some
 from tests.fake_cuda import LAYOUTS, REFERENCE, Case, Count, counts, why_not
 from tests.test_methods import SHORT
 
@@ -50,6 +45,7 @@ PUBLISHED_STEPS: dict[str, tuple[Case, int, float]] = {
     "reference, fp32": (("search", "benchmark", (*PUBLISHED, REFERENCE)), 24_662, 131.0),
     "reference, bf16": (("search", "benchmark", (*PUBLISHED, REFERENCE, BF16)), 29_755, 66.3),
 }
+QUICK = ["sdarts_rs", "snas", "p_darts", "darts_pt"]
 CHEAPER = {"idarts": ["method.hypergradient.steps=1", "method.hypergradient.terms=1"]}  # the same work, less often
 
 
@@ -59,22 +55,17 @@ def of_method(name: str) -> Case:
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory) -> dict[str, Count]:
-    """Every step's counts; the processes of a parallel test run count them once, and the others read them."""
+def counted() -> dict[str, Count]:
     cases = {name: case for name, (case, _, _) in STEPS.items()}
     cases["tf32"] = "tf32", "search", SMALL
-    cases |= {name: of_method(name) for name in GRADIENT_METHODS}
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    with (shared / "fake_cuda.json").open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        text = file.read()
-        if not text:
-            found = [dataclasses.asdict(count) for count in counts(list(cases.values()))]
-            text = json.dumps(found)
-            file.write(text)
-    return {name: Count(**count) for name, count in zip(cases, json.loads(text), strict=True)}
+    cases |= {name: of_method(name) for name in QUICK}
+    return dict(zip(cases, counts(list(cases.values())), strict=True))
+
+
+@pytest.fixture(scope="module")
+def counted_others() -> dict[str, Count]:
+    cases = {name: of_method(name) for name in GRADIENT_METHODS if name not in QUICK}
+    return dict(zip(cases, counts(list(cases.values())), strict=True))
 
 
 def require_within(count: Count, operators: int, gigabytes: float) -> None:
@@ -98,17 +89,16 @@ def test_a_step_stays_on_the_device_and_within_its_count(name, counted):
 
 
 @pytest.mark.parametrize("name", [
-    "fused, bf16",
-    *(pytest.param(name, marks=pytest.mark.slow(20)) for name in PUBLISHED_STEPS if name != "fused, bf16"),
+    pytest.param(name, marks=[pytest.mark.slow(20), *([] if name == "fused, bf16" else [pytest.mark.exhaustive])]) for name in PUBLISHED_STEPS
 ])  # fmt: skip
 def test_a_step_of_the_published_size_stays_on_the_device_and_within_its_count(name):
     case, operators, gigabytes = PUBLISHED_STEPS[name]
     require_within(counts([case])[0], operators, gigabytes)
 
 
-@pytest.mark.parametrize("name", GRADIENT_METHODS)
-def test_a_step_of_every_method_stays_on_the_device_or_is_refused_as_a_graph(name, counted):
-    count = counted[name]
+@pytest.mark.parametrize("name", some(GRADIENT_METHODS, *QUICK))
+def test_a_step_of_every_method_stays_on_the_device_or_is_refused_as_a_graph(name, request):
+    count = request.getfixturevalue("counted" if name in QUICK else "counted_others")[name]
     assert count.copies == {} and count.host == {} and count.strides == []
     method = composed("search", *of_method(name)[2]).method
     assert (count.ended is None) == method.stays_on_device, count.ended

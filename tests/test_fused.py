@@ -20,7 +20,7 @@ from darts.models.supernet import Supernet
 from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.spaces.search_space import CELL_TYPES, InputShape, SearchSpace, plan_cells
-from tests.conftest import CANDIDATES, TINY_SEARCH, composed, space_of
+from tests.conftest import CANDIDATES, TINY_SEARCH, composed, some, space_of
 
 DETERMINISTIC = [name for name in OPERATIONS if name != "noise"]
 SUBSETS = [[name] for name in DETERMINISTIC if name != "none"] + [
@@ -277,8 +277,9 @@ def followed(folder, engine: str, steps: int, *overrides: str, dtype=torch.float
     return {kind: matrix.detach().clone() for kind, matrix in state.alpha.items()}, losses
 
 
-@pytest.mark.parametrize(("method", "steps"), [("darts", 100), ("darts_second_order", 40)])
-def test_many_steps_lead_to_the_same_alphas(method, steps, tmp_path):
+@pytest.mark.parametrize("case", some([("darts", 40), ("darts", 100), ("darts_second_order", 40)], ("darts", 40)))
+def test_many_steps_lead_to_the_same_alphas(case, tmp_path):
+    method, steps = case
     # Training is chaotic: at the usual learning rate a change of one part in 1e14 grows to the size of the alphas
     # within a hundred steps, in the reference supernet too. Small steps without momentum leave room to compare.
     calm = f"method={method}", "weight_optimiser.learning_rate=2e-3", "weight_optimiser.momentum=0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import subprocess
 import sys
 import tokenize
@@ -11,8 +12,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
-from tests.conftest import ROOT
+from darts.config.compose import CONF
+from darts.config.implied import implied_choices
+from tests.conftest import ROOT, TINY_SEARCH, configuration
 
 FILES = sorted((ROOT / "darts").rglob("*.py"))
 DOORS = [ROOT / "train_search.py", ROOT / "train_final.py"]
@@ -41,6 +47,28 @@ def test_nothing_else_lies_in_the_repository():
     files = listed.stdout.splitlines()
     assert {Path(file).parts[0] for file in files} <= TOP
     assert len(files) < 600  # code, not data
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=gdas", *TINY_SEARCH, "method/relaxation=softmax", "method.regularisers={}"],
+        ["tasks=[fashion_mini,spoken_digits_mini]", "dataset.members.fashion_mini.fraction=0.1"],
+        ["space=recurrent", "search.epochs=2", "+constraints.unknown=1"],
+        ["experiment=quick", "++seed=3"],
+        ["evaluator.path=x", "method=random"],
+        ["+seed=1"],
+    ],
+)
+def test_what_the_tests_compose_in_two_parts_is_what_hydra_composes(overrides):
+    with initialize_config_dir(CONF, version_base="1.3"):
+        try:
+            expected = compose("search", [*overrides, *implied_choices("search", overrides)])
+        except ConfigCompositionException as error:
+            with pytest.raises(ConfigCompositionException, match=re.escape(str(error))):
+                configuration("search", *overrides)
+            return
+    assert OmegaConf.to_yaml(configuration("search", *overrides)) == OmegaConf.to_yaml(expected)
 
 
 def test_a_layer_imports_only_from_the_layers_below_it():

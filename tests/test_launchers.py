@@ -103,6 +103,7 @@ def test_a_job_that_slurm_preempts_saves_is_queued_again_and_ends_equal(undistur
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_ray_worker_that_is_killed_is_replaced_and_the_sweep_ends_equal(undisturbed, tmp_path):
     needs("ray")
     port, node = "26379", ["--num-cpus=1", "--object-store-memory=80000000", "--block"]

@@ -92,6 +92,7 @@ def stopped_after_one_epoch(settings, folder, monkeypatch):
     monkeypatch.setattr(search, "record_epoch", record)
 
 
+@pytest.mark.pictures
 def test_tensorboard_has_epochs_steps_pictures_texts_and_a_row_of_hyperparameters(tmp_path):
     settings = composed("search", *TINY_SEARCH, "logger.every=2")
     search.run(settings, tmp_path)
@@ -141,6 +142,7 @@ def test_the_steps_of_an_epoch_average_to_its_line(tmp_path):
     assert "result/test_accuracy" in values
 
 
+@pytest.mark.pictures
 def test_weights_and_biases_offline_holds_a_run(tmp_path):
     pytest.importorskip("wandb")
     settings = composed("search", *TINY_SEARCH, "logger=wandb", "logger.every=2")
@@ -155,6 +157,7 @@ def test_weights_and_biases_offline_holds_a_run(tmp_path):
     assert summary["result/valid_accuracy"] == pytest.approx(lines_of(tmp_path)[-1]["valid/accuracy"])
 
 
+@pytest.mark.pictures
 def test_mlflow_holds_a_run_in_a_database_and_in_a_folder(tmp_path):
     pytest.importorskip("mlflow")
     for name, uri in (("base", f"sqlite:///{tmp_path}/store/runs.db"), ("folder", str(tmp_path / "mlruns"))):

@@ -23,6 +23,7 @@ from tests.conftest import (
     composed,
     configuration,
     run_command,
+    some,
 )
 from tests.faults.leavings import left
 from tests.faults.test_kills import Killed, kill_after
@@ -57,7 +58,9 @@ def tiny(method: str, *overrides: str):
     return composed("search", *TINY_SEARCH, f"method={method}", *SHORT.get(method, []), *overrides)
 
 
-@pytest.mark.parametrize("method", GRADIENT_METHODS)
+@pytest.mark.parametrize(
+    "method", some(GRADIENT_METHODS, "darts_second_order", "p_darts", "oles", "sgas", "random_weight_sharing", "gdas")
+)
 def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_path):
     search.run(tiny(method), tmp_path / "whole")
     settings = tiny(method, "checkpoint.minutes=1e-9")
@@ -69,7 +72,10 @@ def test_a_search_killed_on_its_way_ends_as_the_uninterrupted_one(method, tmp_pa
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", GRADIENT_METHODS)
+@pytest.mark.parametrize(
+    "method",
+    some(GRADIENT_METHODS, "darts", "darts_second_order", "pc_darts", "p_darts", "sdarts_adv", "drnas", "oles", "gdas"),
+)
 def test_both_engines_take_the_same_steps(method, tmp_path):
     # Dropped values are drawn in the order of computation, which the engines do not share.
     quiet = ["method.edge_extras.rates=[0]"] if method == "p_darts" else []

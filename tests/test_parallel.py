@@ -17,7 +17,7 @@ from darts.tasks.batches import Batches, Preparation, search_data
 from darts.tasks.datasets import ArrayImages, open_test
 from darts.tasks.settings import Augmentation
 from darts.use.trained import load_network
-from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, TORCHRUN, composed, run_command
+from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, TORCHRUN, composed, run_command, some
 from tests.parallel_cases import SEARCHES, everything
 
 
@@ -28,14 +28,31 @@ def together(out: Path, *arguments: str) -> list[dict[str, dict[str, torch.Tenso
     return [torch.load(f"{out}.{number}", weights_only=True) for number in range(2)]
 
 
+CASES = [*SEARCHES, "retrained", "eigenvalue"]
+QUICK = ["reference darts_second_order", "fused darts", "gdas", "oles", "limited", "retrained", "eigenvalue",
+         "a last batch of one image for each process"]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return together(tmp_path_factory.mktemp("two") / "found", "together")
+    return together(tmp_path_factory.mktemp("two") / "found", "together", *QUICK)
 
 
-@pytest.mark.parametrize("case", [*SEARCHES, "retrained", "eigenvalue"])
-def test_two_processes_with_half_the_batch_equal_one_with_the_whole(two, case):
-    expected, found = everything([case])[case], two[0][case]
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    return together(tmp_path_factory.mktemp("others") / "found", "together", *(set(CASES) - set(QUICK)))
+
+
+@pytest.fixture
+def found_by_two(case, request):
+    """What each of two processes found in a case."""
+    both = request.getfixturevalue("two" if case in QUICK else "others")
+    return [found[case] for found in both]
+
+
+@pytest.mark.parametrize("case", some(CASES, *QUICK))
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(found_by_two, case):
+    expected, found = everything([case])[case], found_by_two[0]
     assert expected.keys() == found.keys() and len(found) > 0
     tolerance = 1e-4 if case == "eigenvalue" else 1e-10  # by power iteration, in float32
     for name, value in expected.items():
@@ -43,10 +60,11 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(two, case):
         assert (value - found[name]).double().abs().max() <= tolerance * largest, name
 
 
-@pytest.mark.parametrize("case", [*SEARCHES, "retrained", "eigenvalue"])
-def test_both_processes_hold_the_same_bits(two, case):
-    for name, value in two[0][case].items():
-        assert torch.equal(value, two[1][case][name]), name
+@pytest.mark.parametrize("case", some(CASES, *QUICK))
+def test_both_processes_hold_the_same_bits(found_by_two, case):
+    first, second = found_by_two
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 def test_without_synchronised_batch_norms_the_processes_still_agree_and_statistics_are_means(two, tmp_path):
@@ -202,6 +220,7 @@ def confusion_in_one_process(weights: Path) -> list[list[int]]:
     return counts
 
 
+@pytest.mark.pictures
 def test_the_commands_run_on_two_processes_and_leave_what_one_leaves(tmp_path):
     search = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.batch_size=18"]
     for folder, start in (("two", TORCHRUN), ("one", [])):

@@ -193,6 +193,7 @@ def test_a_data_set_a_strategy_and_an_evaluator_are_chosen_by_name(folder):
     assert json.loads((folder / "trained" / "result.json").read_text())["config"]["dataset.name"] == "stripes"
 
 
+@pytest.mark.pictures
 def test_a_logger_is_given_every_value_and_closed_once(folder):
     small = [item for item in TINY_SEARCH if not item.startswith("space.")]
     given = [*small, "search.epochs=2", *BLURRED, "logger=text", "logger.file=log.txt", "hydra.run.dir=logged"]

@@ -102,6 +102,7 @@ def test_the_architecture_step_is_the_published_adam_on_the_validation_gradient(
         torch.testing.assert_close(matrix.detach(), copies[kind].detach())
 
 
+@pytest.mark.pictures
 def test_a_search_leaves_what_a_reader_expects(tmp_path):
     genotype = search.run(composed("search", *TINY_SEARCH), tmp_path)
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -117,6 +118,7 @@ def test_a_search_leaves_what_a_reader_expects(tmp_path):
     assert list(tmp_path.glob("events.out.*"))
 
 
+@pytest.mark.pictures
 def test_tensorboard_holds_what_it_should(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

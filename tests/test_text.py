@@ -41,7 +41,7 @@ from darts.tasks.pieces import Lengths, Pieces, in_columns, places
 from darts.tasks.text import END, UNKNOWN, open_corpus, vocabulary_of
 from darts.train import language as training
 from darts.train import retraining as retrain
-from tests.conftest import ROOT, composed, configuration, run_command
+from tests.conftest import ROOT, composed, configuration, run_command, some
 from tests.faults.leavings import bits
 from tests.faults.test_kills import Killed, kill_after
 
@@ -356,11 +356,10 @@ def uninterrupted(request, text, tmp_path_factory):
     return request.param, left(folder)
 
 
-@pytest.mark.parametrize(("steps", "minutes"), [(0, "inf"), (3, "inf"), (3, "1e-9"), (9, "1e-9")])
-def test_a_search_killed_at_a_step_resumes_bit_for_bit_with_the_state_it_carried(
-    uninterrupted, text, steps, minutes, tmp_path
-):
+@pytest.mark.parametrize("moment", some([(0, "inf"), (3, "inf"), (3, "1e-9"), (9, "1e-9")], (3, "inf"), (9, "1e-9")))
+def test_a_search_killed_at_a_step_resumes_bit_for_bit_with_the_state_it_carried(uninterrupted, text, moment, tmp_path):
     method, expected = uninterrupted
+    steps, minutes = moment
     settings = search_settings(text, f"method={method}", f"checkpoint.minutes={minutes}")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, search_steps, "weight_step", steps)

@@ -199,6 +199,7 @@ def test_the_command_writes_what_the_api_answers(trained, tmp_path):
     assert {"confusion.png", "calibration.svg"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("labels", ["null", "table.csv"])
 def test_a_flat_folder_and_a_single_picture_are_answered(trained, tmp_path, labels):
     run, pictures = trained

@@ -365,6 +365,7 @@ def test_a_run_with_a_run_under_way_in_it_is_not_removed(tmp_path):
 # Leavings and cards
 
 
+@pytest.mark.pictures
 def test_what_an_earlier_prediction_left_does_not_stand_beside_a_later_one(trained, tmp_path):
     run, pictures = trained
     predict = ["-m", "darts.predict", "device=cpu", f"weights={run}", "hydra.run.dir=out"]

@@ -73,7 +73,7 @@ def mutants(state: dict, number: int):
 @pytest.mark.parametrize(
     ("method", "number"),
     [
-        *((name, 40) for name in SEARCHES),
+        *((name, 10) for name in SEARCHES),
         *(pytest.param(name, MANY[name], marks=pytest.mark.slow(60)) for name in SEARCHES),
     ],
 )

@@ -34,7 +34,17 @@ from darts.train import retraining
 from darts.use import exporting
 from darts.use.answers import pictures_of
 from darts.use.labels import labels_of
-from tests.conftest import ENVIRONMENT, ROOT, TINY_DATA, TINY_SCORES, TINY_SEARCH, TINY_TRAIN, composed, run_command
+from tests.conftest import (
+    ENVIRONMENT,
+    ROOT,
+    TINY_DATA,
+    TINY_SCORES,
+    TINY_SEARCH,
+    TINY_TRAIN,
+    composed,
+    run_command,
+    some,
+)
 from tests.faults.test_disks import needs_small_disks
 from tests.faults.test_third_reading import refused
 from tests.test_use import SMALL, draw_pictures
@@ -347,7 +357,7 @@ def test_two_forms_in_a_folder_are_both_described(trained, tmp_path):
     assert (tmp_path / "out" / "network.pt2.md").read_text().startswith("# network.pt2\n")
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2", "safetensors"])
+@pytest.mark.parametrize("form", some(["onnx", "pt2", "safetensors"], "safetensors"))
 def test_a_full_disk_ends_an_export_with_a_line_and_an_earlier_one_survives(trained, tmp_path, form):
     need(form)
     needs_small_disks()

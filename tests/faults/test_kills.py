@@ -15,7 +15,7 @@ from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.spaces.published import published
 from darts.train import retraining as retrain
-from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed
+from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, composed, some
 from tests.faults.leavings import left, saved
 
 STEPS = 3 * 4  # epochs times steps an epoch: 50 images of a half in batches of 16
@@ -52,17 +52,22 @@ def kill_after(monkeypatch, module, step_name: str, steps: int, error: BaseExcep
 
 
 @pytest.mark.parametrize(
-    "steps, step_name, minutes",
-    [  # minutes=1e-9: a checkpoint at every step; inf: at the ends of epochs alone
-        (0, "architecture_step", "inf"),
-        (1, "weight_step", "inf"),
+    "moment",
+    some(
+        [  # minutes=1e-9: a checkpoint at every step; inf: at the ends of epochs alone
+            (0, "architecture_step", "inf"),
+            (1, "weight_step", "inf"),
+            (4, "weight_step", "inf"),
+            (STEPS - 1, "weight_step", "inf"),
+            (1, "weight_step", "1e-9"),
+            (6, "architecture_step", "1e-9"),
+        ],
         (4, "weight_step", "inf"),
-        (STEPS - 1, "weight_step", "inf"),
-        (1, "weight_step", "1e-9"),
         (6, "architecture_step", "1e-9"),
-    ],
+    ),
 )
-def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, steps, step_name, minutes, tmp_path, injected):
+def test_a_search_killed_at_any_step_resumes_bit_for_bit(uninterrupted, moment, tmp_path, injected):
+    steps, step_name, minutes = moment
     method, expected = uninterrupted
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, search_steps, step_name, steps)

@@ -16,7 +16,7 @@ from darts.spaces.published import published
 from darts.tasks.batches import Preparation
 from darts.tasks.task import Mean
 from darts.train import retraining as retrain
-from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed
+from tests.conftest import TINY_SEARCH, TINY_TRAIN, composed, some
 
 
 def poisoned_images(patch, batches: int):
@@ -75,7 +75,7 @@ def plant(patch, place: str):
     )
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", some(PLACES, "weight's gradient", "alpha"))
 def test_a_planted_nan_stops_the_search_in_its_step_and_the_checkpoint_before_it_is_whole(
     place, tmp_path, monkeypatch, injected
 ):

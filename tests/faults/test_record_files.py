@@ -72,7 +72,7 @@ def contents_of_others(text: str, lines: bool, number: int):
         yield (json.dumps(changed) + "\n" + "".join(rest)).encode()
 
 
-@pytest.mark.parametrize("number", [40, pytest.param(400, marks=pytest.mark.slow(120))])
+@pytest.mark.parametrize("number", [15, pytest.param(400, marks=pytest.mark.slow(120))])
 @pytest.mark.parametrize(("run", "name", "last"), FILES, ids=[f"{run.__name__} {name}" for run, name, _ in FILES])
 def test_a_file_of_other_contents_is_refused_in_a_line(run, name, last, number, tmp_path, monkeypatch, injected):
     monkeypatch.setattr(brief, "validation_accuracy", lambda *_, **__: 0.5)

@@ -31,6 +31,7 @@ def pictures(folder) -> list[str]:
     return ["dataset=image_folder", *own, "dataset.fraction=1", "search.batch_size=4"]
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("method", ["darts", "darts_second_order", "gdas"])
 def test_one_seed_twice_gives_identical_files_and_pictures(method, tmp_path):
     for run in ("first", "second"):

@@ -52,18 +52,17 @@ def undisturbed(tmp_path_factory):
     return run
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     ("command", "number", "result", "epochs"),
     [
-        (SEARCH, signal.SIGTERM, "genotype.json", 1),
         *(
             pytest.param(SEARCH, number, "genotype.json", epochs, marks=pytest.mark.slow)
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
             for epochs in (1, 2, 4)
-            if (number, epochs) != (signal.SIGTERM, 1)
         ),
         (FINAL, signal.SIGTERM, "curves.svg", 1),
-        (SCORES, signal.SIGTERM, "genotype.json", 1),
+        pytest.param(SCORES, signal.SIGTERM, "genotype.json", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_saves_at_the_next_step_and_the_run_resumes_to_the_same_end(
