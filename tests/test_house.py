@@ -61,13 +61,13 @@ def test_nothing_else_lies_in_the_repository():
     ],
 )
 def test_what_the_tests_compose_in_two_parts_is_what_hydra_composes(overrides):
-    with initialize_config_dir(CONF, version_base="1.3"):
-        try:
+    try:
+        with initialize_config_dir(CONF, version_base="1.3"):
             expected = compose("search", [*overrides, *implied_choices("search", overrides)])
-        except ConfigCompositionException as error:
-            with pytest.raises(ConfigCompositionException, match=re.escape(str(error))):
-                configuration("search", *overrides)
-            return
+    except ConfigCompositionException as error:
+        with pytest.raises(ConfigCompositionException, match=re.escape(str(error))):
+            configuration("search", *overrides)
+        return
     assert OmegaConf.to_yaml(configuration("search", *overrides)) == OmegaConf.to_yaml(expected)
 
 

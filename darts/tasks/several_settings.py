@@ -36,7 +36,8 @@ class SeveralDatasets(AnyDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.members), "tasks", [], "names of data sets, such as tasks=[fashion_mini,spoken_digits_mini]")
+        allowed = "one data set; a search takes several by tasks=[fashion_mini,spoken_digits_mini]"
+        require(bool(self.members), "dataset", "several", allowed)
         for task, dataset in self.members.items():
             allowed = "sets of images or of sounds: a text has a cell of another kind, and is searched by itself"
             require(isinstance(dataset, LabelledDataset), "tasks", f"{task} ({dataset.name})", allowed)
