@@ -30,7 +30,7 @@ def undisturbed(tmp_path_factory):
     """What each seed leaves by itself."""
     folder = tmp_path_factory.mktemp("undisturbed")
     for seed in (0, 1):
-        done = run_command([*SEARCH, f"seed={seed}", f"hydra.run.dir={seed}"], folder)
+        done = run_command([*SEARCH, f"seed={seed}", f"hydra.run.dir={seed}"], folder, pictures=True)
         assert done.returncode == 0, done.stderr
     return {seed: everything(folder / str(seed)) for seed in (0, 1)}
 

@@ -50,6 +50,7 @@ def test_a_study_killed_at_statements_of_its_database_ends_as_if_it_had_not_been
     injected("study killed at a statement of its database", told["killed"], told["killed"])
 
 
+pytestmark = pytest.mark.pictures
 COMPARE = ["-m", "darts.compare", *TINY_TRAIN, "random.samples=2", "methods=[darts,random]", "seeds=[0]",
            "allow_underpowered=true",
            "+searches.search.batch_size=16", "+searches.evaluator.network.channels=2",

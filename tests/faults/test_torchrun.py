@@ -17,7 +17,7 @@ from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TORCHRUN, run_command
 from tests.faults.leavings import left
 from tests.faults.test_signals import wait_for_lines
 
-pytestmark = pytest.mark.slow(300)
+pytestmark = [pytest.mark.slow(300), pytest.mark.pictures]
 SEARCH = [str(ROOT / "train_search.py"), *TINY_SEARCH, "search.epochs=6", "search.batch_size=18",
           "checkpoint.minutes=1e-9", "parallel.timeout_minutes=0.3"]  # fmt: skip
 
