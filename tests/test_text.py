@@ -369,12 +369,11 @@ def test_a_search_killed_at_a_step_resumes_bit_for_bit_with_the_state_it_carried
 
 
 @pytest.mark.parametrize(("steps", "minutes"), [(2, "1e-9"), (13, "inf"), (23, "1e-9")])
-def test_a_training_killed_at_a_step_resumes_bit_for_bit_with_its_average(text, steps, minutes, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "begins_averaging", lambda before, loss, patience: len(before) == 1)
+def test_a_training_killed_at_a_step_resumes_bit_for_bit_with_its_average(text, steps, minutes, tmp_path):
     genotype = published("darts_v2_recurrent")
-    whole = final_settings(text)
+    whole = final_settings(text, "language.average_from=3")
     retrain.run(whole, genotype, tmp_path / "whole")
-    settings = final_settings(text, f"checkpoint.minutes={minutes}")
+    settings = final_settings(text, "language.average_from=3", f"checkpoint.minutes={minutes}")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_after(patch, training, "train_step", steps)
         retrain.run(settings, genotype, tmp_path / "cut")

@@ -155,7 +155,7 @@ class TextSearchSettings(SearchSettings):
 
     unused: ClassVar[tuple[str, ...]] = (
         *("budget.evaluations", "network", "constraints", "benchmark", "memory", "search.train_fraction"),
-        *("language.test_columns", "language.average_after", "language.perplexity"),
+        *("language.test_columns", "language.average_after", "language.average_from", "language.perplexity"),
     )
 
     def trained_fraction(self) -> float:

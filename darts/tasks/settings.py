@@ -352,6 +352,7 @@ class LanguageSettings:
     perplexity: Perplexity  # what the loss is divided by: EXACT, the predicted words, or AS_PRINTED by the papers' code
     unrolled_embedding: UnrolledEmbedding  # whether the second order's unrolled step moves the embedding
     average_after: int  # averaged SGD begins at a loss above the lowest of all epochs but the last so many; 0: never
+    average_from: int  # the epoch, from 1, with which averaged SGD begins at the latest; 0: as average_after says
 
     def __post_init__(self) -> None:
         require(1 <= self.units <= 65536, "language.units", self.units, "from 1 to 65536")
@@ -367,3 +368,5 @@ class LanguageSettings:
         for name in ("evaluation_columns", "test_columns"):
             require(1 <= getattr(self, name) <= 100000, f"language.{name}", getattr(self, name), "from 1 to 100000")
         require(self.average_after >= 0, "language.average_after", self.average_after, "at least 0 (0: never)")
+        allowed = "0 (as language.average_after says) or at least 2"
+        require(self.average_from == 0 or self.average_from >= 2, "language.average_from", self.average_from, allowed)

@@ -53,7 +53,7 @@ from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.search_space import RECURRENT
 from darts.tasks.pieces import Pieces, RawPiece, TextTrainData, text_test_pieces, text_train_data
-from darts.tasks.settings import Perplexity
+from darts.tasks.settings import LanguageSettings, Perplexity
 from darts.tasks.summary import log_summary, summary_of
 from darts.tasks.task import StepMetrics
 from darts.train.result import KIND, Result
@@ -133,8 +133,9 @@ class LanguageState(RunState):
         if best != lowest:
             raise SchemaError(f"best is {best}, and the lowest loss of history is {lowest}")
         before = [line["valid/loss"] for line in saved["history"] if not line["averaging"]]
-        patience = self.settings.language.average_after
-        begun = len(before) < len(losses) or bool(before and begins_averaging(before[:-1], before[-1], patience))
+        begun = len(before) < len(losses) or bool(
+            before and averages_next(before[:-1], before[-1], self.settings.language)
+        )
         if saved["losses"] != before or saved["averaging"] is not begun:
             raise SchemaError("losses and averaging do not follow from history")
         if begun:
@@ -224,11 +225,17 @@ def record_epoch(state: LanguageState) -> None:
     metrics |= {"learning_rate/weights": rate, "averaging": float(state.averaging)}
     state.tracker.record(state.epoch, metrics, state.data.train.steps(state.epoch))
     if not state.averaging:
-        if begins_averaging(state.losses, valid["loss"], state.settings.language.average_after):
-            log.info("the validation loss no longer falls: averaged SGD from here on")
+        if averages_next(state.losses, valid["loss"], state.settings.language):
+            log.info("averaged SGD from here on")
             state.averaging = True
             state.optimiser = optimiser_of(state.network, state.settings.weight_optimiser, averaging=True)
         state.losses.append(valid["loss"])
+
+
+def averages_next(before: Sequence[float], loss: float, language: LanguageSettings) -> bool:
+    """Whether averaged SGD begins with the epoch after that of a validation loss; `before`: the losses before it."""
+    next_epoch = len(before) + 2
+    return begins_averaging(before, loss, language.average_after) or 0 < language.average_from <= next_epoch
 
 
 def begins_averaging(before: Sequence[float], loss: float, patience: int) -> bool:
