@@ -44,6 +44,7 @@ from darts.train import retraining as retrain
 from tests.conftest import ROOT, composed, configuration, run_command, some
 from tests.faults.leavings import bits
 from tests.faults.test_kills import Killed, kill_after
+from tests.trigram import KneserNey
 
 CPU = torch.device("cpu")
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "in", "hat", "a", "big", "red"]
@@ -716,3 +717,34 @@ def test_an_activation_of_ones_own_is_searched_and_retrained(text, tmp_path):
     done = run_command([str(ROOT / "train_final.py"), *train_it, *last], tmp_path, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "trained" / "result.json").read_text())["test_perplexity"] > 1
+
+
+# The bundled text by its quick defaults.
+
+
+@pytest.fixture(scope="module")
+def trigram():
+    settings = composed("final", "space=recurrent", "dataset=bible", "genotype=darts_v2")
+    corpus = open_corpus(settings.dataset, ("train", "valid"))
+    words = len(corpus.vocabulary.tokens)
+    assert words == 2000
+    return KneserNey(corpus.parts["train"].tolist(), words), corpus.parts["valid"].tolist()
+
+
+def test_the_trigrams_probabilities_are_a_distribution_and_its_perplexity_the_counted_one(trigram):
+    model, valid = trigram
+    for context in ((5, 7), (valid[0], valid[1]), (1999, 1999)):
+        assert math.fsum(model.probability((*context, word)) for word in range(2000)) == pytest.approx(1, rel=1e-9)
+    assert model.perplexity(valid) == pytest.approx(48.3, abs=0.1)
+
+
+@pytest.mark.slow(280)
+@pytest.mark.exhaustive
+def test_a_training_by_the_quick_defaults_beats_a_trigram(trigram, tmp_path):
+    model, valid = trigram
+    command = [str(ROOT / "train_final.py"), "space=recurrent", "genotype=darts_v2", "device=cpu", "hydra.run.dir=out"]
+    done = run_command(command, tmp_path, 1500)
+    assert done.returncode == 0, done.stderr
+    history = (tmp_path / "out" / "history.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["valid/loss"] for line in history]
+    assert math.exp(min(losses)) < 0.95 * model.perplexity(valid)
