@@ -164,7 +164,8 @@ def test_a_text_of_one_line_is_searched(tmp_path):
 
 
 def test_the_bundled_text_is_what_its_configuration_says():
-    settings = composed("search", "space=recurrent", "dataset=bible").dataset
+    whole = ["dataset.fraction=1", "dataset.vocabulary=10000"]
+    settings = composed("search", "space=recurrent", "dataset=bible", *whole).dataset
     corpus = open_corpus(settings, ("train", "valid", "test"))
     words = {part: len(numbers) - int((numbers == corpus.vocabulary.tokens.index(END)).sum()) for part, numbers in
              corpus.parts.items()}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A trigram model with interpolated Kneser-Ney smoothing (Kneser and Ney 1995), by counting: what networks must beat."""
+"""A trigram model with interpolated Kneser-Ney smoothing (Kneser and Ney 1995), which networks must beat."""
 
 from __future__ import annotations
 
