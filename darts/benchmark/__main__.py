@@ -1,4 +1,4 @@
-"""Where the time goes: python -m darts.benchmark [experiment=darts_cifar10] [json=true] [setting=value ...]."""
+"""Where the time goes: python -m darts.benchmark [experiment=darts_cifar10] [gpu=PHASE] [setting=value ...]."""
 
 from __future__ import annotations
 
@@ -190,6 +190,13 @@ def main(settings: DictConfig) -> None:
     typed = typed_settings(settings, BenchmarkSettings)
     distributed.require_single_process("this command; python -m darts.benchmark scaling starts several")
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if typed.gpu is not None:
+        from darts.benchmark.gpu import measure_phase
+
+        record = measure_phase(typed, typed.gpu, folder)
+        if typed.json:
+            print(json.dumps(record))
+        return
     metrics = measure(typed, folder)
     files = draw(metrics, folder / "benchmark")
     print(json.dumps(metrics) if typed.json else f"\nresult: {folder / 'benchmark.json'}, plot {files[0]}")

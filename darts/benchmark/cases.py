@@ -88,7 +88,7 @@ def search_states(settings: BenchmarkSettings, device: torch.device, folder: Pat
         own = settings if name == OURS else dataclasses.replace(_slow(settings), engine=Engine.reference)
         states[name] = new_state(own, random_search_data(settings, device), device, folder / name)
     data = cast(SearchData, states[ORIGINAL].data)
-    _as_originally(states[ORIGINAL].supernet)
+    as_originally(states[ORIGINAL].supernet)
     data.train.preparation = data.valid.preparation = _DefaultLayout(**vars(data.train.preparation))
     return states
 
@@ -101,19 +101,19 @@ def retraining_case(settings: BenchmarkSettings, device: torch.device, folder: P
     for name in (ORIGINAL, OURS):
         own = final if name == OURS else _slow(final)
         states[name] = retrain.new_state(own, genotype, random_train_data(settings, device), folder / name)
-    _as_originally(states[ORIGINAL].network)
+    as_originally(states[ORIGINAL].network)
     kept = states[ORIGINAL].data
     states[ORIGINAL].data = dataclasses.replace(kept, preparation=_DefaultLayout(**vars(kept.preparation)))
     one = torch.zeros(1, *_image_shape(settings), device=device)
     flops = 6 * settings.train.batch_size * count_macs(states[OURS].network, one)
-    return Case({name: _train_action(state) for name, state in states.items()}, flops)
+    return Case({name: train_action(state) for name, state in states.items()}, flops)
 
 
 def evaluation_case(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Case:
     """The supernet's answers to one batch, without gradients."""
     states = search_states(settings, device, folder)
     flops = 2 * settings.search.batch_size * _search_macs(states[REFERENCE])
-    return Case({name: _evaluation_action(state) for name, state in states.items()}, flops)
+    return Case({name: evaluation_action(state) for name, state in states.items()}, flops)
 
 
 def loading_case(settings: BenchmarkSettings, device: torch.device) -> Case:
@@ -173,7 +173,8 @@ def _slow(settings: S) -> S:
     return dataclasses.replace(settings, precision=Precision.fp32, graphs=False, memory=MemorySettings(False))
 
 
-def _as_originally(network: nn.Module) -> None:
+def as_originally(network: nn.Module) -> None:
+    """Weights in the default layout, and depthwise convolutions as the library does them."""
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
     for module in network.modules():
@@ -194,7 +195,7 @@ def search_action(state: SearchState) -> Action:
     return action
 
 
-def _train_action(state: retrain.TrainState) -> Action:
+def train_action(state: retrain.TrainState) -> Action:
     raws = state.data.train.shuffled_raw(0, 0, 10**9)
     state.epoch = 1  # in the first epoch no path is dropped
 
@@ -206,7 +207,7 @@ def _train_action(state: retrain.TrainState) -> Action:
     return step
 
 
-def _evaluation_action(state: SearchState) -> Action:
+def evaluation_action(state: SearchState) -> Action:
     data = cast(SearchData, state.data)
     mixture, preparation = state.deterministic_mixture(), data.train.preparation
     raw = next(data.train.shuffled_raw(0))

@@ -58,7 +58,7 @@ def in_turn(
     for _ in range(repetitions):
         for name, action in actions.items():
             before(name)
-            times[name].append(1000 * _seconds(action, device))
+            times[name].append(1000 * seconds(action, device))
     return {name: Timing(statistics.median(taken), min(taken), max(taken)) for name, taken in times.items()}
 
 
@@ -109,8 +109,8 @@ def roofline(device: torch.device, dtype: torch.dtype) -> Roofline:
     left = torch.randn(side, side, device=device, dtype=dtype)
     source = torch.zeros(2**28 if device.type == "cuda" else 2**26, device=device)
     target = torch.empty_like(source)
-    product = min(_seconds(lambda: left @ left, device) for _ in range(6))
-    copy = min(_seconds(lambda: target.copy_(source), device) for _ in range(6))
+    product = min(seconds(lambda: left @ left, device) for _ in range(6))
+    copy = min(seconds(lambda: target.copy_(source), device) for _ in range(6))
     return Roofline(2 * side**3 / product / 1e9, 2 * source.numel() * 4 / copy / 1e9)
 
 
@@ -120,7 +120,8 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def _seconds(action: Action, device: torch.device) -> float:
+def seconds(action: Action, device: torch.device) -> float:
+    """How long an action takes, the device's work included."""
     _wait(device)
     start = time.perf_counter()
     action()

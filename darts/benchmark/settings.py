@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from darts.config.registry import command_settings
 from darts.models.settings import NetworkSettings
@@ -20,11 +21,22 @@ ROWS = (
 )
 
 
+class GpuPhase(Enum):
+    """What `gpu` measures; darts/benchmark/gpu.py says what each phase is."""
+
+    correctness = "correctness"
+    depthwise = "depthwise"
+    steps = "steps"
+    search = "search"
+
+
 @command_settings("benchmark")
 @dataclass
 class BenchmarkSettings(SearchSettings):
     """The settings of `python -m darts.benchmark`."""
 
+    gpu: GpuPhase | None  # a phase of what is measured on a GPU, in place of the rows; null: the rows
+    gpu_minutes: float  # after this long no further row of a phase begins
     rows: list[str]  # what is timed
     repetitions: int  # of each action, in turn with the others of its row
     scaling: bool  # also measure how time and memory grow with batch, channels, cells, nodes
@@ -38,5 +50,7 @@ class BenchmarkSettings(SearchSettings):
         super().__post_init__()
         require_images(self.dataset)
         require(1 <= self.repetitions <= 1000, "repetitions", self.repetitions, "from 1 to 1000")
+        minutes = self.gpu_minutes
+        require(0 < minutes <= 1e5, "gpu_minutes", minutes, "above 0 and at most 100000")
         require(self.images >= 0, "images", self.images, "at least 0")
         require(bool(self.rows) and set(self.rows) <= set(ROWS), "rows", self.rows, f"some of {', '.join(ROWS)}")
