@@ -17,7 +17,8 @@ from darts.benchmark.checks import ORDERS, WARM_UP, warnings_of
 from darts.benchmark.measure import Action, seconds
 from darts.benchmark.settings import BenchmarkSettings
 from darts.loop.settings import taken_over
-from darts.models import depthwise, layout
+from darts.models import layout
+from darts.models.fused.maps import convolved_alone, gradients_alone
 from darts.models.settings import Engine
 from darts.runtime.device import convolutions, map_type, set_precision
 from darts.runtime.settings import Precision
@@ -46,7 +47,7 @@ def depthwise_rows(settings: BenchmarkSettings, device: torch.device, folder: Pa
 
 
 def depthwise_times(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Found:
-    """Forward, input gradient and weight gradient of one shape, by the way maps lie."""
+    """Forward, input gradient and both gradients of one shape, by the way maps lie."""
     batch, channels, side, kernel, stride, dilation = shape
     found: Found = {}
     for choice in layout.CHOICES:
@@ -55,9 +56,9 @@ def depthwise_times(shape: tuple[int, ...], device: torch.device, dtype: torch.d
         image = image.contiguous(memory_format=convolutions.memory_format)
         weight = torch.randn(channels, 1, kernel, kernel, device=device, dtype=dtype)
         actions: Mapping[str, Action] = {
-            "forward": partial(depthwise.convolve, image, weight, stride, dilation),
-            "input": partial(depthwise.input_gradient, image, image.shape, weight, stride, dilation),
-            "weight": partial(depthwise.weight_gradient, image, image, weight, stride, dilation),
+            "forward": partial(convolved_alone, image, weight, (stride, dilation)),
+            "input": partial(gradients_alone, image, image, weight, (stride, dilation), False),
+            "both": partial(gradients_alone, image, image, weight, (stride, dilation), True),
         }
         times = [_milliseconds(action, device) for action in actions.values()]
         found[choice] = " ".join(f"{one:.3f}" for one in times)

@@ -5,16 +5,16 @@ On the CPU channels last and the kernels of depthwise.py are known to be fastest
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from darts.models import depthwise
-from darts.models.fused.maps import mapped, moments
+from darts.models.fused.maps import convolved_alone, gradients_alone, mapped, moments
+from darts.models.kernels.rows import installed
 from darts.runtime import distributed
 from darts.runtime.device import convolutions
 from darts.runtime.files import read_json, write_json
@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 
 Action = Callable[[], object]
 Timer = Callable[[Action], float]  # milliseconds
-CHOICES = {  # by name: the layout, and whether depthwise convolutions are PyTorch's own kernel and not cuDNN's
-    "channels last": (torch.channels_last, False),
-    "channels last, own depthwise kernel": (torch.channels_last, True),
-    "contiguous": (torch.contiguous_format, False),  # whose depthwise convolutions are that kernel anyway
+CHOICES = {  # by name: the layout, whether PyTorch convolves depthwise and not cuDNN, whether our kernels do it all
+    "channels last": (torch.channels_last, False, False),
+    "channels last, own depthwise kernel": (torch.channels_last, True, False),
+    "contiguous": (torch.contiguous_format, False, False),  # whose depthwise convolutions are that kernel anyway
+    **({"channels last, Triton kernels": (torch.channels_last, False, True)} if installed() else {}),
 }
 RECORD = {"device": str, "choice": OneOf(tuple(CHOICES)), "milliseconds": {str: FINITE}}
 STEPS = ((3, 1, 1), (5, 1, 1), (3, 1, 2), (5, 1, 2), (5, 2, 1))  # kernel, stride and dilation of what is timed
@@ -55,19 +56,19 @@ def choose_layout(device: torch.device, dtype: torch.dtype, folder: Path, timer:
 
 def use(choice: str) -> None:
     """Let this process convolve in the way of this name."""
-    convolutions.memory_format, convolutions.own_depthwise = CHOICES[choice]
+    convolutions.memory_format, convolutions.own_depthwise, convolutions.kernels = CHOICES[choice]
 
 
 def measured(device: torch.device, dtype: torch.dtype, timer: Timer) -> dict[str, float]:
     """Return the milliseconds of what a state computes, forward and backward, in every way; the present way is kept."""
-    before = convolutions.memory_format, convolutions.own_depthwise
+    before = dataclasses.astuple(convolutions)
     found: dict[str, float] = {}
     try:
         for name in CHOICES:
             use(name)
             found[name] = sum(timer(_work(device, dtype, *steps)) for steps in STEPS)
     finally:
-        convolutions.memory_format, convolutions.own_depthwise = before
+        convolutions.memory_format, convolutions.own_depthwise, convolutions.kernels = before
     return found
 
 
@@ -81,10 +82,9 @@ def _work(device: torch.device, dtype: torch.dtype, kernel: int, stride: int, di
 
     @torch.no_grad()
     def action() -> tuple[object, ...]:
-        result: Tensor = depthwise.convolve(image, weight, stride, dilation)
+        result = convolved_alone(image, weight, (stride, dilation))
         forward = moments(result, EDGES), mapped(result, matrices)
-        for_input = depthwise.input_gradient(result, image.shape, weight, stride, dilation)
-        return *forward, for_input, depthwise.weight_gradient(result, image, weight, stride, dilation)
+        return *forward, *gradients_alone(result, image, weight, (stride, dilation), True)
 
     return action
 

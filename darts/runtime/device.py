@@ -31,6 +31,7 @@ class Convolutions:
 
     memory_format: torch.memory_format  # how maps (batch, C, H, W) lie in memory
     own_depthwise: bool  # on CUDA: depthwise convolutions are PyTorch's own kernel, not cuDNN's
+    kernels: bool = False  # on CUDA: the fused supernet computes by Triton kernels (darts/models/kernels/)
 
 
 convolutions = Convolutions(torch.channels_last, False)  # darts/models/layout.py measures which way is fastest

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from darts.models.batch_norm import move_statistics
+from darts.models.kernels.rows import folds
 from darts.runtime.device import full_float32
 from darts.runtime.reduction import Part
 
@@ -97,9 +98,14 @@ class RunningStatistics(nn.Module):
         """Whether the batch's own statistics normalise it."""
         return self.training or not self.track_running_stats
 
+    @property
+    def moves(self) -> bool:
+        """Whether a batch's statistics move them."""
+        return self.training and self.track_running_stats
+
     def update(self, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> None:
         """Move by a batch's mean and (biased) variance; both (K, C), or (C) for all alike."""
-        if self.training and self.track_running_stats:
+        if self.moves:
             move_statistics(self, mean, variance, pixels)
 
 
@@ -121,6 +127,14 @@ def _folded(
     matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics
 ) -> tuple[Tensor, Tensor]:
     wide = matrices.to(statistics.running_mean.dtype)
+    if moments is not None and isinstance(moments.pixels, int) and folds(wide):
+        from darts.models.kernels.fold import Folded
+
+        moves, ratio = statistics.moves, moments.pixels / (moments.pixels - 1)
+        held = statistics.running_mean, statistics.running_var, statistics.num_batches_tracked
+        numbers = moves, statistics.eps, statistics.momentum, ratio
+        found = Folded.apply(wide.contiguous(), scales, moments.mean, moments.covariance, held, numbers)
+        return found[0], found[1]
     if moments is None:
         means, variances = statistics.running_mean, statistics.running_var
     else:

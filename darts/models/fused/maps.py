@@ -3,6 +3,8 @@
     Convolved   [1x1 convolution, ReLU], depthwise convolution, moments of the result
     Summed      the sum of 1x1 convolutions of many maps: a node's term
 
+On a GPU they may do so by Triton kernels (darts/models/kernels/), where layout.py has found these to be faster.
+
 Batch norm needs the whole batch first: the functions begin and end there. Gradients are by hand, so that few maps are
 kept (Convolved: its input, the rectified map and its result; not the copies of an image for each edge, nor anything
 normalised or weighted) and none is computed for which nobody asked. Second derivatives are the reference supernet's.
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from darts.models import depthwise
 from darts.models.fused.folding import Moments
+from darts.models.kernels.rows import serves
 from darts.runtime.device import convolutions, full_float32
 
 
@@ -40,7 +43,8 @@ def convolved(
     stride, dilation = steps
     if before is None and dilation % stride == 0:  # then only these pixels are seen (depthwise.py)
         image, steps = image[:, :, ::stride, ::stride], (1, dilation // stride)
-    kernel = depthwise.within_reach(kernel.flatten(0, 1), image, steps[1]).to(image.dtype)
+    kernel = depthwise.within_reach(kernel.flatten(0, 1), image, steps[1])
+    kernel = kernel if serves(image) else kernel.to(image.dtype)
     folded = before or (None, None)
     result, mean, covariance = _Convolved.apply(_Plan(edges, steps, wanted), image, kernel, *folded)
     return result, Moments(mean, covariance, result.numel() // result.shape[1]) if wanted else None
@@ -70,8 +74,27 @@ def sum_of_maps(shared: Sequence[Operand], stacked: Sequence[Operand]) -> Tensor
     return _Summed.apply(len(shared), len(images), bias, *images, *weights)
 
 
-def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None) -> Tensor:
-    """Each group of C' channels through its own matrix: image (batch, K C', H, W), (K, C, C'), (K, C)."""
+def mapped(
+    image: Tensor,
+    matrices: Tensor,
+    constants: Tensor | None = None,
+    added: Tensor | None = None,
+    rectify: bool = False,
+) -> Tensor:
+    """Each group of C' channels through its own matrix: image (batch, K C', H, W), (K, C, C'), (K, C).
+
+    Plus another map, (batch, K C, H, W), and then ReLU. Without a gradient.
+    """
+    if serves(image):
+        from darts.models.kernels import linear
+
+        return linear.mapped(image, matrices, constants, added, rectify)
+    result = _grouped(image, matrices, constants)
+    result = result if added is None else result.add_(added)
+    return result.relu_() if rectify else result
+
+
+def _grouped(image: Tensor, matrices: Tensor, constants: Tensor | None) -> Tensor:
     groups = len(matrices)
     matrices = matrices.flatten(0, 1)[:, :, None, None].to(image.dtype)
     bias = None if constants is None else constants.flatten().to(image.dtype)
@@ -79,12 +102,40 @@ def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None) -> 
 
 
 def moments(image: Tensor, groups: int = 1) -> Moments:
-    """The moments of each group of channels, by operations that autograd knows."""
+    """The moments of each group of channels, with a gradient."""
+    if serves(image):
+        mean, covariance = _Moments.apply(image, groups)
+        return Moments(mean, covariance, image.numel() // image.shape[1])
     pixels = _pixels(image, groups)
     mean = pixels.mean(1)
     with full_float32(image.device):  # a product that rounds what it multiplies is no covariance of these pixels
         second = torch.bmm(pixels.transpose(1, 2), pixels) / pixels.shape[1]
     return Moments(mean, second - mean[:, :, None] * mean[:, None, :], pixels.shape[1])
+
+
+class _Moments(torch.autograd.Function):
+    """Those of the kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        from darts.models.kernels import linear
+
+        mean, covariance = linear.moments(image, groups)
+        ctx.save_for_backward(image, mean)
+        return mean, covariance
+
+    @staticmethod
+    def backward(ctx: Any, grad_mean: Any, grad_covariance: Any) -> tuple[Any, ...]:
+        _refuse_second_derivatives()
+        image, mean = ctx.saved_tensors
+        return mapped(image, *_of_moments(image, mean, grad_mean, grad_covariance)), None
+
+
+def _of_moments(image: Tensor, mean: Tensor, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear map that makes of an image what its moments' gradients make of it (folding.py)."""
+    count = image.numel() // image.shape[1]
+    linear = (grad_covariance + grad_covariance.transpose(1, 2)) / count
+    return linear, grad_mean / count - (linear * mean[:, None]).sum(2)
 
 
 class _Plan(NamedTuple):
@@ -101,11 +152,8 @@ class _Convolved(torch.autograd.Function):
         edges, steps, wanted = plan
         mean = covariance = None
         with torch.autocast(image.device.type, enabled=False):
-            rectified = None if matrices is None else mapped(image, matrices, constants).relu_()
-            if rectified is None:
-                result = _for_each_edge(image, kernel, steps)
-            else:
-                result = depthwise.convolve(rectified, kernel, *steps)
+            rectified = None if matrices is None else mapped(image, matrices, constants, rectify=True)
+            result = convolved_alone(image if rectified is None else rectified, kernel, steps)
             if wanted:
                 mean, covariance, _ = moments(result, edges)
         ctx.plan = plan
@@ -118,21 +166,59 @@ class _Convolved(torch.autograd.Function):
         image, kernel, matrices, rectified, result, mean = ctx.saved_tensors
         edges, steps, _ = ctx.plan
         wanted = ctx.needs_input_grad[2]
-        if mean is not None:  # the gradient of the moments (folding.py)
-            count = result.numel() // result.shape[1]
-            linear = (grad_covariance + grad_covariance.transpose(1, 2)) / count
-            constant = grad_mean / count - (linear * mean[:, None]).sum(2)
-            grad_output = mapped(result, linear, constant).add_(grad_output)
+        if mean is not None:
+            grad_output = mapped(result, *_of_moments(result, mean, grad_mean, grad_covariance), added=grad_output)
+        source = image if matrices is None else rectified
+        for_source, for_kernel = gradients_alone(grad_output, source, kernel, steps, wanted, matrices is not None)
         if matrices is None:
-            return None, *_gradients_for_each_edge(grad_output, image, kernel, steps, wanted), None, None
-        for_kernel = depthwise.weight_gradient(grad_output, rectified, kernel, *steps) if wanted else None
-        grad_output = depthwise.input_gradient(grad_output, rectified.shape, kernel, *steps)
-        torch.ops.aten.threshold_backward.grad_input(
-            grad_output, rectified, 0, grad_input=grad_output
-        )  # in place: it is ours
-        pixels = _pixels(grad_output, edges)
-        for_matrices = torch.bmm(pixels.transpose(1, 2), _pixels(image, edges))
-        return None, mapped(grad_output, matrices.transpose(1, 2)), for_kernel, for_matrices, pixels.sum(1)
+            return None, for_source, for_kernel, None, None
+        for_matrices, for_constants = products(for_source, image, edges)
+        return None, mapped(for_source, matrices.transpose(1, 2)), for_kernel, for_matrices, for_constants
+
+
+def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Sums over pixels of left times right, (K, A, B), and of left, (K, A), in float32 at least.
+
+    left (batch, K A, H, W), right (batch, K B, H, W).
+    """
+    if serves(left):
+        from darts.models.kernels import linear
+
+        return linear.products(left, right, groups)
+    return _products(left, right, groups), _pixels(left, groups).sum(1)
+
+
+def _products(left: Tensor, right: Tensor, groups: int) -> Tensor:
+    return torch.bmm(_pixels(left, groups).transpose(1, 2), _pixels(right, groups))
+
+
+def convolved_alone(image: Tensor, kernel: Tensor, steps: tuple[int, int]) -> Tensor:
+    """The depthwise convolutions of (batch, C, H, W) with each edge's kernel of (K C, 1, k, k), side by side."""
+    if serves(image):
+        from darts.models.kernels import depthwise as kernels
+
+        return kernels.forward(image, kernel, *steps)
+    if len(kernel) == image.shape[1]:
+        return depthwise.convolve(image, kernel, *steps)
+    return _for_each_edge(image, kernel, steps)
+
+
+def gradients_alone(
+    grad_output: Tensor, image: Tensor, kernel: Tensor, steps: tuple[int, int], wanted: bool, rectified: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Of the image, and of the kernel if it is wanted; `rectified`: of what went into the ReLU that made the image."""
+    if serves(image):
+        from darts.models.kernels import depthwise as kernels
+
+        for_kernel = kernels.weight_gradient(grad_output, image, kernel.shape[2], steps) if wanted else None
+        return kernels.input_gradient(grad_output, image.shape, kernel, steps, image if rectified else None), for_kernel
+    if len(kernel) != image.shape[1]:
+        return _gradients_for_each_edge(grad_output, image, kernel, steps, wanted)
+    for_kernel = depthwise.weight_gradient(grad_output, image, kernel, *steps) if wanted else None
+    grad_output = depthwise.input_gradient(grad_output, image.shape, kernel, *steps)
+    if rectified:  # in place: it is ours
+        torch.ops.aten.threshold_backward.grad_input(grad_output, image, 0, grad_input=grad_output)
+    return grad_output, for_kernel
 
 
 def _for_each_edge(image: Tensor, kernel: Tensor, steps: tuple[int, int]) -> Tensor:
@@ -180,7 +266,7 @@ class _Summed(torch.autograd.Function):
         with torch.autocast(bias.device.type, enabled=False):
             total = mapped(images[0], weights[0], bias)
             for image, weight in zip(images[1:], weights[1:], strict=True):
-                total += mapped(image, weight)
+                total = mapped(image, weight, added=total)
         return total
 
     @staticmethod
@@ -196,15 +282,18 @@ class _Summed(torch.autograd.Function):
             mapped(grad_output, weight.transpose(1, 2)) if want else None
             for weight, want in zip(weights, wanted, strict=True)
         ]
-        for_weights = [
-            torch.bmm(_pixels(grad_output, len(weight)).transpose(1, 2), _pixels(image, len(weight)))
-            for image, weight in zip(images, weights, strict=True)
-        ]
+        pairs = list(zip(images, weights, strict=True))
+        if serves(grad_output):
+            found = [products(grad_output, image, len(weight)) for image, weight in pairs]
+            for_weights, for_bias = [one for one, _ in found], found[0][1]
+        else:
+            for_weights = [_products(grad_output, image, len(weight)) for image, weight in pairs]
+            for_bias = _pixels(grad_output, 1).sum(1)
         if shared:
             parts = [None] * shared if for_images[0] is None else for_images[0].split(ctx.channels, dim=1)
             layout = convolutions.memory_format
             for_images[:1] = [p if p is None else p.contiguous(memory_format=layout) for p in parts]
-        return None, None, _pixels(grad_output, 1).sum(1).view(ctx.bias_shape), *for_images, *for_weights
+        return None, None, for_bias.view(ctx.bias_shape), *for_images, *for_weights
 
 
 def _joined(images: Sequence[Tensor], shared: int) -> list[Tensor]:

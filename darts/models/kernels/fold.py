@@ -1,0 +1,163 @@
+"""A 1x1 convolution, batch norm and scale folded into one linear map, and its gradients: a launch each.
+
+With P, m, S, a as in darts/models/fused/folding.py, r = (v + eps)^(-1/2), v = diag(P S P'), f = a r and u = P m:
+
+    W = f P                     b = -f u
+    df = rowsum(dW P) - db u    du = -f db            dv = -a df r^3 / 2
+    dP = f dW + du m' + 2 dv P S          dm = P' du  dS = P' diag(dv) P      da = sum(df r)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from darts.models.kernels.rows import tile
+
+
+@triton.jit(do_not_specialize=("A", "B", "scale_step", "shared_step"))
+def _forward(
+    P, a, m, S, running_mean, running_var, tracked, W, b, means, factors,
+    A, B, scale_step, shared_step, eps, momentum, unbiased,
+    HAS_SCALES: tl.constexpr, MOVES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(0)
+    i, j, k = tl.arange(0, OUTER), tl.arange(0, INNER), tl.arange(0, INNER)
+    known, place = (i < A)[:, None] & (j < B)[None, :], (group * A + i)[:, None] * B + j[None, :]
+    matrix = tl.load(P + place, known, 0.0).to(tl.float32)
+    own = group * shared_step
+    mean = tl.load(m + own * B + j, j < B, 0.0)
+    square = (j < B)[:, None] & (k < B)[None, :]
+    covariance = tl.load(S + own * B * B + j[:, None] * B + k[None, :], square, 0.0)
+    u = tl.sum(matrix * mean[None, :], 1)
+    v = tl.maximum(tl.sum(tl.dot(matrix, covariance, input_precision="ieee") * matrix, 1), 0.0)
+    r = tl.rsqrt(v + eps)
+    f = r
+    if HAS_SCALES:
+        f = r * tl.load(a + group * scale_step)
+    tl.store(W + place, f[:, None] * matrix, known)
+    row = group * A + i
+    tl.store(b + row, -f * u, i < A)
+    tl.store(means + row, u, i < A)
+    tl.store(factors + row, r, i < A)
+    if MOVES:
+        before = tl.load(running_mean + row, i < A, 0.0)
+        tl.store(running_mean + row, before + momentum * (u - before), i < A)
+        before = tl.load(running_var + row, i < A, 0.0)
+        tl.store(running_var + row, before + momentum * (v * unbiased - before), i < A)
+        tl.store(tracked + group, tl.load(tracked + group) + 1)
+
+
+def _warps(P: Tensor) -> int:
+    return 4 if max(P.shape[1:]) <= 32 else 8
+
+
+@torch.library.custom_op(
+    "darts::fold",
+    mutates_args=("running_mean", "running_var", "tracked"),
+    schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor(x!) running_mean, Tensor(y!) running_var, "
+    "Tensor(z!) tracked, bool moves, float eps, float momentum, float unbiased) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward_op(
+    P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running_mean: Tensor, running_var: Tensor, tracked: Tensor,
+    moves: bool, eps: float, momentum: float, unbiased: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    groups, outer, inner = P.shape
+    W, (b, means, factors) = torch.empty_like(P), (P.new_empty((groups, outer)) for _ in range(3))
+    _forward[groups,](
+        P, P if a is None else a, m, S, running_mean, running_var, tracked, W, b, means, factors, outer, inner,
+        0 if a is None else a.stride(0), 0 if len(m) == 1 else 1, eps, momentum, unbiased,
+        HAS_SCALES=a is not None, MOVES=moves, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
+    )  # fmt: skip
+    return W, b, means, factors
+
+
+@_forward_op.register_fake
+def _(P, a, m, S, running_mean, running_var, tracked, moves, eps, momentum, unbiased):
+    return torch.empty_like(P), *(P.new_empty(P.shape[:2]) for _ in range(3))
+
+
+@triton.jit(do_not_specialize=("A", "B", "scale_step", "shared_step"))
+def _backward(
+    P, a, m, S, means, factors, dW, db, dP, dm, dS, da, A, B, scale_step, shared_step, gradient_group, gradient_row,
+    constant_group, HAS_SCALES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(0)
+    i, j, k = tl.arange(0, OUTER), tl.arange(0, INNER), tl.arange(0, INNER)
+    known, place = (i < A)[:, None] & (j < B)[None, :], (group * A + i)[:, None] * B + j[None, :]
+    matrix = tl.load(P + place, known, 0.0).to(tl.float32)
+    own = group * shared_step
+    mean = tl.load(m + own * B + j, j < B, 0.0)
+    square = (j < B)[:, None] & (k < B)[None, :]
+    covariance = tl.load(S + own * B * B + j[:, None] * B + k[None, :], square, 0.0)
+    row = group * A + i
+    u, r = tl.load(means + row, i < A, 0.0), tl.load(factors + row, i < A, 0.0)
+    of_matrix = tl.load(dW + group * gradient_group + i[:, None] * gradient_row + j[None, :], known, 0.0)
+    of_constant = tl.load(db + group * constant_group + i, i < A, 0.0)
+    scale = 1.0
+    if HAS_SCALES:
+        scale = tl.load(a + group * scale_step)
+    f = scale * r
+    df = tl.sum(of_matrix * matrix, 1) - of_constant * u
+    du = -f * of_constant
+    if HAS_SCALES:
+        tl.store(da + group, tl.sum(df * r, 0))
+    spread = tl.dot(matrix, covariance, input_precision="ieee")
+    dv = tl.where(tl.sum(spread * matrix, 1) < 0, 0.0, -0.5 * scale * df * r * r * r)
+    found = f[:, None] * of_matrix + du[:, None] * mean[None, :] + 2.0 * dv[:, None] * spread
+    tl.store(dP + place, found, known)
+    tl.store(dm + group * B + j, tl.sum(matrix * du[:, None], 0), j < B)
+    found = tl.dot(tl.trans(matrix), dv[:, None] * matrix, input_precision="ieee")
+    tl.store(dS + group * B * B + j[:, None] * B + k[None, :], found, square)
+
+
+@torch.library.custom_op(
+    "darts::fold_gradient",
+    mutates_args=(),
+    schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor u, Tensor r, Tensor dW, Tensor db) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward_op(
+    P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, means: Tensor, factors: Tensor, dW: Tensor, db: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    groups, outer, inner = P.shape
+    dW = dW if dW.stride(2) == 1 else dW.contiguous()
+    db = db if db.stride(1) == 1 else db.contiguous()
+    dP, dm, dS = torch.empty_like(P), P.new_empty((groups, inner)), P.new_empty((groups, inner, inner))
+    da = P.new_empty(groups)
+    _backward[groups,](
+        P, P if a is None else a, m, S, means, factors, dW, db, dP, dm, dS, da, outer, inner,
+        0 if a is None else a.stride(0), 0 if len(m) == 1 else 1, dW.stride(0), dW.stride(1), db.stride(0),
+        HAS_SCALES=a is not None, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
+    )  # fmt: skip
+    return dP, dm, dS, da
+
+
+@_backward_op.register_fake
+def _(P, a, m, S, means, factors, dW, db):
+    groups, _, inner = P.shape
+    return torch.empty_like(P), P.new_empty((groups, inner)), P.new_empty((groups, inner, inner)), P.new_empty(groups)
+
+
+class Folded(torch.autograd.Function):
+    """W and b of `fold`, with the gradients of P, a, m and S."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running: tuple[Tensor, ...], numbers: Any
+    ) -> tuple[Tensor, Tensor]:
+        W, b, means, factors = _forward_op(P, a, m, S, *running, *numbers)
+        ctx.save_for_backward(P, a, m, S, means, factors)
+        return W, b
+
+    @staticmethod
+    def backward(ctx: Any, dW: Tensor, db: Tensor) -> tuple[Any, ...]:
+        P, a, m, *_ = ctx.saved_tensors
+        dP, dm, dS, da = _backward_op(*ctx.saved_tensors, dW, db)
+        if len(m) == 1 and len(P) > 1:  # one map that all edges share
+            dm, dS = dm.sum(0, keepdim=True), dS.sum(0, keepdim=True)
+        return dP, None if a is None else da, dm, dS, None, None

@@ -1,0 +1,200 @@
+"""1x1 convolutions of groups of channels, sums of products over pixels, and the moments that are made of them."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from darts.models.kernels.rows import MOST_CHANNELS, PROGRAMS, divided, new_map, rows, tile
+
+PIXELS = 128  # of a tile
+
+
+def precision(image: Tensor) -> str:
+    """How products of float32 are computed: as PyTorch's settings say."""
+    return "tf32" if image.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+@triton.jit(do_not_specialize=("pixels",))
+def _mapped(
+    image, matrices, constants, added, result, pixels, inner, outer,
+    image_row, added_row, result_row, group_step, outer_step, inner_step,
+    HAS_CONSTANTS: tl.constexpr, HAS_ADDED: tl.constexpr, RECTIFY: tl.constexpr, PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(outer, OUTER)
+    group = tl.program_id(1) // tiles
+    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    to = (tl.program_id(1) % tiles) * OUTER + tl.arange(0, OUTER)
+    total = tl.zeros((PIXELS, OUTER), tl.float32)
+    for first in range(0, inner, INNER):
+        of = first + tl.arange(0, INNER)
+        place = image + pixel[:, None] * image_row + (group * inner + of)[None, :]
+        values = tl.load(place, (pixel < pixels)[:, None] & (of < inner)[None, :], 0.0)
+        place = matrices + group * group_step + of[:, None] * inner_step + to[None, :] * outer_step
+        weights = tl.load(place, (of < inner)[:, None] & (to < outer)[None, :], 0.0).to(values.dtype)
+        total = tl.dot(values, weights, total, input_precision=PRECISION)
+    channel = group * outer + to
+    there = (pixel < pixels)[:, None] & (to < outer)[None, :]
+    if HAS_CONSTANTS:
+        total += tl.load(constants + channel, to < outer, 0.0).to(tl.float32)[None, :]
+    if HAS_ADDED:
+        total += tl.load(added + pixel[:, None] * added_row + channel[None, :], there, 0.0).to(tl.float32)
+    if RECTIFY:
+        total = tl.maximum(total, 0.0)
+    tl.store(result + pixel[:, None] * result_row + channel[None, :], total.to(result.dtype.element_ty), there)
+
+
+@torch.library.custom_op(
+    "darts::mapped", mutates_args=(), schema="(Tensor i, Tensor m, Tensor? c, Tensor? a, bool rectify) -> Tensor"
+)
+def _mapped_op(
+    image: Tensor, matrices: Tensor, constants: Tensor | None, added: Tensor | None, rectify: bool
+) -> Tensor:
+    groups, outer, inner = matrices.shape
+    own, result = rows(image), new_map(image, groups * outer)
+    other = own if added is None else rows(added)
+    wide = tile(outer)
+    grid = (divided(own.pixels, PIXELS), groups * divided(outer, wide))
+    _mapped[grid](
+        own.map, matrices, own.map if constants is None else constants, other.map, result, own.pixels, inner, outer,
+        own.distance, other.distance, groups * outer, *(matrices.stride(axis) for axis in range(3)),
+        HAS_CONSTANTS=constants is not None, HAS_ADDED=added is not None, RECTIFY=rectify, PRECISION=precision(image),
+        PIXELS=PIXELS, OUTER=wide, INNER=tile(inner),
+    )  # fmt: skip
+    return result
+
+
+@_mapped_op.register_fake
+def _(image, matrices, constants, added, rectify):
+    return new_map(image, matrices.shape[0] * matrices.shape[1])
+
+
+def mapped(
+    image: Tensor,
+    matrices: Tensor,
+    constants: Tensor | None = None,
+    added: Tensor | None = None,
+    rectify: bool = False,
+) -> Tensor:
+    """Each group of C' channels through its matrix, plus constants, plus another map, and then ReLU.
+
+    image (batch, K C', H, W), matrices (K, C, C'), constants (K, C), added (batch, K C, H, W); returns the like of it.
+    """
+    constants = None if constants is None else constants.contiguous()
+    return _mapped_op(image, matrices, constants, added, rectify)
+
+
+@triton.jit(do_not_specialize=("pixels", "each", "part_size", "sums_from"))
+def _products(
+    left, right, parts, pixels, left_row, right_row, each, A, B, part_size, sums_from,
+    PRECISION: tl.constexpr, PIXELS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
+):  # fmt: skip
+    across, down = tl.cdiv(B, RIGHT), tl.cdiv(A, LEFT)
+    place = tl.program_id(0)
+    group = place // (across * down)
+    a = (place // across % down) * LEFT + tl.arange(0, LEFT)
+    b = (place % across) * RIGHT + tl.arange(0, RIGHT)
+    part = tl.program_id(1).to(tl.int64)
+    total = tl.zeros((LEFT, RIGHT), tl.float32)
+    sums = tl.zeros((LEFT,), tl.float32)
+    for first in range(0, each, PIXELS):
+        pixel = part * each + first + tl.arange(0, PIXELS)
+        there = (pixel < pixels)[:, None]
+        ones = tl.load(left + pixel[:, None] * left_row + (group * A + a)[None, :], there & (a < A)[None, :], 0.0)
+        others = tl.load(right + pixel[:, None] * right_row + (group * B + b)[None, :], there & (b < B)[None, :], 0.0)
+        total = tl.dot(tl.trans(ones), others, total, input_precision=PRECISION)
+        sums += tl.sum(ones.to(tl.float32), 0)
+    out = parts + part * part_size
+    tl.store(out + (group * A + a)[:, None] * B + b[None, :], total, (a < A)[:, None] & (b < B)[None, :])
+    if place % across == 0:
+        tl.store(out + sums_from + group * A + a, sums, a < A)
+
+
+def _parts(pixels: int, tiles: int) -> tuple[int, int]:
+    """Into how many parts the pixels are divided, and how many each has: a multiple of a tile."""
+    number = min(divided(pixels, 2 * PIXELS), max(1, PROGRAMS // tiles))
+    each = divided(divided(pixels, number), PIXELS) * PIXELS
+    return divided(pixels, each), each
+
+
+@torch.library.custom_op(
+    "darts::products", mutates_args=(), schema="(Tensor left, Tensor right, int groups, bool exact) -> Tensor"
+)
+def _products_op(left: Tensor, right: Tensor, groups: int, exact: bool) -> Tensor:
+    one, other = rows(left), rows(right)
+    a, b = left.shape[1] // groups, right.shape[1] // groups
+    size, high, wide = groups * a * (b + 1), tile(a), tile(b)
+    tiles = groups * divided(a, high) * divided(b, wide)
+    number, each = _parts(one.pixels, tiles)
+    parts = torch.empty((number, size), dtype=torch.float32, device=left.device)
+    _products[tiles, number](
+        one.map, other.map, parts, one.pixels, one.distance, other.distance, each, a, b, size, groups * a * b,
+        PRECISION="ieee" if exact else precision(left), PIXELS=PIXELS, LEFT=high, RIGHT=wide,
+    )  # fmt: skip
+    return parts
+
+
+@_products_op.register_fake
+def _(left, right, groups, exact):
+    pixels, a, b = left.numel() // left.shape[1], left.shape[1] // groups, right.shape[1] // groups
+    number, _ = _parts(pixels, groups * divided(a, tile(a)) * divided(b, tile(b)))
+    return left.new_empty((number, groups * a * (b + 1)), dtype=torch.float32)
+
+
+def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Sums over pixels of left times right, (K, A, B), and of left, (K, A), in float32.
+
+    left (batch, K A, H, W), right (batch, K B, H, W).
+    """
+    a, b = left.shape[1] // groups, right.shape[1] // groups
+    total = _products_op(left, right, groups, False).sum(0)
+    return total[: groups * a * b].view(groups, a, b), total[groups * a * b :].view(groups, a)
+
+
+@triton.jit(do_not_specialize=("number", "part_size", "sums_from", "pixels"))
+def _moments(parts, mean, covariance, number, part_size, sums_from, pixels, C, SIZE: tl.constexpr):
+    group = tl.program_id(0)
+    a, b = tl.arange(0, SIZE), tl.arange(0, SIZE)
+    second = tl.zeros((SIZE, SIZE), tl.float32)
+    one, other = tl.zeros((SIZE,), tl.float32), tl.zeros((SIZE,), tl.float32)
+    place = (group * C + a)[:, None] * C + b[None, :]
+    there = (a < C)[:, None] & (b < C)[None, :]
+    for part in range(number):
+        own = parts + part * part_size
+        second += tl.load(own + place, there, 0.0)
+        one += tl.load(own + sums_from + group * C + a, a < C, 0.0)
+        other += tl.load(own + sums_from + group * C + b, b < C, 0.0)
+    tl.store(mean + group * C + a, one / pixels, a < C)
+    tl.store(covariance + place, second / pixels - (one / pixels)[:, None] * (other / pixels)[None, :], there)
+
+
+@torch.library.custom_op(
+    "darts::moments", mutates_args=(), schema="(Tensor parts, int groups, int channels, int pixels) -> (Tensor, Tensor)"
+)
+def _moments_op(parts: Tensor, groups: int, channels: int, pixels: int) -> tuple[Tensor, Tensor]:
+    mean, covariance = parts.new_empty((groups, channels)), parts.new_empty((groups, channels, channels))
+    _moments[groups,](
+        parts, mean, covariance, len(parts), parts.shape[1], groups * channels**2, pixels, channels,
+        SIZE=1 << (channels - 1).bit_length(),
+    )  # fmt: skip
+    return mean, covariance
+
+
+@_moments_op.register_fake
+def _(parts, groups, channels, pixels):
+    return parts.new_empty((groups, channels)), parts.new_empty((groups, channels, channels))
+
+
+def moments(image: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean (K, C) and covariance (K, C, C) of each group of channels over all pixels, in float32, exact products."""
+    channels, pixels = image.shape[1] // groups, image.numel() // image.shape[1]
+    parts = _products_op(image, image, groups, True)
+    if channels <= 2 * MOST_CHANNELS:
+        return _moments_op(parts, groups, channels, pixels)
+    total = parts.sum(0) / pixels
+    mean = total[groups * channels**2 :].view(groups, channels)
+    second = total[: groups * channels**2].view(groups, channels, channels)
+    return mean, second - mean[:, :, None] * mean[:, None, :]
