@@ -61,7 +61,13 @@ def products_case(groups: int, a: int, b: int, side: int, dtype: torch.dtype) ->
     products, sums = linear.products(left, right, groups)
     mean, covariance = linear.moments(left, groups)
     centred = one - one.mean(0)
+    for_mean, for_covariance = drawn(groups, a), drawn(groups, a, a)
+    both = (for_covariance + for_covariance.mT).double() / len(one)
+    constant = for_mean.double() / len(one) - (both @ mean.double()[..., None])[..., 0]
+    matrices, constants = linear.of_moments(mean, for_mean, for_covariance, len(one))
     return {
+        "map of moments": error(matrices, both),
+        "constant of moments": error(constants, constant),
         "products": error(products, torch.einsum("pka,pkb->kab", one, other)),
         "sums": error(sums, one.sum(0)),
         "mean": error(mean, one.mean(0)),

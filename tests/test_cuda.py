@@ -40,9 +40,8 @@ def require_step(name, device, folder):
     """The loss and gradients of a step, or finite ones where the step draws: devices draw other numbers."""
     settings = composed("benchmark", *SMALL, f"method={name}", *SHORT.get(name, []))
     if not settings.method.random:
-        errors, on_cpu = (checks.step_errors(settings, place, folder) for place in (device, CPU))
-        for kind in ("loss", "weights", "alpha"):  # finite differences lose digits in float32 wherever it is
-            assert errors[kind] <= max(errors["limit"], 3 * on_cpu[kind]), (errors, on_cpu)
+        errors = checks.step_errors(settings, device, folder)
+        assert errors["right"], errors
         return
     state = checks.first_state(settings, device, folder)
     before = checks.left_by(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,18 +51,16 @@ def depthwise_times(shape: tuple[int, ...], device: torch.device, dtype: torch.d
     batch, channels, side, kernel, stride, dilation = shape
     found: Found = {}
     for choice in layout.CHOICES:
-        layout.use(choice)
-        image = torch.randn(batch, channels, side, side, device=device, dtype=dtype)
-        image = image.contiguous(memory_format=convolutions.memory_format)
-        weight = torch.randn(channels, 1, kernel, kernel, device=device, dtype=dtype)
-        actions: Mapping[str, Action] = {
-            "forward": partial(convolved_alone, image, weight, (stride, dilation)),
-            "input": partial(gradients_alone, image, image, weight, (stride, dilation), False),
-            "both": partial(gradients_alone, image, image, weight, (stride, dilation), True),
-        }
-        times = [_milliseconds(action, device) for action in actions.values()]
-        found[choice] = " ".join(f"{one:.3f}" for one in times)
-    layout.use("channels last")
+        with layout.used(choice):
+            image = torch.randn(batch, channels, side, side, device=device, dtype=dtype)
+            image = image.contiguous(memory_format=convolutions.memory_format)
+            weight = torch.randn(channels, 1, kernel, kernel, device=device, dtype=dtype)
+            actions: tuple[Action, ...] = (
+                partial(convolved_alone, image, weight, (stride, dilation)),
+                partial(gradients_alone, image, image, weight, (stride, dilation), False),
+                partial(gradients_alone, image, image, weight, (stride, dilation), True),
+            )
+            found[choice] = " ".join(f"{_milliseconds(action, device):.3f}" for action in actions)
     found["MB read and written"] = 2 * image.numel() * image.element_size() / 1e6
     return found
 
@@ -78,11 +76,13 @@ def _milliseconds(action: Action, device: torch.device) -> float:
 def step_rows(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, Callable[[], Found]]:
     """By what is timed: its milliseconds, kernels and memory, as the commands run it."""
     cuda = device.type == "cuda"
+    if cuda:
+        layout.choose_layout(device, map_type(settings.precision), folder)
     ways = [(Engine.reference, Precision.fp32, False), (Engine.fused, Precision.fp32, False)]
     if cuda:
         ways += [
-            (Engine.fused, Precision.bf16, False),
             (Engine.fused, Precision.bf16, True),
+            (Engine.fused, Precision.bf16, False),
             (Engine.fused, Precision.fp32, True),
             (Engine.reference, Precision.fp32, True),
             (Engine.reference, Precision.bf16, True),
@@ -96,7 +96,19 @@ def step_rows(settings: BenchmarkSettings, device: torch.device, folder: Path) -
             rows[f"search, {order}, {_way(own)}"] = partial(search_times, own, device, folder)
         if order == "first order":
             rows |= _other_rows(settings, device, folder, ways)
+            rows |= _rows_of_layouts(own, device, folder) if cuda else {}
     return rows
+
+
+def _rows_of_layouts(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, Callable[[], Found]]:
+    """The recorded step in bfloat16 in every way that maps can lie and be convolved."""
+    own = dataclasses.replace(settings, engine=Engine.fused, precision=Precision.bf16, graphs=True)
+
+    def measure(choice: str) -> Found:
+        with layout.used(choice):
+            return search_times(own, device, folder)
+
+    return {f"search, first order, {_way(own)}, maps {name}": partial(measure, name) for name in layout.CHOICES}
 
 
 def _other_rows(

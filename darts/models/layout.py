@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -59,16 +60,23 @@ def use(choice: str) -> None:
     convolutions.memory_format, convolutions.own_depthwise, convolutions.kernels = CHOICES[choice]
 
 
-def measured(device: torch.device, dtype: torch.dtype, timer: Timer) -> dict[str, float]:
-    """Return the milliseconds of what a state computes, forward and backward, in every way; the present way is kept."""
+@contextmanager
+def used(choice: str) -> Iterator[None]:
+    """Within the block this process convolves in the way of this name."""
     before = dataclasses.astuple(convolutions)
-    found: dict[str, float] = {}
+    use(choice)
     try:
-        for name in CHOICES:
-            use(name)
-            found[name] = sum(timer(_work(device, dtype, *steps)) for steps in STEPS)
+        yield
     finally:
         convolutions.memory_format, convolutions.own_depthwise, convolutions.kernels = before
+
+
+def measured(device: torch.device, dtype: torch.dtype, timer: Timer) -> dict[str, float]:
+    """Return the milliseconds of what a state computes, forward and backward, in every way; the present way is kept."""
+    found: dict[str, float] = {}
+    for name in CHOICES:
+        with used(name):
+            found[name] = sum(timer(_work(device, dtype, *steps)) for steps in STEPS)
     return found
 
 

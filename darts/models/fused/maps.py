@@ -20,7 +20,7 @@ from torch import Tensor
 
 from darts.models import depthwise
 from darts.models.fused.folding import Moments
-from darts.models.kernels.rows import serves
+from darts.models.kernels.rows import MOST_CHANNELS, serves
 from darts.runtime.device import convolutions, full_float32
 
 
@@ -134,6 +134,10 @@ class _Moments(torch.autograd.Function):
 def _of_moments(image: Tensor, mean: Tensor, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, Tensor]:
     """The linear map that makes of an image what its moments' gradients make of it (folding.py)."""
     count = image.numel() // image.shape[1]
+    if serves(image) and mean.shape[1] <= MOST_CHANNELS:
+        from darts.models.kernels import linear as kernels
+
+        return kernels.of_moments(mean, grad_mean, grad_covariance, count)
     linear = (grad_covariance + grad_covariance.transpose(1, 2)) / count
     return linear, grad_mean / count - (linear * mean[:, None]).sum(2)
 

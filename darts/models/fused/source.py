@@ -20,6 +20,7 @@ from darts.models.depthwise import Depthwise
 from darts.models.fused.folding import RunningStatistics, fold, over_all_processes
 from darts.models.fused.maps import Before, Operand, convolved, moments, sum_of_maps
 from darts.models.operations import FactorisedReduction, Zero
+from darts.runtime.device import convolutions
 from darts.runtime.reduction import Part, run_in_step
 
 Operations = Sequence[Mapping[int, nn.Module]]  # the reference supernet's, by edge and column; the same columns on each
@@ -114,8 +115,35 @@ class Convolutions(Stacked):
         kernels = [self.kernels[f"{block}_{column}"] for column in self.columns]
         largest = max(kernel.shape[-1] for kernel in kernels)
         around = [(largest - kernel.shape[-1]) // 2 for kernel in kernels]
+        if convolutions.kernels:
+            joined: Tensor = _Joined.apply(largest, *kernels)
+            return joined
         padded = [F.pad(k, (a, a, a, a)) if a else k for k, a in zip(kernels, around, strict=True)]
         return torch.stack(padded, dim=1).flatten(0, 1)
+
+
+class _Joined(torch.autograd.Function):
+    """Kernels of one family, the smaller in the middle of the largest: few launches, and none for the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, largest: int, *kernels: Tensor) -> Tensor:
+        edges, channels = kernels[0].shape[:2]
+        ctx.sides = [kernel.shape[-1] for kernel in kernels]
+        result = kernels[0].new_zeros((edges, len(kernels), channels, 1, largest, largest))
+        for place, kernel in zip(_Joined.places(result, ctx.sides), kernels, strict=True):
+            place.copy_(kernel)
+        return result.flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        return None, *_Joined.places(grad_output.unflatten(0, (-1, len(ctx.sides))), ctx.sides)
+
+    @staticmethod
+    def places(joined: Tensor, sides: Sequence[int]) -> list[Tensor]:
+        """Where each kernel lies."""
+        largest = joined.shape[-1]
+        around = [(largest - side) // 2 for side in sides]
+        return [joined[:, at, :, :, a : largest - a, a : largest - a] for at, a in enumerate(around)]
 
 
 class Pool(Stacked):

@@ -17,7 +17,7 @@ def precision(image: Tensor) -> str:
     return "tf32" if image.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
-@triton.jit(do_not_specialize=("pixels",))
+@triton.jit(do_not_specialize=("pixels", "group_step", "outer_step", "inner_step"))
 def _mapped(
     image, matrices, constants, added, result, pixels, inner, outer,
     image_row, added_row, result_row, group_step, outer_step, inner_step,
@@ -198,3 +198,42 @@ def moments(image: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     mean = total[groups * channels**2 :].view(groups, channels)
     second = total[: groups * channels**2].view(groups, channels, channels)
     return mean, second - mean[:, :, None] * mean[:, None, :]
+
+
+@triton.jit(do_not_specialize=("C", "pixels"))
+def _of_moments(mean, for_mean, for_covariance, matrices, constants, C, pixels, SIZE: tl.constexpr):
+    group = tl.program_id(0)
+    a, b = tl.arange(0, SIZE), tl.arange(0, SIZE)
+    there = (a < C)[:, None] & (b < C)[None, :]
+    own = for_covariance + group * C * C
+    both = tl.load(own + a[:, None] * C + b[None, :], there, 0.0) + tl.load(
+        own + b[None, :] * C + a[:, None], there, 0.0
+    )
+    linear = both / pixels
+    means = tl.load(mean + group * C + b, b < C, 0.0)
+    constant = tl.load(for_mean + group * C + a, a < C, 0.0) / pixels - tl.sum(linear * means[None, :], 1)
+    tl.store(matrices + group * C * C + a[:, None] * C + b[None, :], linear, there)
+    tl.store(constants + group * C + a, constant, a < C)
+
+
+@torch.library.custom_op(
+    "darts::of_moments",
+    mutates_args=(),
+    schema="(Tensor mean, Tensor for_mean, Tensor for_covariance, int pixels) -> (Tensor, Tensor)",
+)
+def of_moments(mean: Tensor, for_mean: Tensor, for_covariance: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """The linear map (K, C, C), (K, C) that makes of an image what its moments' gradients make of it (folding.py)."""
+    groups, channels = mean.shape
+    matrices, constants = mean.new_empty((groups, channels, channels)), mean.new_empty((groups, channels))
+    for_mean, for_covariance = for_mean.contiguous(), for_covariance.contiguous()
+    _of_moments[groups,](
+        mean, for_mean, for_covariance, matrices, constants, channels, pixels,
+        SIZE=1 << (channels - 1).bit_length(),
+    )  # fmt: skip
+    return matrices, constants
+
+
+@of_moments.register_fake
+def _(mean, for_mean, for_covariance, pixels):
+    groups, channels = mean.shape
+    return mean.new_empty((groups, channels, channels)), mean.new_empty((groups, channels))
