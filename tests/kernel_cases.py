@@ -122,6 +122,14 @@ def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool) -
     return errors
 
 
+def join_case(edges: int, channels: int, sides: tuple[int, int]) -> Errors:
+    """Kernels of two sizes, each in the middle of the larger size."""
+    one, other = (drawn(edges, channels, 1, side * side).view(edges, channels, 1, side, side) for side in sides)
+    largest = max(sides)
+    padded = [F.pad(k, [(largest - k.shape[-1]) // 2] * 4) for k in (one, other)]
+    return {"joined": error(depthwise.joined(one, other, largest), torch.stack(padded, dim=1).flatten(0, 1))}
+
+
 def cases() -> Iterator[tuple[str, Case]]:
     """By name, with odd sizes, strides, dilations, maps lower than the kernel, 1 to 5 edges, 4 to 64 channels."""
     f32, f16 = torch.float32, torch.float16  # the interpreter cannot multiply tiles of bfloat16
@@ -147,6 +155,8 @@ def cases() -> Iterator[tuple[str, Case]]:
     for (edges, channels, sides), own in pairs:
         name = f"depthwise, {edges} edges, {channels} channels, {sides}, side, stride, dilation {own}"
         yield name, lambda a=(edges, channels, sides, own, f32): depthwise_case(*a)
+    for edges, channels, sides in [(1, 4, (3, 5)), (3, 16, (5, 3)), (2, 6, (3, 3))]:
+        yield f"join, {edges} edges, {channels} channels, {sides}", lambda a=(edges, channels, sides): join_case(*a)
     yield "depthwise, bf16", lambda: depthwise_case(2, 8, (6, 6), (5, 1, 2), torch.bfloat16)
     for groups, inner, outer, shared, scaled in [
         (1, 4, 4, False, False), (5, 16, 16, False, True), (2, 64, 64, False, True), (3, 32, 16, True, True),

@@ -76,8 +76,7 @@ def _milliseconds(action: Action, device: torch.device) -> float:
 def step_rows(settings: BenchmarkSettings, device: torch.device, folder: Path) -> dict[str, Callable[[], Found]]:
     """By what is timed: its milliseconds, kernels and memory, as the commands run it."""
     cuda = device.type == "cuda"
-    if cuda:
-        layout.choose_layout(device, map_type(settings.precision), folder)
+    layout.choose_layout(device, map_type(settings.precision), folder)
     ways = [(Engine.reference, Precision.fp32, False), (Engine.fused, Precision.fp32, False)]
     if cuda:
         ways += [

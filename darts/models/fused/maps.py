@@ -51,7 +51,10 @@ def convolved(
 
 
 class Operand(NamedTuple):
-    """A map and the 1x1 convolutions that bring it to each of K edges' sums: (K, C, C'), (K, C)."""
+    """A map and the 1x1 convolutions that bring it to each of K edges' sums: (K, C, C'), (K, C).
+
+    Matrices of a shared map may be diagonal, (K, C).
+    """
 
     image: Tensor
     matrices: Tensor
@@ -65,13 +68,27 @@ def sum_of_maps(shared: Sequence[Operand], stacked: Sequence[Operand]) -> Tensor
     """
     operands = [*shared, *stacked]
     constants = [operand.constants for operand in operands if operand.constants is not None]
-    none = operands[0].matrices.new_zeros(operands[0].matrices.shape[:2])
-    bias = torch.stack(constants).sum(0) if constants else none
+    if constants:
+        bias = torch.stack(constants).sum(0) if len(constants) > 1 else constants[0]
+    else:
+        bias = operands[0].matrices.new_zeros(operands[0].matrices.shape[:2])
     images = [operand.image for operand in operands]
     weights = [operand.matrices for operand in stacked]
     if shared:  # their maps are one, joined along the channels, with one dense matrix
-        weights.insert(0, torch.cat([operand.matrices for operand in shared], dim=2).flatten(0, 1)[None])
+        weights.insert(0, _dense([operand.matrices for operand in shared]).flatten(0, 1)[None])
     return _Summed.apply(len(shared), len(images), bias, *images, *weights)
+
+
+def _dense(matrices: Sequence[Tensor]) -> Tensor:
+    """Matrices (K, C, C'), or diagonals (K, C), side by side: (K, C, sum of C')."""
+    kinds = [matrix.dim() for matrix in matrices]
+    if kinds != sorted(kinds):
+        return torch.cat([torch.diag_embed(m) if m.dim() == 2 else m for m in matrices], dim=2)
+    diagonals = [matrix for matrix in matrices if matrix.dim() == 2]
+    if not diagonals:
+        return torch.cat(list(matrices), dim=2)
+    dense = torch.diag_embed(torch.stack(diagonals, dim=1), dim1=1, dim2=3).flatten(2)
+    return torch.cat([dense, *matrices[len(diagonals) :]], dim=2) if len(diagonals) < len(matrices) else dense
 
 
 def mapped(

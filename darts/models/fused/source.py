@@ -23,6 +23,7 @@ from darts.models.operations import FactorisedReduction, Zero
 from darts.runtime.device import convolutions
 from darts.runtime.reduction import Part, run_in_step
 
+Columns = Sequence[Tensor]  # by candidate its mixture weight on each edge, (K,)
 Operations = Sequence[Mapping[int, nn.Module]]  # the reference supernet's, by edge and column; the same columns on each
 
 
@@ -67,12 +68,9 @@ class Convolutions(Stacked):
     edge's candidates are folded into one.
     """
 
-    column_index: Tensor  # `columns`, on the device
-
     def __init__(self, columns: list[int], operations: Operations) -> None:
         super().__init__()
         self.columns, self.edges = columns, len(operations)
-        self.register_buffer("column_index", torch.tensor(columns), persistent=False)
         first = operations[0][columns[0]]
         self.steps = [
             (layer.stride[0], layer.dilation[0]) for layer in first.children() if isinstance(layer, Depthwise)
@@ -90,13 +88,13 @@ class Convolutions(Stacked):
             norm_rows = [row._replace(name=norm) for row in rows]
             self.norms[block] = self.statistics(f"norms.{block}", operations, norm_rows)
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
         """The last depthwise map (batch, K n C, H, W), and the folded map to the edges' sums: (K, C, n C), (K, C).
 
-        `rectified`: the source after ReLU; `mixture`: (K, candidates); n: how many candidates the family has.
+        `rectified`: the source after ReLU; n: how many candidates the family has.
         """
         image, before = rectified, None
-        scales = mixture.index_select(1, self.column_index).flatten()
+        scales = torch.stack([mixture[column] for column in self.columns], dim=1).flatten()
         for block, steps in enumerate(self.steps):
             norm = cast(RunningStatistics, self.norms[str(block)])
             image, own = convolved(image, before, self._kernel(block), steps, norm.by_batch)
@@ -129,6 +127,10 @@ class _Joined(torch.autograd.Function):
     def forward(ctx: Any, largest: int, *kernels: Tensor) -> Tensor:
         edges, channels = kernels[0].shape[:2]
         ctx.sides = [kernel.shape[-1] for kernel in kernels]
+        if len(kernels) == 2:
+            from darts.models.kernels.depthwise import joined
+
+            return joined(kernels[0], kernels[1], largest)
         result = kernels[0].new_zeros((edges, len(kernels), channels, 1, largest, largest))
         for place, kernel in zip(_Joined.places(result, ctx.sides), kernels, strict=True):
             place.copy_(kernel)
@@ -157,14 +159,14 @@ class Pool(Stacked):
         rows = [Row(edge, column, "1") for edge in range(len(operations))]
         self.norm = self.statistics("norm", operations, rows) if self.pool is not layers[0] else None
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
         """Its map, and its weight on each edge."""
-        image, scales = self.pool(source), mixture[:, self.column, None]
+        image, scales = self.pool(source), mixture[self.column][:, None]
         if self.norm is None or self.norm.by_batch:
             image = image if self.norm is None else (yield from _normalised(image, self.norm))
-            return Operand(image, torch.diag_embed(scales.expand(-1, image.shape[1])), None)
+            return Operand(image, scales.expand(-1, image.shape[1]), None)
         factors = scales * torch.rsqrt(self.norm.running_var + self.norm.eps)
-        return Operand(image, torch.diag_embed(factors), -factors * self.norm.running_mean)
+        return Operand(image, factors, -factors * self.norm.running_mean)
 
 
 def _normalised(image: Tensor, norm: RunningStatistics) -> Part[Tensor]:
@@ -187,10 +189,10 @@ class Skip(Stacked):
         super().__init__()
         self.column = column
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
         """The source, and its weight on each edge."""
         yield from ()  # nothing to sum
-        return Operand(source, torch.diag_embed(mixture[:, self.column, None].expand(-1, source.shape[1])), None)
+        return Operand(source, mixture[self.column][:, None].expand(-1, source.shape[1]), None)
 
 
 class Reduction(Stacked):
@@ -204,7 +206,7 @@ class Reduction(Stacked):
         self.odd = self.stack("odd", operations, [Row(edge, column, "odd.weight") for edge in edges])
         self.norm = self.statistics("norm", operations, [Row(edge, column, "norm") for edge in edges])
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Operand]:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
         """Even and odd pixels, and the folded map of each edge."""
         shifted = F.pad(rectified, (0, 1, 0, 1))[:, :, 1:, 1:]
         image = torch.cat([rectified[:, :, ::2, ::2], shifted[:, :, ::2, ::2]], dim=1)
@@ -213,7 +215,7 @@ class Reduction(Stacked):
         matrices = torch.cat([F.pad(even, (0, channels)), F.pad(odd, (channels, 0))], dim=1)
         own = moments(image) if self.norm.by_batch else None
         measured = yield from over_all_processes(own, self.norm)
-        return Operand(image, *fold(matrices, mixture[:, self.column], measured, self.norm))
+        return Operand(image, *fold(matrices, mixture[self.column], measured, self.norm))
 
 
 class Dense(Stacked):
@@ -233,10 +235,10 @@ class Dense(Stacked):
         self.norm = self.statistics("norm", operations, norms) if tracked else None
         self.synchronised = False  # True: normalised by all processes' parts of a batch
 
-    def forward(self, source: Tensor, rectified: Tensor, mixture: Tensor) -> Part[Tensor]:
+    def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Tensor]:
         """`rectified`: the source after ReLU. The weighted outputs side by side."""
         image = F.conv2d(rectified, self.weight.flatten(0, 1), None, self.stride, self.padding)
-        scales = mixture[:, self.column].repeat_interleave(self.weight.shape[1])
+        scales = mixture[self.column].repeat_interleave(self.weight.shape[1])
         if self.synchronised and (self.norm is None or self.norm.by_batch):
             found = yield from normalised(image, RunningStatistics.eps, scales)
             if self.norm is not None:
@@ -265,9 +267,9 @@ class Unfused(Stacked):
             for name in operation.state_dict():
                 self.rows[f"operations.{edge}.{name}"] = Row(edge, column, name)
 
-    def forward(self, source: Tensor, mixture: Tensor) -> Tensor:
+    def forward(self, source: Tensor, mixture: Columns) -> Tensor:
         """The weighted outputs side by side."""
-        pairs = zip(mixture[:, self.column], self.operations, strict=True)
+        pairs = zip(mixture[self.column], self.operations, strict=True)
         return torch.cat([weight * operation(source) for weight, operation in pairs], dim=1)
 
 
@@ -301,11 +303,11 @@ class Source(nn.Module):
 
     def forward(self, source: Tensor, mixture: Tensor) -> Tensor:
         """`source`: (batch, C, H, W); `mixture`: (K, candidates). The K mixed operations' outputs side by side."""
-        rectified = source.relu()
-        parts = [part(source, rectified, mixture) for part in (*self.shared, *self.families, *self.dense)]
+        rectified, columns = source.relu(), mixture.unbind(1)
+        parts = [part(source, rectified, columns) for part in (*self.shared, *self.families, *self.dense)]
         found = run_in_step(parts)
         shared, stacked = len(self.shared), len(self.shared) + len(self.families)
-        outputs = [part(source, mixture) for part in self.unfused] + found[stacked:]
+        outputs = [part(source, columns) for part in self.unfused] + found[stacked:]
         if stacked:
             outputs.append(sum_of_maps(found[:shared], found[shared:stacked]))
         if not outputs:  # `none` only

@@ -232,3 +232,38 @@ def _(gradient, image, side, stride, dilation):
 def weight_gradient(gradient: Tensor, image: Tensor, side: int, steps: tuple[int, int]) -> Tensor:
     """What the output's gradient (batch, K C, H', W') makes of the kernels (K C, 1, k, k), in float32."""
     return _weight_op(gradient, image, side, *steps).sum(0).view(-1, 1, side, side)
+
+
+@triton.jit(do_not_specialize=("size", "channels"))
+def _join(
+    one, other, result, size, channels, SIDE: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK: tl.constexpr
+):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x, y, channel = place % SIDE, place // SIDE % SIDE, place // (SIDE * SIDE)
+    second, edge = channel // channels % 2, channel // (2 * channels)
+    row = edge * channels + channel % channels
+    known = place < size
+    a, b = (SIDE - A) // 2, (SIDE - B) // 2
+    inside = known & (second == 0) & (y >= a) & (y < SIDE - a) & (x >= a) & (x < SIDE - a)
+    value = tl.load(one + (row * A + y - a) * A + x - a, inside, 0.0)
+    inside = known & (second == 1) & (y >= b) & (y < SIDE - b) & (x >= b) & (x < SIDE - b)
+    value += tl.load(other + (row * B + y - b) * B + x - b, inside, 0.0)
+    tl.store(result + place, value, known)
+
+
+@torch.library.custom_op("darts::join", mutates_args=(), schema="(Tensor one, Tensor other, int side) -> Tensor")
+def joined(one: Tensor, other: Tensor, side: int) -> Tensor:
+    """Two candidates' kernels (K, C, 1, k, k), edge by edge, each in the middle of `side` x `side`: (2 K C, ...)."""
+    edges, channels = one.shape[:2]
+    result = one.new_empty((2 * edges, channels, 1, side, side))
+    block = 1024
+    _join[divided(result.numel(), block),](
+        one.contiguous(), other.contiguous(), result, result.numel(), channels,
+        SIDE=side, A=one.shape[3], B=other.shape[3], BLOCK=block,
+    )  # fmt: skip
+    return result
+
+
+@joined.register_fake
+def _(one, other, side):
+    return one.new_empty((2 * len(one), one.shape[1], 1, side, side))

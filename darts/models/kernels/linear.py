@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from darts.models.kernels.rows import MOST_CHANNELS, PROGRAMS, divided, new_map, rows, tile
+from darts.models.kernels.rows import PROGRAMS, divided, new_map, rows, tile
 
 PIXELS = 128  # of a tile
 
@@ -154,21 +154,23 @@ def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return total[: groups * a * b].view(groups, a, b), total[groups * a * b :].view(groups, a)
 
 
-@triton.jit(do_not_specialize=("number", "part_size", "sums_from", "pixels"))
-def _moments(parts, mean, covariance, number, part_size, sums_from, pixels, C, SIZE: tl.constexpr):
+@triton.jit(do_not_specialize=("number", "part_size", "sums_from", "pixels", "C"))
+def _moments(
+    parts, mean, covariance, number, part_size, sums_from, pixels, C, PARTS: tl.constexpr, PLACES: tl.constexpr
+):
     group = tl.program_id(0)
-    a, b = tl.arange(0, SIZE), tl.arange(0, SIZE)
-    second = tl.zeros((SIZE, SIZE), tl.float32)
-    one, other = tl.zeros((SIZE,), tl.float32), tl.zeros((SIZE,), tl.float32)
-    place = (group * C + a)[:, None] * C + b[None, :]
-    there = (a < C)[:, None] & (b < C)[None, :]
-    for part in range(number):
-        own = parts + part * part_size
-        second += tl.load(own + place, there, 0.0)
-        one += tl.load(own + sums_from + group * C + a, a < C, 0.0)
-        other += tl.load(own + sums_from + group * C + b, b < C, 0.0)
-    tl.store(mean + group * C + a, one / pixels, a < C)
-    tl.store(covariance + place, second / pixels - (one / pixels)[:, None] * (other / pixels)[None, :], there)
+    place = tl.program_id(1) * PLACES + tl.arange(0, PLACES)
+    a, b, known = place // C, place % C, place < C * C
+    second, one = tl.zeros((PLACES,), tl.float32), tl.zeros((PLACES,), tl.float32)
+    other = tl.zeros((PLACES,), tl.float32)
+    for first in range(0, number, PARTS):
+        part = first + tl.arange(0, PARTS)
+        own, there = parts + (part * part_size)[:, None], (part < number)[:, None] & known[None, :]
+        second += tl.sum(tl.load(own + (group * C * C + place)[None, :], there, 0.0), 0)
+        one += tl.sum(tl.load(own + (sums_from + group * C + a)[None, :], there, 0.0), 0)
+        other += tl.sum(tl.load(own + (sums_from + group * C + b)[None, :], there, 0.0), 0)
+    tl.store(mean + group * C + a, one / pixels, known & (b == 0))
+    tl.store(covariance + group * C * C + place, second / pixels - one / pixels * (other / pixels), known)
 
 
 @torch.library.custom_op(
@@ -176,9 +178,10 @@ def _moments(parts, mean, covariance, number, part_size, sums_from, pixels, C, S
 )
 def _moments_op(parts: Tensor, groups: int, channels: int, pixels: int) -> tuple[Tensor, Tensor]:
     mean, covariance = parts.new_empty((groups, channels)), parts.new_empty((groups, channels, channels))
-    _moments[groups,](
+    places = min(128, 1 << (channels**2 - 1).bit_length())
+    _moments[groups, divided(channels**2, places)](
         parts, mean, covariance, len(parts), parts.shape[1], groups * channels**2, pixels, channels,
-        SIZE=1 << (channels - 1).bit_length(),
+        PARTS=32, PLACES=places,
     )  # fmt: skip
     return mean, covariance
 
@@ -191,13 +194,7 @@ def _(parts, groups, channels, pixels):
 def moments(image: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean (K, C) and covariance (K, C, C) of each group of channels over all pixels, in float32, exact products."""
     channels, pixels = image.shape[1] // groups, image.numel() // image.shape[1]
-    parts = _products_op(image, image, groups, True)
-    if channels <= 2 * MOST_CHANNELS:
-        return _moments_op(parts, groups, channels, pixels)
-    total = parts.sum(0) / pixels
-    mean = total[groups * channels**2 :].view(groups, channels)
-    second = total[: groups * channels**2].view(groups, channels, channels)
-    return mean, second - mean[:, :, None] * mean[:, None, :]
+    return _moments_op(_products_op(image, image, groups, True), groups, channels, pixels)
 
 
 @triton.jit(do_not_specialize=("C", "pixels"))
