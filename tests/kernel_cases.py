@@ -16,7 +16,7 @@ from torch import Tensor
 
 from darts.models.fused.folding import Moments, RunningStatistics, fold
 from darts.models.kernels import depthwise, linear
-from darts.models.kernels.fold import Folded
+from darts.models.kernels.fold import Folded, move
 
 Errors = dict[str, float]
 Case = Callable[[], Errors]
@@ -97,7 +97,7 @@ def depthwise_case(
     }
 
 
-def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool) -> Errors:
+def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool, beside: int = 1) -> Errors:
     """W, b, running statistics and all gradients, by autograd of the definition."""
     mixing = drawn(1 if shared else groups, inner, 3 * inner)
     leaves = [drawn(groups, outer, inner), drawn(1 if shared else groups, inner), mixing @ mixing.mT]
@@ -106,12 +106,13 @@ def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool) -
     statistics = RunningStatistics(groups, outer).double()
     a = wide[3] if scaled else None
     right = fold(wide[0], a, Moments(wide[1].expand(groups, -1), wide[2], 50), statistics)
-    cotangents = drawn(groups, outer, inner), drawn(groups, outer)
+    right = right[0].unflatten(0, (-1, beside)).transpose(1, 2).flatten(2), right[1]
+    cotangents = drawn(groups // beside, outer, beside * inner), drawn(groups, outer)
     gradients = torch.autograd.grad(right, wide, [c.double() for c in cotangents])
     own = [leaf.requires_grad_() for leaf in leaves]
     running = torch.zeros(groups, outer), torch.ones(groups, outer), torch.zeros(groups, dtype=torch.long)
     numbers = (True, 1e-5, 0.1, 50 / 49)
-    found = Folded.apply(own[0], own[3] if scaled else None, own[1], own[2], running, numbers)
+    found = Folded.apply(own[0], own[3] if scaled else None, own[1], own[2], running, numbers, beside)
     own_gradients = torch.autograd.grad(found, own, cotangents)
     errors = {"W": error(found[0], right[0]), "b": error(found[1], right[1])}
     errors["running mean"] = error(running[0], statistics.running_mean)
@@ -120,6 +121,17 @@ def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool) -
     for name, one, other in zip(("P", "m", "S", "a"), own_gradients, gradients, strict=False):
         errors[f"gradient of {name}"] = error(one, other)
     return errors
+
+
+def move_case(edges: int, channels: int) -> Errors:
+    """Running statistics of several edges, moved by one batch's."""
+    mean, variance = drawn(channels), drawn(channels).square()
+    right = RunningStatistics(edges, channels).double()
+    right.update(mean.double(), variance.double(), 50)
+    found = torch.zeros(edges, channels), torch.ones(edges, channels), torch.zeros(edges, dtype=torch.long)
+    move(mean, variance, *found, 0.1, 50 / 49)
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    return {name: error(one, right.get_buffer(name)) for name, one in zip(names, found, strict=True)}
 
 
 def join_case(edges: int, channels: int, sides: tuple[int, int]) -> Errors:
@@ -158,12 +170,15 @@ def cases() -> Iterator[tuple[str, Case]]:
     for edges, channels, sides in [(1, 4, (3, 5)), (3, 16, (5, 3)), (2, 6, (3, 3))]:
         yield f"join, {edges} edges, {channels} channels, {sides}", lambda a=(edges, channels, sides): join_case(*a)
     yield "depthwise, bf16", lambda: depthwise_case(2, 8, (6, 6), (5, 1, 2), torch.bfloat16)
-    for groups, inner, outer, shared, scaled in [
-        (1, 4, 4, False, False), (5, 16, 16, False, True), (2, 64, 64, False, True), (3, 32, 16, True, True),
-        (4, 24, 12, True, False),
+    for groups, inner, outer, shared, scaled, beside in [
+        (1, 4, 4, False, False, 1), (5, 16, 16, False, True, 1), (2, 64, 64, False, True, 2),
+        (3, 32, 16, True, True, 1), (4, 24, 12, True, False, 1), (6, 8, 8, False, True, 3),
     ]:  # fmt: skip
         name = f"fold, {groups} of {outer} x {inner}{', shared' if shared else ''}{', scaled' if scaled else ''}"
-        yield name, lambda a=(groups, inner, outer, shared, scaled): fold_case(*a)
+        sizes_and_more = groups, inner, outer, shared, scaled, beside
+        yield f"{name}, {beside} side by side", lambda a=sizes_and_more: fold_case(*a)
+    for edges, channels in [(1, 4), (5, 16)]:
+        yield f"move, {edges} x {channels}", lambda a=(edges, channels): move_case(*a)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from darts.models.batch_norm import move_statistics
 from darts.models.kernels.rows import folds
-from darts.runtime.device import full_float32
+from darts.runtime.device import convolutions, full_float32
 from darts.runtime.reduction import Part
 
 
@@ -105,26 +105,36 @@ class RunningStatistics(nn.Module):
 
     def update(self, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> None:
         """Move by a batch's mean and (biased) variance; both (K, C), or (C) for all alike."""
-        if self.moves:
+        if self.moves and convolutions.kernels and mean.is_cuda and mean.dim() == 1 and isinstance(pixels, int):
+            from darts.models.kernels.fold import move
+
+            held = self.running_mean, self.running_var, self.num_batches_tracked
+            move(mean, variance, *held, self.momentum, pixels / (pixels - 1))
+        elif self.moves:
             move_statistics(self, mean, variance, pixels)
 
 
 def fold(
-    matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics
+    matrices: Tensor,
+    scales: Tensor | None,
+    moments: Moments | None,
+    statistics: RunningStatistics,
+    beside: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """W (K, C', C) and b (K, C') of P = `matrices` and a = `scales` (K,), None for ones.
 
+    Of the n = `beside` matrices of an edge, W has one beside the other, (K / n, C', n C), and b their sum, (K / n, C').
     `moments` are those of the batch, which also move the running statistics, or None: then the latter normalise.
     """
     if moments is not None or statistics.kept is None:
-        return _folded(matrices, scales, moments, statistics)
+        return _folded(matrices, scales, moments, statistics, beside)
     if not statistics.kept:
-        statistics.kept.append(_folded(matrices, scales, None, statistics))
+        statistics.kept.append(_folded(matrices, scales, None, statistics, beside))
     return statistics.kept[0]
 
 
 def _folded(
-    matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics
+    matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics, beside: int
 ) -> tuple[Tensor, Tensor]:
     wide = matrices.to(statistics.running_mean.dtype)
     if moments is not None and isinstance(moments.pixels, int) and folds(wide):
@@ -133,8 +143,10 @@ def _folded(
         moves, ratio = statistics.moves, moments.pixels / (moments.pixels - 1)
         held = statistics.running_mean, statistics.running_var, statistics.num_batches_tracked
         numbers = moves, statistics.eps, statistics.momentum, ratio
-        found = Folded.apply(wide.contiguous(), scales, moments.mean, moments.covariance, held, numbers)
-        return found[0], found[1]
+        folded, constants = Folded.apply(
+            wide.contiguous(), scales, moments.mean, moments.covariance, held, numbers, beside
+        )
+        return folded, constants if beside == 1 else constants.unflatten(0, (-1, beside)).sum(1)
     if moments is None:
         means, variances = statistics.running_mean, statistics.running_var
     else:
@@ -146,4 +158,8 @@ def _folded(
     factors = torch.rsqrt(variances + statistics.eps)
     if scales is not None:
         factors = factors * scales[:, None]
-    return factors[:, :, None] * wide, -factors * means
+    folded, constants = factors[:, :, None] * wide, -factors * means
+    if beside == 1:
+        return folded, constants
+    by_edge = -1, beside
+    return folded.unflatten(0, by_edge).transpose(1, 2).flatten(2), constants.unflatten(0, by_edge).sum(1)

@@ -68,8 +68,10 @@ def sum_of_maps(shared: Sequence[Operand], stacked: Sequence[Operand]) -> Tensor
     """
     operands = [*shared, *stacked]
     constants = [operand.constants for operand in operands if operand.constants is not None]
-    if constants:
-        bias = torch.stack(constants).sum(0) if len(constants) > 1 else constants[0]
+    if len(constants) > 2:
+        bias = torch.stack(constants).sum(0)
+    elif constants:
+        bias = constants[0] + constants[1] if len(constants) > 1 else constants[0]
     else:
         bias = operands[0].matrices.new_zeros(operands[0].matrices.shape[:2])
     images = [operand.image for operand in operands]

@@ -93,7 +93,7 @@ class Convolutions(Stacked):
 
         `rectified`: the source after ReLU; n: how many candidates the family has.
         """
-        image, before = rectified, None
+        image, before = rectified, None  # the latter: what the last block's batch norm makes of its convolution
         scales = torch.stack([mixture[column] for column in self.columns], dim=1).flatten()
         for block, steps in enumerate(self.steps):
             norm = cast(RunningStatistics, self.norms[str(block)])
@@ -101,12 +101,8 @@ class Convolutions(Stacked):
             measured = yield from over_all_processes(own, norm)
             last = block == len(self.steps) - 1
             matrices, weights = self.matrices[str(block)].flatten(2), scales if last else None
-            folded, constants = fold(matrices, weights, measured, norm)
-            before = Before(folded, constants)
-        by_edge = self.edges, len(self.columns)
-        return Operand(
-            image, folded.unflatten(0, by_edge).transpose(1, 2).flatten(2), constants.unflatten(0, by_edge).sum(1)
-        )
+            before = Before(*fold(matrices, weights, measured, norm, len(self.columns) if last else 1))
+        return Operand(image, *cast(Before, before))
 
     def _kernel(self, block: int) -> Tensor:
         """(K n, C, 1, k, k), k that of the largest kernel."""
@@ -175,6 +171,8 @@ def _normalised(image: Tensor, norm: RunningStatistics) -> Part[Tensor]:
         found = yield from normalised(image, norm.eps)
         norm.update(found.mean, found.variance, found.pixels)
         return found.image
+    if not norm.moves:
+        return F.batch_norm(image, None, None, training=True, eps=norm.eps)
     mean, variance = norm.running_mean.new_zeros(2, image.shape[1])
     image = F.batch_norm(image, mean, variance, training=True, momentum=1.0, eps=norm.eps)
     pixels = image.numel() // image.shape[1]

@@ -16,14 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from darts.models.kernels.rows import tile
+from darts.models.kernels.rows import divided, tile
 
 
 @triton.jit(do_not_specialize=("A", "B", "scale_step", "shared_step"))
 def _forward(
     P, a, m, S, running_mean, running_var, tracked, W, b, means, factors,
     A, B, scale_step, shared_step, eps, momentum, unbiased,
-    HAS_SCALES: tl.constexpr, MOVES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+    BESIDE: tl.constexpr, HAS_SCALES: tl.constexpr, MOVES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(0)
     i, j, k = tl.arange(0, OUTER), tl.arange(0, INNER), tl.arange(0, INNER)
@@ -39,7 +39,8 @@ def _forward(
     f = r
     if HAS_SCALES:
         f = r * tl.load(a + group * scale_step)
-    tl.store(W + place, f[:, None] * matrix, known)
+    first = (group // BESIDE * A * BESIDE + group % BESIDE) * B  # of the matrices of an edge
+    tl.store(W + first + i[:, None] * (BESIDE * B) + j[None, :], f[:, None] * matrix, known)
     row = group * A + i
     tl.store(b + row, -f * u, i < A)
     tl.store(means + row, u, i < A)
@@ -60,31 +61,34 @@ def _warps(P: Tensor) -> int:
     "darts::fold",
     mutates_args=("running_mean", "running_var", "tracked"),
     schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor(x!) running_mean, Tensor(y!) running_var, "
-    "Tensor(z!) tracked, bool moves, float eps, float momentum, float unbiased) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor(z!) tracked, bool moves, float eps, float momentum, float unbiased, int beside) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _forward_op(
     P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running_mean: Tensor, running_var: Tensor, tracked: Tensor,
-    moves: bool, eps: float, momentum: float, unbiased: float,
+    moves: bool, eps: float, momentum: float, unbiased: float, beside: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     groups, outer, inner = P.shape
-    W, (b, means, factors) = torch.empty_like(P), (P.new_empty((groups, outer)) for _ in range(3))
+    W = P.new_empty((groups // beside, outer, beside * inner))
+    b, means, factors = (P.new_empty((groups, outer)) for _ in range(3))
     _forward[groups,](
         P, P if a is None else a, m, S, running_mean, running_var, tracked, W, b, means, factors, outer, inner,
         0 if a is None else a.stride(0), 0 if len(m) == 1 else 1, eps, momentum, unbiased,
-        HAS_SCALES=a is not None, MOVES=moves, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
+        BESIDE=beside, HAS_SCALES=a is not None, MOVES=moves, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
     )  # fmt: skip
     return W, b, means, factors
 
 
 @_forward_op.register_fake
-def _(P, a, m, S, running_mean, running_var, tracked, moves, eps, momentum, unbiased):
-    return torch.empty_like(P), *(P.new_empty(P.shape[:2]) for _ in range(3))
+def _(P, a, m, S, running_mean, running_var, tracked, moves, eps, momentum, unbiased, beside):
+    groups, outer, inner = P.shape
+    return P.new_empty((groups // beside, outer, beside * inner)), *(P.new_empty((groups, outer)) for _ in range(3))
 
 
 @triton.jit(do_not_specialize=("A", "B", "scale_step", "shared_step"))
 def _backward(
     P, a, m, S, means, factors, dW, db, dP, dm, dS, da, A, B, scale_step, shared_step, gradient_group, gradient_row,
-    constant_group, HAS_SCALES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+    constant_group, BESIDE: tl.constexpr, HAS_SCALES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(0)
     i, j, k = tl.arange(0, OUTER), tl.arange(0, INNER), tl.arange(0, INNER)
@@ -96,7 +100,8 @@ def _backward(
     covariance = tl.load(S + own * B * B + j[:, None] * B + k[None, :], square, 0.0)
     row = group * A + i
     u, r = tl.load(means + row, i < A, 0.0), tl.load(factors + row, i < A, 0.0)
-    of_matrix = tl.load(dW + group * gradient_group + i[:, None] * gradient_row + j[None, :], known, 0.0)
+    first = group // BESIDE * gradient_group + group % BESIDE * B
+    of_matrix = tl.load(dW + first + i[:, None] * gradient_row + j[None, :], known, 0.0)
     of_constant = tl.load(db + group * constant_group + i, i < A, 0.0)
     scale = 1.0
     if HAS_SCALES:
@@ -118,11 +123,19 @@ def _backward(
 @torch.library.custom_op(
     "darts::fold_gradient",
     mutates_args=(),
-    schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor u, Tensor r, Tensor dW, Tensor db) "
+    schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor u, Tensor r, Tensor dW, Tensor db, int beside) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward_op(
-    P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, means: Tensor, factors: Tensor, dW: Tensor, db: Tensor
+    P: Tensor,
+    a: Tensor | None,
+    m: Tensor,
+    S: Tensor,
+    means: Tensor,
+    factors: Tensor,
+    dW: Tensor,
+    db: Tensor,
+    beside: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     groups, outer, inner = P.shape
     dW = dW if dW.stride(2) == 1 else dW.contiguous()
@@ -132,13 +145,13 @@ def _backward_op(
     _backward[groups,](
         P, P if a is None else a, m, S, means, factors, dW, db, dP, dm, dS, da, outer, inner,
         0 if a is None else a.stride(0), 0 if len(m) == 1 else 1, dW.stride(0), dW.stride(1), db.stride(0),
-        HAS_SCALES=a is not None, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
+        BESIDE=beside, HAS_SCALES=a is not None, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
     )  # fmt: skip
     return dP, dm, dS, da
 
 
 @_backward_op.register_fake
-def _(P, a, m, S, means, factors, dW, db):
+def _(P, a, m, S, means, factors, dW, db, beside):
     groups, _, inner = P.shape
     return torch.empty_like(P), P.new_empty((groups, inner)), P.new_empty((groups, inner, inner)), P.new_empty(groups)
 
@@ -148,16 +161,62 @@ class Folded(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running: tuple[Tensor, ...], numbers: Any
+        ctx: Any, P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running: Any, numbers: Any, beside: int = 1
     ) -> tuple[Tensor, Tensor]:
-        W, b, means, factors = _forward_op(P, a, m, S, *running, *numbers)
+        W, b, means, factors = _forward_op(P, a, m, S, *running, *numbers, beside)
+        ctx.beside = beside
         ctx.save_for_backward(P, a, m, S, means, factors)
         return W, b
 
     @staticmethod
     def backward(ctx: Any, dW: Tensor, db: Tensor) -> tuple[Any, ...]:
         P, a, m, *_ = ctx.saved_tensors
-        dP, dm, dS, da = _backward_op(*ctx.saved_tensors, dW, db)
+        dP, dm, dS, da = _backward_op(*ctx.saved_tensors, dW, db, ctx.beside)
         if len(m) == 1 and len(P) > 1:  # one map that all edges share
             dm, dS = dm.sum(0, keepdim=True), dS.sum(0, keepdim=True)
-        return dP, None if a is None else da, dm, dS, None, None
+        return dP, None if a is None else da, dm, dS, None, None, None
+
+
+@triton.jit(do_not_specialize=("C", "size"))
+def _move(mean, variance, running_mean, running_var, tracked, C, size, momentum, ratio, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = place < size
+    before = tl.load(running_mean + place, known, 0.0)
+    tl.store(running_mean + place, before + momentum * (tl.load(mean + place % C, known, 0.0) - before), known)
+    before = tl.load(running_var + place, known, 0.0)
+    tl.store(
+        running_var + place, before + momentum * (tl.load(variance + place % C, known, 0.0) * ratio - before), known
+    )
+    first = known & (place % C == 0)
+    tl.store(tracked + place // C, tl.load(tracked + place // C, first, 0) + 1, first)
+
+
+@torch.library.custom_op(
+    "darts::move",
+    mutates_args=("running_mean", "running_var", "tracked"),
+    schema="(Tensor mean, Tensor variance, Tensor(x!) running_mean, Tensor(y!) running_var, Tensor(z!) tracked, "
+    "float momentum, float ratio) -> ()",
+)
+def move(
+    mean: Tensor, variance: Tensor, running_mean: Tensor, running_var: Tensor, tracked: Tensor,
+    momentum: float, ratio: float,
+) -> None:  # fmt: skip
+    """Move K running means and variances of C channels, (K, C), by one batch's, (C,), the variance times `ratio`."""
+    block = 256
+    _move[divided(running_mean.numel(), block),](
+        mean,
+        variance,
+        running_mean,
+        running_var,
+        tracked,
+        len(mean),
+        running_mean.numel(),
+        momentum,
+        ratio,
+        BLOCK=block,
+    )
+
+
+@move.register_fake
+def _(mean, variance, running_mean, running_var, tracked, momentum, ratio):
+    return None
