@@ -149,6 +149,8 @@ class Counting(TorchDispatchMode):
         name = function._schema.name.split("::")[1]
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
         devices = {tensor.device.type for tensor in tensors}
+        if name == "avg_pool2d_backward" and max(args[4]) > 0 and not args[0].is_contiguous():
+            self.host["avg_pool2d_backward of channels last, which is wrong with a padding"] += 1
         if len(devices) > 1 or name == "lift_fresh":  # the latter: a tensor of numbers that the host has
             self.copies[name] += 1
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in function._schema.returns)

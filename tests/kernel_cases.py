@@ -1,6 +1,6 @@
 """Triton kernels by Triton's interpreter, on the CPU, against plain PyTorch in float64; run as a process of its own.
 
-Prints a line of JSON a case: its name, and the largest error of each result relative to the result's largest number.
+Prints a line of JSON a case: its name, and by result the largest error relative to the result's largest number.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darts.models.fused import folding, maps
 from darts.models.fused.folding import Moments, RunningStatistics, fold
 from darts.models.kernels import depthwise, linear
 from darts.models.kernels.fold import Folded, move
+from darts.models.mixture import MixtureWeights
+from darts.runtime.device import convolutions
+from darts.search.build import build_supernet
+from darts.spaces.search_space import InputShape
+from tests.conftest import composed
 
 Errors = dict[str, float]
 Case = Callable[[], Errors]
@@ -169,7 +175,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         yield name, lambda a=(edges, channels, sides, own, f32): depthwise_case(*a)
     for edges, channels, sides in [(1, 4, (3, 5)), (3, 16, (5, 3)), (2, 6, (3, 3))]:
         yield f"join, {edges} edges, {channels} channels, {sides}", lambda a=(edges, channels, sides): join_case(*a)
-    yield "depthwise, bf16", lambda: depthwise_case(2, 8, (6, 6), (5, 1, 2), torch.bfloat16)
+    yield "depthwise, torch.bfloat16", lambda: depthwise_case(2, 8, (6, 6), (5, 1, 2), torch.bfloat16)
     for groups, inner, outer, shared, scaled, beside in [
         (1, 4, 4, False, False, 1), (5, 16, 16, False, True, 1), (2, 64, 64, False, True, 2),
         (3, 32, 16, True, True, 1), (4, 24, 12, True, False, 1), (6, 8, 8, False, True, 3),
@@ -177,15 +183,40 @@ def cases() -> Iterator[tuple[str, Case]]:
         name = f"fold, {groups} of {outer} x {inner}{', shared' if shared else ''}{', scaled' if scaled else ''}"
         sizes_and_more = groups, inner, outer, shared, scaled, beside
         yield f"{name}, {beside} side by side", lambda a=sizes_and_more: fold_case(*a)
+    yield "supernet", supernet_case
     for edges, channels in [(1, 4), (5, 16)]:
         yield f"move, {edges} x {channels}", lambda a=(edges, channels): move_case(*a)
+
+
+def supernet_case() -> Errors:
+    """Output and gradients of a fused supernet that the kernels compute, against one that PyTorch computes."""
+    settings = composed("search", "device=cpu", "network.channels=4", "network.cells=3", "space.nodes=2")
+    shape = InputShape(3, (8, 8), 10)
+    stage, *_ = settings.method.schedule.stages(settings.search.epochs, settings.space)
+    active = {kind: settings.space.allowed(kind) for kind in settings.space.cell_types}
+    images = drawn(4, 3, 8, 8)
+    found: list[dict[str, Tensor]] = []
+    for kernels in (False, True):
+        convolutions.kernels = kernels
+        maps.serves = lambda image: convolutions.kernels  # of a CPU too, by the interpreter
+        folding.folds = lambda matrices: convolutions.kernels and max(matrices.shape[1:]) <= 64
+        supernet = build_supernet(settings, shape, stage, active)
+        mixture = {kind: torch.full((5, 8), 0.125, requires_grad=True) for kind in settings.space.cell_types}
+        weights = {kind: MixtureWeights(matrix) for kind, matrix in mixture.items()}
+        output = supernet(images, weights)
+        output.square().sum().backward()
+        gradients = {name: weight.grad for name, weight in supernet.named_parameters() if weight.grad is not None}
+        buffers = {name: buffer.double() for name, buffer in supernet.named_buffers()}
+        found.append({"output": output, **{kind: m.grad for kind, m in mixture.items()}, **gradients, **buffers})
+    convolutions.kernels = False
+    return {name: error(found[1][name], right) for name, right in found[0].items()}
 
 
 def main() -> None:
     """Run all cases."""
     torch.manual_seed(0)
     for name, case in cases():
-        print(json.dumps({"name": name, "errors": case()}), flush=True)
+        print(json.dumps([name, case()]), flush=True)
 
 
 if __name__ == "__main__":

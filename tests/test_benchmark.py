@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
-from darts.benchmark import scaling
+from darts.benchmark import checks, gpu, scaling, times
 from darts.benchmark.measure import exponent, footprint, in_turn
-from tests.conftest import composed, run_command
+from darts.benchmark.settings import GpuPhase
+from tests.conftest import TINY_SEARCH, composed, run_command
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -80,6 +81,76 @@ def test_an_unknown_row_is_refused(tmp_path):
     done = run_command(["-m", "darts.benchmark", "rows=[inference]"], tmp_path)
     assert done.returncode == 2
     assert "rows is ['inference']" in done.stderr
+
+
+def of_gpu(phase, folder, *more):
+    return run_command(["-m", "darts.benchmark", *SMALL, f"gpu={phase}", f"hydra.run.dir={folder}", *more], folder)
+
+
+def test_a_phase_goes_on_where_it_was_stopped(tmp_path):
+    done = of_gpu("correctness", tmp_path, "gpu_minutes=0.0001")
+    assert done.returncode == 0, done.stderr
+    assert "rows are left for the next call" in done.stdout
+    file = tmp_path / "gpu-correctness.json"
+    record = json.loads(file.read_text())
+    first = "first order, fused, fp32"
+    record["rows"] = {"ceilings": {"GB/s": 1234.5}, first: {"failed": "no reason", "seconds": 1.0}}
+    file.write_text(json.dumps(record))
+    done = of_gpu("correctness", tmp_path, "gpu_minutes=0.05", "json=true")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert rows["ceilings"] == {"GB/s": 1234.5}  # what was measured stays, what failed is measured again
+    assert rows[first]["right"] is True and 0 < rows[first]["weights"] < 1e-3
+
+
+def test_a_phase_of_another_device_is_refused(tmp_path):
+    (tmp_path / "gpu-steps.json").write_text('{"environment": {"device": "another"}, "rows": {}}')
+    done = of_gpu("steps", tmp_path)
+    assert done.returncode == 2
+    assert "gpu-steps.json was measured on another, not cpu" in done.stderr
+    assert "give another hydra.run.dir" in done.stderr
+
+
+def test_a_row_that_fails_says_why_and_the_others_follow(tmp_path, monkeypatch, capsys):
+    def fail():
+        raise RuntimeError("no kernel\nand much more")
+
+    rows = {"broken": fail, "whole": lambda: {"ms": 1.5}}
+    monkeypatch.setitem(gpu.PHASES, GpuPhase.steps, lambda *_: rows)
+    record = gpu.measure_phase(composed("benchmark", *SMALL), GpuPhase.steps, tmp_path)
+    assert record["rows"]["broken"]["failed"] == "RuntimeError: no kernel"
+    assert record["rows"]["whole"]["ms"] == 1.5
+    assert "RuntimeError: no kernel" in capsys.readouterr().out
+
+
+def test_depthwise_and_steps_are_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(times, "SHAPES", [(2, 4, 6, 3, 1, 1)])
+    settings = composed("benchmark", *SMALL)
+    found = gpu.measure_phase(settings, GpuPhase.depthwise, tmp_path)["rows"]
+    assert [len(row["channels last"].split()) for row in found.values()] == [3]
+    found = gpu.measure_phase(settings, GpuPhase.steps, tmp_path)["rows"]
+    assert {"search, first order, fused, fp32", "retraining, fp32", "evaluation, reference, fp32"} <= set(found)
+    assert all(0 < row["least"] <= row["ms"] <= row["most"] for row in found.values())
+
+
+def test_a_whole_search_and_retraining_go_on_over_calls(tmp_path):
+    sizes = [*TINY_SEARCH, "search.epochs=1", "retrained.channels=2", "retrained.cells=3", "train.epochs=1",
+             "train.batch_size=32", "retrained.stem_reductions=2", "train.auxiliary_weight=0"]  # fmt: skip
+    settings = composed("benchmark", *sizes, "gpu_minutes=0.0001")
+    rows = gpu.measure_phase(settings, GpuPhase.search, tmp_path)["rows"]
+    assert rows["search"]["failed"] == "stopped in time after 0 epochs; the next call goes on"
+    settings = composed("benchmark", *sizes)
+    rows = gpu.measure_phase(settings, GpuPhase.search, tmp_path)["rows"]
+    assert len(rows["search"]["epochs"]) == len(rows["retraining"]["epochs"]) == 1
+    assert rows["search"]["epochs"][0].startswith("epoch 1  train/accuracy")
+    assert 0 <= rows["retraining"]["test_accuracy"] <= 1
+
+
+def test_an_error_on_the_gpu_is_not_taken_for_right():
+    assert not checks.judged({"weights": float("nan")}, 0.1)["right"]
+    assert not checks.judged({"weights": 0.2, "loss": 0.0}, {"weights": 0.1, "loss": 1.0})["right"]
+    with pytest.raises(ValueError, match="there are other tensors"):
+        checks.error({}, {"weight a": torch.ones(2)}, "weight")
 
 
 def test_scaling_reports_efficiency_and_what_was_sent(monkeypatch, capsys):

@@ -24,7 +24,7 @@ def default_after():
 
 def present() -> str:
     ways = {way: name for name, way in CHOICES.items()}
-    return ways[convolutions.memory_format, convolutions.own_depthwise]
+    return ways[convolutions.memory_format, convolutions.own_depthwise, convolutions.kernels]
 
 
 def fastest_with(*names: str):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from darts.config.registry import operations as OPERATIONS
 from darts.config.registry import register
 from darts.models.depthwise import Depthwise
+from darts.models.pooling import AveragePool
 from darts.runtime.errors import unknown
 from darts.spaces.search_space import LAYOUTS, CellPlan, Layout, Skeleton
 
@@ -154,7 +155,7 @@ def _max_pool(channels: int, stride: int, affine: bool) -> nn.Module:
 
 @register("operation", "avg_pool_3x3", normalised_in_search=True)
 def _avg_pool(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+    return AveragePool(3, stride, 1)
 
 
 @register("operation", "noise", random=True)

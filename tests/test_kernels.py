@@ -1,0 +1,36 @@
+"""Triton's kernels by its interpreter: each against plain PyTorch in float64, and a whole supernet made of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from darts.models.kernels.rows import installed
+from tests.conftest import ENVIRONMENT, ROOT
+
+pytestmark = [pytest.mark.skipif(not installed(), reason="Triton is not installed"), pytest.mark.slow(70)]
+LIMITS = {"torch.float32": 2e-6, "torch.float16": 2e-3, "torch.bfloat16": 2e-2, "supernet": 1e-3}
+KINDS = ("mapped", "products", "depthwise", "join", "fold", "move", "supernet")
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, float]]:
+    environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "tests.kernel_cases"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_compute_what_pytorch_computes_in_float64(kind, found):
+    own = {name: errors for name, errors in found.items() if name.startswith(kind)}
+    assert own
+    for name, errors in own.items():
+        limit = next((limit for mark, limit in LIMITS.items() if mark in name), LIMITS["torch.float32"])
+        assert errors
+        for what, error in errors.items():
+            assert error <= limit, (name, what)
