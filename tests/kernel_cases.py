@@ -17,7 +17,7 @@ from torch import Tensor
 from darts.models.fused import folding, maps
 from darts.models.fused.folding import Moments, RunningStatistics, fold
 from darts.models.kernels import depthwise, linear
-from darts.models.kernels.fold import Folded, move
+from darts.models.kernels.fold import folded, move
 from darts.models.mixture import MixtureWeights
 from darts.runtime.device import convolutions
 from darts.search.build import build_supernet
@@ -103,7 +103,7 @@ def depthwise_case(
     }
 
 
-def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool, beside: int = 1) -> Errors:
+def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool, per_edge: int = 1) -> Errors:
     """W, b, running statistics and all gradients, by autograd of the definition."""
     mixing = drawn(1 if shared else groups, inner, 3 * inner)
     leaves = [drawn(groups, outer, inner), drawn(1 if shared else groups, inner), mixing @ mixing.mT]
@@ -112,13 +112,13 @@ def fold_case(groups: int, inner: int, outer: int, shared: bool, scaled: bool, b
     statistics = RunningStatistics(groups, outer).double()
     a = wide[3] if scaled else None
     right = fold(wide[0], a, Moments(wide[1].expand(groups, -1), wide[2], 50), statistics)
-    right = right[0].unflatten(0, (-1, beside)).transpose(1, 2).flatten(2), right[1]
-    cotangents = drawn(groups // beside, outer, beside * inner), drawn(groups, outer)
+    right = right[0].unflatten(0, (-1, per_edge)).transpose(1, 2).flatten(2), right[1]
+    cotangents = drawn(groups // per_edge, outer, per_edge * inner), drawn(groups, outer)
     gradients = torch.autograd.grad(right, wide, [c.double() for c in cotangents])
     own = [leaf.requires_grad_() for leaf in leaves]
     running = torch.zeros(groups, outer), torch.ones(groups, outer), torch.zeros(groups, dtype=torch.long)
     numbers = (True, 1e-5, 0.1, 50 / 49)
-    found = Folded.apply(own[0], own[3] if scaled else None, own[1], own[2], running, numbers, beside)
+    found = folded(own[0], own[3] if scaled else None, own[1], own[2], running, numbers, per_edge)
     own_gradients = torch.autograd.grad(found, own, cotangents)
     errors = {"W": error(found[0], right[0]), "b": error(found[1], right[1])}
     errors["running mean"] = error(running[0], statistics.running_mean)
@@ -176,13 +176,13 @@ def cases() -> Iterator[tuple[str, Case]]:
     for edges, channels, sides in [(1, 4, (3, 5)), (3, 16, (5, 3)), (2, 6, (3, 3))]:
         yield f"join, {edges} edges, {channels} channels, {sides}", lambda a=(edges, channels, sides): join_case(*a)
     yield "depthwise, torch.bfloat16", lambda: depthwise_case(2, 8, (6, 6), (5, 1, 2), torch.bfloat16)
-    for groups, inner, outer, shared, scaled, beside in [
+    for groups, inner, outer, shared, scaled, per_edge in [
         (1, 4, 4, False, False, 1), (5, 16, 16, False, True, 1), (2, 64, 64, False, True, 2),
         (3, 32, 16, True, True, 1), (4, 24, 12, True, False, 1), (6, 8, 8, False, True, 3),
     ]:  # fmt: skip
         name = f"fold, {groups} of {outer} x {inner}{', shared' if shared else ''}{', scaled' if scaled else ''}"
-        sizes_and_more = groups, inner, outer, shared, scaled, beside
-        yield f"{name}, {beside} side by side", lambda a=sizes_and_more: fold_case(*a)
+        sizes_and_more = groups, inner, outer, shared, scaled, per_edge
+        yield f"{name}, {per_edge} side by side", lambda a=sizes_and_more: fold_case(*a)
     yield "supernet", supernet_case
     for edges, channels in [(1, 4), (5, 16)]:
         yield f"move, {edges} x {channels}", lambda a=(edges, channels): move_case(*a)
@@ -206,7 +206,7 @@ def supernet_case() -> Errors:
         output = supernet(images, weights)
         output.square().sum().backward()
         gradients = {name: weight.grad for name, weight in supernet.named_parameters() if weight.grad is not None}
-        buffers = {name: buffer.double() for name, buffer in supernet.named_buffers()}
+        buffers = {name: 1 + buffer.double() for name, buffer in supernet.named_buffers()}  # means are 0 or nearly
         found.append({"output": output, **{kind: m.grad for kind, m in mixture.items()}, **gradients, **buffers})
     convolutions.kernels = False
     return {name: error(found[1][name], right) for name, right in found[0].items()}

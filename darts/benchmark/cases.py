@@ -196,6 +196,7 @@ def search_action(state: SearchState) -> Action:
 
 
 def train_action(state: retrain.TrainState) -> Action:
+    """A step of this retraining, in an epoch that drops paths."""
     raws = state.data.train.shuffled_raw(0, 0, 10**9)
     state.epoch = 1  # in the first epoch no path is dropped
 
@@ -208,6 +209,7 @@ def train_action(state: retrain.TrainState) -> Action:
 
 
 def evaluation_action(state: SearchState) -> Action:
+    """The supernet's answer to a batch, without gradients."""
     data = cast(SearchData, state.data)
     mixture, preparation = state.deterministic_mixture(), data.train.preparation
     raw = next(data.train.shuffled_raw(0))

@@ -181,13 +181,13 @@ def judged(errors: Found, limits: float | Found) -> Found:
     return {**errors, "right": all(errors[name] <= each[name] for name in errors)}
 
 
-_truth: dict[str, Any] = {}  # what the CPU computes in float64, by what it depends on
+_kept_results: dict[str, Any] = {}  # what the CPU computes in float64, by what it depends on
 
 
 def _kept(name: str, compute: Callable[[], Tensors]) -> Tensors:
-    if name not in _truth:
-        _truth[name] = compute()
-    found: Tensors = _truth[name]
+    if name not in _kept_results:
+        _kept_results[name] = compute()
+    found: Tensors = _kept_results[name]
     return found
 
 
@@ -258,7 +258,7 @@ def retraining_errors(settings: BenchmarkSettings, device: torch.device, folder:
     """One step of retraining against the CPU in float64."""
     plain = dataclasses.replace(settings, precision=Precision.fp32)
 
-    def truth() -> Tensors:
+    def in_float64() -> Tensors:
         state = _retraining(plain, CPU, folder)
         as_originally(state.network.double())
         kept = state.data
@@ -267,7 +267,7 @@ def retraining_errors(settings: BenchmarkSettings, device: torch.device, folder:
         state.data = dataclasses.replace(kept, preparation=preparation)
         return _retrained(state, 1)
 
-    right = _kept("retraining", truth)
+    right = _kept("retraining", in_float64)
     single = _kept("float32 retraining", lambda: _retrained(_retraining(plain, CPU, folder), 1))
     found, least = _retrained(_retraining(settings, device, folder), 1), LIMITS[settings.precision]
     kinds = {"loss": "loss", "weights": "gradient"}

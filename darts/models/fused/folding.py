@@ -119,34 +119,33 @@ def fold(
     scales: Tensor | None,
     moments: Moments | None,
     statistics: RunningStatistics,
-    beside: int = 1,
+    per_edge: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """W (K, C', C) and b (K, C') of P = `matrices` and a = `scales` (K,), None for ones.
 
-    Of the n = `beside` matrices of an edge, W has one beside the other, (K / n, C', n C), and b their sum, (K / n, C').
+    Of the n = `per_edge` matrices of an edge, W has all side by side, (K / n, C', n C), and b their sum, (K / n, C').
     `moments` are those of the batch, which also move the running statistics, or None: then the latter normalise.
     """
     if moments is not None or statistics.kept is None:
-        return _folded(matrices, scales, moments, statistics, beside)
+        return _folded(matrices, scales, moments, statistics, per_edge)
     if not statistics.kept:
-        statistics.kept.append(_folded(matrices, scales, None, statistics, beside))
+        statistics.kept.append(_folded(matrices, scales, None, statistics, per_edge))
     return statistics.kept[0]
 
 
 def _folded(
-    matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics, beside: int
+    matrices: Tensor, scales: Tensor | None, moments: Moments | None, statistics: RunningStatistics, per_edge: int
 ) -> tuple[Tensor, Tensor]:
     wide = matrices.to(statistics.running_mean.dtype)
     if moments is not None and isinstance(moments.pixels, int) and folds(wide):
-        from darts.models.kernels.fold import Folded
+        from darts.models.kernels.fold import folded
 
-        moves, ratio = statistics.moves, moments.pixels / (moments.pixels - 1)
+        ratio = moments.pixels / (moments.pixels - 1)
         held = statistics.running_mean, statistics.running_var, statistics.num_batches_tracked
-        numbers = moves, statistics.eps, statistics.momentum, ratio
-        folded, constants = Folded.apply(
-            wide.contiguous(), scales, moments.mean, moments.covariance, held, numbers, beside
-        )
-        return folded, constants if beside == 1 else constants.unflatten(0, (-1, beside)).sum(1)
+        numbers = statistics.moves, statistics.eps, statistics.momentum, ratio
+        own = moments.mean, moments.covariance
+        W, b = folded(wide.contiguous(), scales, *own, held, numbers, per_edge)  # noqa: N806
+        return W, b if per_edge == 1 else b.unflatten(0, (-1, per_edge)).sum(1)
     if moments is None:
         means, variances = statistics.running_mean, statistics.running_var
     else:
@@ -158,8 +157,8 @@ def _folded(
     factors = torch.rsqrt(variances + statistics.eps)
     if scales is not None:
         factors = factors * scales[:, None]
-    folded, constants = factors[:, :, None] * wide, -factors * means
-    if beside == 1:
-        return folded, constants
-    by_edge = -1, beside
-    return folded.unflatten(0, by_edge).transpose(1, 2).flatten(2), constants.unflatten(0, by_edge).sum(1)
+    result, constants = factors[:, :, None] * wide, -factors * means
+    if per_edge == 1:
+        return result, constants
+    by_edge = -1, per_edge
+    return result.unflatten(0, by_edge).transpose(1, 2).flatten(2), constants.unflatten(0, by_edge).sum(1)

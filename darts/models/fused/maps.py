@@ -176,7 +176,8 @@ class _Convolved(torch.autograd.Function):
         mean = covariance = None
         with torch.autocast(image.device.type, enabled=False):
             rectified = None if matrices is None else mapped(image, matrices, constants, rectify=True)
-            result = convolved_alone(image if rectified is None else rectified, kernel, steps)
+            source = image if rectified is None else rectified
+            result = convolved_alone(source, kernel, steps)
             if wanted:
                 mean, covariance, _ = moments(result, edges)
         ctx.plan = plan
@@ -234,7 +235,8 @@ def gradients_alone(
         from darts.models.kernels import depthwise as kernels
 
         for_kernel = kernels.weight_gradient(grad_output, image, kernel.shape[2], steps) if wanted else None
-        return kernels.input_gradient(grad_output, image.shape, kernel, steps, image if rectified else None), for_kernel
+        mask = image if rectified else None
+        return kernels.input_gradient(grad_output, image.shape, kernel, steps, mask), for_kernel
     if len(kernel) != image.shape[1]:
         return _gradients_for_each_edge(grad_output, image, kernel, steps, wanted)
     for_kernel = depthwise.weight_gradient(grad_output, image, kernel, *steps) if wanted else None

@@ -101,7 +101,8 @@ class Convolutions(Stacked):
             measured = yield from over_all_processes(own, norm)
             last = block == len(self.steps) - 1
             matrices, weights = self.matrices[str(block)].flatten(2), scales if last else None
-            before = Before(*fold(matrices, weights, measured, norm, len(self.columns) if last else 1))
+            number = len(self.columns) if last else 1
+            before = Before(*fold(matrices, weights, measured, norm, number))
         return Operand(image, *cast(Before, before))
 
     def _kernel(self, block: int) -> Tensor:

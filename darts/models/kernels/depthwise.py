@@ -138,6 +138,19 @@ def input_gradient(
     return _input_op(gradient, kernel, shape[1:], *steps, rectified)
 
 
+@triton.jit
+def _plus(total, product, wanted: tl.constexpr):
+    if wanted:
+        total += product
+    return total
+
+
+@triton.jit
+def _store(place, total, known, wanted: tl.constexpr):
+    if wanted:
+        tl.store(place, tl.sum(total, 0), known)
+
+
 @triton.jit(do_not_specialize=("pixels", "H", "W", "OH", "OW", "each"))
 def _weight_gradient(
     gradient, image, parts, pixels, H, W, OH, OW, inner, outer, gradient_row, image_row, each,
@@ -163,37 +176,21 @@ def _weight_gradient(
             inside = row & (x >= 0) & (x < W)
             place = middle + (j - SIDE // 2) * DILATION * image_row
             product = own * tl.load(place, inside[:, None] & known[None, :], 0.0).to(tl.float32)
-            if j == 0:
-                sum0 += product
-            elif j == 1:
-                sum1 += product
-            elif j == 2:
-                sum2 += product
-            elif j == 3:
-                sum3 += product
-            elif j == 4:
-                sum4 += product
-            elif j == 5:
-                sum5 += product
-            else:
-                sum6 += product
+            sum0 = _plus(sum0, product, j == 0)
+            sum1 = _plus(sum1, product, j == 1)
+            sum2 = _plus(sum2, product, j == 2)
+            sum3 = _plus(sum3, product, j == 3)
+            sum4 = _plus(sum4, product, j == 4)
+            sum5 = _plus(sum5, product, j == 5)
+            sum6 = _plus(sum6, product, j == 6)
     out = parts + (part * outer + channel) * (SIDE * SIDE) + i * SIDE
-    for j in tl.static_range(SIDE):
-        if j == 0:
-            total = tl.sum(sum0, 0)
-        elif j == 1:
-            total = tl.sum(sum1, 0)
-        elif j == 2:
-            total = tl.sum(sum2, 0)
-        elif j == 3:
-            total = tl.sum(sum3, 0)
-        elif j == 4:
-            total = tl.sum(sum4, 0)
-        elif j == 5:
-            total = tl.sum(sum5, 0)
-        else:
-            total = tl.sum(sum6, 0)
-        tl.store(out + j, total, known)
+    _store(out + 0, sum0, known, SIDE > 0)
+    _store(out + 1, sum1, known, SIDE > 1)
+    _store(out + 2, sum2, known, SIDE > 2)
+    _store(out + 3, sum3, known, SIDE > 3)
+    _store(out + 4, sum4, known, SIDE > 4)
+    _store(out + 5, sum5, known, SIDE > 5)
+    _store(out + 6, sum6, known, SIDE > 6)
 
 
 def _parts(pixels: int, channels: int, side: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from darts.models.kernels.rows import divided, tile
 def _forward(
     P, a, m, S, running_mean, running_var, tracked, W, b, means, factors,
     A, B, scale_step, shared_step, eps, momentum, unbiased,
-    BESIDE: tl.constexpr, HAS_SCALES: tl.constexpr, MOVES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+    PER_EDGE: tl.constexpr, HAS_SCALES: tl.constexpr, MOVES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(0)
     i, j, k = tl.arange(0, OUTER), tl.arange(0, INNER), tl.arange(0, INNER)
@@ -39,8 +39,8 @@ def _forward(
     f = r
     if HAS_SCALES:
         f = r * tl.load(a + group * scale_step)
-    first = (group // BESIDE * A * BESIDE + group % BESIDE) * B  # of the matrices of an edge
-    tl.store(W + first + i[:, None] * (BESIDE * B) + j[None, :], f[:, None] * matrix, known)
+    first = (group // PER_EDGE * A * PER_EDGE + group % PER_EDGE) * B  # of the matrices of an edge
+    tl.store(W + first + i[:, None] * (PER_EDGE * B) + j[None, :], f[:, None] * matrix, known)
     row = group * A + i
     tl.store(b + row, -f * u, i < A)
     tl.store(means + row, u, i < A)
@@ -61,34 +61,36 @@ def _warps(P: Tensor) -> int:
     "darts::fold",
     mutates_args=("running_mean", "running_var", "tracked"),
     schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor(x!) running_mean, Tensor(y!) running_var, "
-    "Tensor(z!) tracked, bool moves, float eps, float momentum, float unbiased, int beside) "
+    "Tensor(z!) tracked, bool moves, float eps, float momentum, float unbiased, int per_edge) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _forward_op(
     P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running_mean: Tensor, running_var: Tensor, tracked: Tensor,
-    moves: bool, eps: float, momentum: float, unbiased: float, beside: int,
+    moves: bool, eps: float, momentum: float, unbiased: float, per_edge: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     groups, outer, inner = P.shape
-    W = P.new_empty((groups // beside, outer, beside * inner))
+    scales, shared = P if a is None else a, 0 if len(m) == 1 else 1
+    W = P.new_empty((groups // per_edge, outer, per_edge * inner))
     b, means, factors = (P.new_empty((groups, outer)) for _ in range(3))
     _forward[groups,](
-        P, P if a is None else a, m, S, running_mean, running_var, tracked, W, b, means, factors, outer, inner,
-        0 if a is None else a.stride(0), 0 if len(m) == 1 else 1, eps, momentum, unbiased,
-        BESIDE=beside, HAS_SCALES=a is not None, MOVES=moves, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
+        P, scales, m, S, running_mean, running_var, tracked, W, b, means, factors, outer, inner,
+        scales.stride(0), shared, eps, momentum, unbiased,
+        PER_EDGE=per_edge, HAS_SCALES=a is not None, MOVES=moves, OUTER=tile(outer), INNER=tile(inner),
+        num_warps=_warps(P),
     )  # fmt: skip
     return W, b, means, factors
 
 
 @_forward_op.register_fake
-def _(P, a, m, S, running_mean, running_var, tracked, moves, eps, momentum, unbiased, beside):
+def _(P, a, m, S, running_mean, running_var, tracked, moves, eps, momentum, unbiased, per_edge):
     groups, outer, inner = P.shape
-    return P.new_empty((groups // beside, outer, beside * inner)), *(P.new_empty((groups, outer)) for _ in range(3))
+    return P.new_empty((groups // per_edge, outer, per_edge * inner)), *(P.new_empty((groups, outer)) for _ in range(3))
 
 
 @triton.jit(do_not_specialize=("A", "B", "scale_step", "shared_step"))
 def _backward(
     P, a, m, S, means, factors, dW, db, dP, dm, dS, da, A, B, scale_step, shared_step, gradient_group, gradient_row,
-    constant_group, BESIDE: tl.constexpr, HAS_SCALES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
+    constant_group, PER_EDGE: tl.constexpr, HAS_SCALES: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     group = tl.program_id(0)
     i, j, k = tl.arange(0, OUTER), tl.arange(0, INNER), tl.arange(0, INNER)
@@ -100,7 +102,7 @@ def _backward(
     covariance = tl.load(S + own * B * B + j[:, None] * B + k[None, :], square, 0.0)
     row = group * A + i
     u, r = tl.load(means + row, i < A, 0.0), tl.load(factors + row, i < A, 0.0)
-    first = group // BESIDE * gradient_group + group % BESIDE * B
+    first = group // PER_EDGE * gradient_group + group % PER_EDGE * B
     of_matrix = tl.load(dW + first + i[:, None] * gradient_row + j[None, :], known, 0.0)
     of_constant = tl.load(db + group * constant_group + i, i < A, 0.0)
     scale = 1.0
@@ -123,7 +125,7 @@ def _backward(
 @torch.library.custom_op(
     "darts::fold_gradient",
     mutates_args=(),
-    schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor u, Tensor r, Tensor dW, Tensor db, int beside) "
+    schema="(Tensor P, Tensor? a, Tensor m, Tensor S, Tensor u, Tensor r, Tensor dW, Tensor db, int per_edge) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward_op(
@@ -135,43 +137,42 @@ def _backward_op(
     factors: Tensor,
     dW: Tensor,
     db: Tensor,
-    beside: int,
+    per_edge: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     groups, outer, inner = P.shape
+    scales, shared = P if a is None else a, 0 if len(m) == 1 else 1
     dW = dW if dW.stride(2) == 1 else dW.contiguous()
     db = db if db.stride(1) == 1 else db.contiguous()
     dP, dm, dS = torch.empty_like(P), P.new_empty((groups, inner)), P.new_empty((groups, inner, inner))
     da = P.new_empty(groups)
     _backward[groups,](
-        P, P if a is None else a, m, S, means, factors, dW, db, dP, dm, dS, da, outer, inner,
-        0 if a is None else a.stride(0), 0 if len(m) == 1 else 1, dW.stride(0), dW.stride(1), db.stride(0),
-        BESIDE=beside, HAS_SCALES=a is not None, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
+        P, scales, m, S, means, factors, dW, db, dP, dm, dS, da, outer, inner,
+        scales.stride(0), shared, dW.stride(0), dW.stride(1), db.stride(0),
+        PER_EDGE=per_edge, HAS_SCALES=a is not None, OUTER=tile(outer), INNER=tile(inner), num_warps=_warps(P),
     )  # fmt: skip
     return dP, dm, dS, da
 
 
 @_backward_op.register_fake
-def _(P, a, m, S, means, factors, dW, db, beside):
+def _(P, a, m, S, means, factors, dW, db, per_edge):
     groups, _, inner = P.shape
     return torch.empty_like(P), P.new_empty((groups, inner)), P.new_empty((groups, inner, inner)), P.new_empty(groups)
 
 
-class Folded(torch.autograd.Function):
-    """W and b of `fold`, with the gradients of P, a, m and S."""
-
+class _Folded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running: Any, numbers: Any, beside: int = 1
+        ctx: Any, P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running: Any, numbers: Any, per_edge: int = 1
     ) -> tuple[Tensor, Tensor]:
-        W, b, means, factors = _forward_op(P, a, m, S, *running, *numbers, beside)
-        ctx.beside = beside
+        W, b, means, factors = _forward_op(P, a, m, S, *running, *numbers, per_edge)
+        ctx.per_edge = per_edge
         ctx.save_for_backward(P, a, m, S, means, factors)
         return W, b
 
     @staticmethod
     def backward(ctx: Any, dW: Tensor, db: Tensor) -> tuple[Any, ...]:
         P, a, m, *_ = ctx.saved_tensors
-        dP, dm, dS, da = _backward_op(*ctx.saved_tensors, dW, db, ctx.beside)
+        dP, dm, dS, da = _backward_op(*ctx.saved_tensors, dW, db, ctx.per_edge)
         if len(m) == 1 and len(P) > 1:  # one map that all edges share
             dm, dS = dm.sum(0, keepdim=True), dS.sum(0, keepdim=True)
         return dP, None if a is None else da, dm, dS, None, None, None
@@ -220,3 +221,16 @@ def move(
 @move.register_fake
 def _(mean, variance, running_mean, running_var, tracked, momentum, ratio):
     return None
+
+
+def folded(
+    P: Tensor, a: Tensor | None, m: Tensor, S: Tensor, running: tuple[Tensor, ...], numbers: tuple[float, ...],
+    per_edge: int = 1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """W and b of P (K, C', C), a (K,) or None, m and S (K or 1, C; C, C), with gradients of these four.
+
+    `running`: means and variances (K, C') and counts of batches (K,); `numbers`: whether they move, eps, momentum, and
+    n / (n - 1) of n pixels. Of every `per_edge` matrices W has all side by side, (K / per_edge, C', per_edge C).
+    """
+    W, b = _Folded.apply(P, a, m, S, running, numbers, per_edge)
+    return W, b

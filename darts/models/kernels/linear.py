@@ -56,10 +56,11 @@ def _mapped_op(
     groups, outer, inner = matrices.shape
     own, result = rows(image), new_map(image, groups * outer)
     other = own if added is None else rows(added)
+    shifts = own.map if constants is None else constants  # a kernel takes a tensor, which it does not read
     wide = tile(outer)
     grid = (divided(own.pixels, PIXELS), groups * divided(outer, wide))
     _mapped[grid](
-        own.map, matrices, own.map if constants is None else constants, other.map, result, own.pixels, inner, outer,
+        own.map, matrices, shifts, other.map, result, own.pixels, inner, outer,
         own.distance, other.distance, groups * outer, *(matrices.stride(axis) for axis in range(3)),
         HAS_CONSTANTS=constants is not None, HAS_ADDED=added is not None, RECTIFY=rectify, PRECISION=precision(image),
         PIXELS=PIXELS, OUTER=wide, INNER=tile(inner),
@@ -130,9 +131,10 @@ def _products_op(left: Tensor, right: Tensor, groups: int, exact: bool) -> Tenso
     tiles = groups * divided(a, high) * divided(b, wide)
     number, each = _parts(one.pixels, tiles)
     parts = torch.empty((number, size), dtype=torch.float32, device=left.device)
+    kind = "ieee" if exact else precision(left)
     _products[tiles, number](
         one.map, other.map, parts, one.pixels, one.distance, other.distance, each, a, b, size, groups * a * b,
-        PRECISION="ieee" if exact else precision(left), PIXELS=PIXELS, LEFT=high, RIGHT=wide,
+        PRECISION=kind, PIXELS=PIXELS, LEFT=high, RIGHT=wide,
     )  # fmt: skip
     return parts
 
