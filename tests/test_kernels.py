@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -13,16 +14,29 @@ from tests.conftest import ENVIRONMENT, ROOT
 
 pytestmark = [pytest.mark.skipif(not installed(), reason="Triton is not installed"), pytest.mark.slow(70)]
 LIMITS = {"torch.float32": 2e-6, "torch.float16": 2e-3, "torch.bfloat16": 2e-2, "supernet": 1e-3}
+KERNELS = (
+    *("mapped", "products", "moments", "of moments", "depthwise", "depthwise, input", "depthwise, weight"),
+    *("join", "fold", "fold, gradient", "move"),
+)
 KINDS = ("mapped", "products", "depthwise", "join", "fold", "move", "supernet")
+
+
+def printed(module: str, **environment: str) -> dict[str, Any]:
+    """What a module prints, run as a process of its own: by name a value."""
+    command = [sys.executable, "-m", module]
+    done = subprocess.run(command, cwd=ROOT, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, float]]:
-    environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "tests.kernel_cases"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    return printed("tests.kernel_cases", TRITON_INTERPRET="1")
+
+
+def test_kernels_compile_for_an_h100(tmp_path):
+    sizes = printed("tests.kernel_compile", TRITON_CACHE_DIR=str(tmp_path))
+    assert set(sizes) == set(KERNELS) and min(sizes.values()) > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -66,7 +66,7 @@ def _macs_of_operators(network: nn.Module, *arguments: Any) -> int:
 
 
 LAYERS = (nn.Conv2d, nn.Linear)  # whose multiply-adds are their outputs times the weights of one
-OWN = {f"darts.models.{name}" for name in ("operations", "network", "supernet", "depthwise", "batch_norm")}  # as above
+OWN = {f"darts.models.{name}" for name in ("operations", "network", "supernet", "depthwise", "batch_norm", "pooling")}
 WITHOUT_PRODUCTS = (nn.ReLU, nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.BatchNorm2d, nn.AvgPool2d,
                     nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)  # fmt: skip
 
