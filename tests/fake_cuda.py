@@ -255,7 +255,8 @@ def own_kernels() -> Iterator[set[bool]]:
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function is torch.ops.aten.convolution.default and args[8] == args[0].shape[1] > 1:
+            depthwise = function is torch.ops.aten.convolution.default and args[8] == args[0].shape[1] > 1
+            if depthwise and args[0].is_cuda:  # multiply-adds are counted on the host
                 kernels.add(not torch.backends.cudnn.enabled)
             return function(*args, **(kwargs or {}))
 

@@ -103,6 +103,8 @@ def _warm() -> None:
     from darts.config.compose import CONF
 
     for module in pkgutil.walk_packages(darts.__path__, "darts."):
+        if module.name.startswith("darts.models.kernels."):
+            continue  # they need Triton, which is not everywhere, and are imported where a GPU runs them
         found = importlib.util.find_spec(module.name)
         if '__name__ == "__main__"' not in Path(found.origin).read_text():  # such a one runs as the main module
             __import__(module.name)
