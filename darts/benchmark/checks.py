@@ -232,7 +232,8 @@ def evaluation_error(settings: BenchmarkSettings, device: torch.device, folder: 
     return judged({"answer": error(answer(settings, device, False), right, "answer")}, LIMITS[settings.precision])
 
 
-def _retraining(settings: BenchmarkSettings, device: torch.device, folder: Path, graphs: bool = False) -> Any:
+def first_retraining(settings: BenchmarkSettings, device: torch.device, folder: Path, graphs: bool = False) -> Any:
+    """A retraining on random images, in an epoch that drops paths."""
     own = taken_over(FinalSettings, settings, network=settings.retrained, **FROM_SCRATCH)
     own.graphs = graphs
     set_precision(settings.precision)
@@ -259,7 +260,7 @@ def retraining_errors(settings: BenchmarkSettings, device: torch.device, folder:
     plain = dataclasses.replace(settings, precision=Precision.fp32)
 
     def in_float64() -> Tensors:
-        state = _retraining(plain, CPU, folder)
+        state = first_retraining(plain, CPU, folder)
         as_originally(state.network.double())
         kept = state.data
         preparation = InFloat64(**vars(kept.preparation))
@@ -268,8 +269,8 @@ def retraining_errors(settings: BenchmarkSettings, device: torch.device, folder:
         return _retrained(state, 1)
 
     right = _kept("retraining", in_float64)
-    single = _kept("float32 retraining", lambda: _retrained(_retraining(plain, CPU, folder), 1))
-    found, least = _retrained(_retraining(settings, device, folder), 1), LIMITS[settings.precision]
+    single = _kept("float32 retraining", lambda: _retrained(first_retraining(plain, CPU, folder), 1))
+    found, least = _retrained(first_retraining(settings, device, folder), 1), LIMITS[settings.precision]
     kinds = {"loss": "loss", "weights": "gradient"}
     limits = {name: max(least, TIMES * error(single, right, kind)) for name, kind in kinds.items()}
     return judged({name: error(found, right, kind) for name, kind in kinds.items()}, limits)
@@ -318,7 +319,7 @@ def retraining_replays(settings: BenchmarkSettings, device: torch.device, folder
     """The same of retraining."""
 
     def run(graphs: bool) -> Tensors:
-        state = _retraining(settings, device, folder, graphs=True)
+        state = first_retraining(settings, device, folder, graphs=True)
         if not graphs:
             state.train_step.calls_to_go = -1
         return _retrained(state, WARM_UP + STEPS)

@@ -12,20 +12,15 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from darts.benchmark.cases import evaluation_action, random_search_data, random_train_data, search_action, train_action
-from darts.benchmark.checks import ORDERS, WARM_UP, warnings_of
+from darts.benchmark.cases import evaluation_action, search_action, train_action
+from darts.benchmark.checks import ORDERS, WARM_UP, first_retraining, first_state, warnings_of
 from darts.benchmark.measure import Action, seconds
 from darts.benchmark.settings import BenchmarkSettings
-from darts.loop.settings import taken_over
 from darts.models import layout
 from darts.models.fused.maps import convolved_alone, gradients_alone
 from darts.models.settings import Engine
-from darts.runtime.device import convolutions, map_type, set_precision
+from darts.runtime.device import convolutions, map_type
 from darts.runtime.settings import Precision
-from darts.search.state import new_state
-from darts.spaces.published import published
-from darts.train import retraining as retrain
-from darts.train.settings import FROM_SCRATCH, FinalSettings
 
 Found = dict[str, Any]
 SHAPES = [  # batch, channels, side, kernel, stride, dilation: of one edge and of four stacked ones
@@ -118,7 +113,6 @@ def _other_rows(
     for engine, precision, graphs in ways:
         own = dataclasses.replace(settings, engine=engine, precision=precision, graphs=graphs)
         if engine is Engine.fused:
-            own = dataclasses.replace(own)
             rows[f"retraining, {_way(own).partition(', ')[2]}"] = partial(retraining_times, own, device, folder)
         if not graphs:
             rows[f"evaluation, {_way(own)}"] = partial(evaluation_times, own, device, folder)
@@ -131,24 +125,17 @@ def _way(settings: BenchmarkSettings) -> str:
 
 def search_times(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Found:
     """A step of the search."""
-    set_precision(settings.precision)
-    state = new_state(settings, random_search_data(settings, device), device, folder)
-    return times(search_action(state), settings, device)
+    return times(search_action(first_state(settings, device, folder)), settings, device)
 
 
 def retraining_times(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Found:
     """A step of retraining."""
-    set_precision(settings.precision)
-    own = taken_over(FinalSettings, settings, network=settings.retrained, **FROM_SCRATCH)
-    state = retrain.new_state(own, published(settings.genotype), random_train_data(settings, device), folder)
-    return times(train_action(state), settings, device)
+    return times(train_action(first_retraining(settings, device, folder, settings.graphs)), settings, device)
 
 
 def evaluation_times(settings: BenchmarkSettings, device: torch.device, folder: Path) -> Found:
     """The supernet's answer to a batch."""
-    set_precision(settings.precision)
-    state = new_state(settings, random_search_data(settings, device), device, folder)
-    return times(evaluation_action(state), settings, device)
+    return times(evaluation_action(first_state(settings, device, folder)), settings, device)
 
 
 def times(action: Action, settings: BenchmarkSettings, device: torch.device) -> Found:

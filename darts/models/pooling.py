@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class AveragePool(nn.AvgPool2d):
     """`nn.AvgPool2d` over the pixels that are there; on CUDA its gradient is computed of contiguous maps.
 
-    The gradient of padded average pooling of channels-last maps is wrong on CUDA up to PyTorch 2.13
+    The gradient of padded average pooling of channels-last maps was seen wrong on CUDA with PyTorch 2.11
     (github.com/pytorch/pytorch/issues/188344): every pixel gets what belongs to one beside it.
     """
 

@@ -13,7 +13,7 @@ from darts.models.kernels.rows import PROGRAMS, divided, new_map, rows
 
 PIXELS = 64  # of a tile
 CHANNELS = 32  # of a tile, at most
-LARGEST = 7  # kernel
+LARGEST = 7  # side of a kernel whose gradient is computed: a sum for each tap of a row
 
 
 def _wide(channels: int) -> int:
@@ -206,6 +206,8 @@ def _parts(pixels: int, channels: int, side: int) -> tuple[int, int]:
     schema="(Tensor gradient, Tensor image, int side, int stride, int dilation) -> Tensor",
 )
 def _weight_op(gradient: Tensor, image: Tensor, side: int, stride: int, dilation: int) -> Tensor:
+    if side > LARGEST:
+        raise ValueError(f"a depthwise kernel is {side} wide; its gradient by Triton is for at most {LARGEST}")
     own, read = rows(gradient), rows(image)
     outer, (_, inner, height, width) = gradient.shape[1], image.shape
     number, each = _parts(own.pixels, outer, side)
