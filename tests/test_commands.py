@@ -106,7 +106,7 @@ def test_random_genotypes_are_drawn_with_the_seed(tmp_path):
 @pytest.mark.parametrize("experiment", ["quick", "darts_cifar10"])
 @pytest.mark.parametrize("script", [[SEARCH], [FINAL], ["-m", "darts.compare"], ["-m", "darts.describe"]])
 def test_help_shows_all_settings(script, experiment, tmp_path):
-    chosen = [] if "darts.describe" in script else [f"experiment={experiment}"]
+    chosen = [f"experiment={experiment}"]
     out = succeeded([*script, *chosen, "--help"], tmp_path)
     assert "seed=0" in out and "channels=" in out
     assert not list(tmp_path.iterdir())

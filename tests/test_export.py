@@ -67,6 +67,7 @@ CASES = {
     "nasnet, 17": (published("nasnet"), InputShape(3, 17, 2), 0),
     "amoebanet": (published("amoebanet"), InputShape(3, 16, 3), 0),
     "nasbench201": (NB201, InputShape(3, 16, 10), 0),
+    "darts_v1 of ImageNet, 70": (published("darts_v1"), InputShape(3, 70, 4), "imagenet"),
 }
 
 

@@ -38,7 +38,7 @@ from darts.runtime.errors import UserError
 from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import Table
-from darts.spaces.search_space import RECURRENT, InputShape, plan_cells
+from darts.spaces.search_space import RECURRENT, InputShape
 from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
 from darts.tasks.pieces import TextSearchData, in_columns, train_data_of
@@ -207,7 +207,7 @@ def inherited_weights(how: InheritedWeights, context: EvaluationContext) -> Scor
         return path_accuracy(supernet, genotype, context.settings.space, batches, how.batch_statistics), {}
 
     size, space, shape = how.network, context.settings.space, data.shape
-    plans = plan_cells(size.cells, size.channels, space.multipliers(), space.layout)
+    plans = space.plan_supernet(size.cells, size.channels, size.stem_reductions)
     counts = SupernetMacs(plans, space, shape, size.stem_reductions, Mixing())
 
     def macs(genotype: Genotype, fraction: float) -> float:

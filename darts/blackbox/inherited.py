@@ -18,7 +18,7 @@ from darts.runtime.device import placed
 from darts.runtime.errors import UserError
 from darts.runtime.schema import JSON, SchemaError, require_schema
 from darts.spaces.genotype import Genotype
-from darts.spaces.search_space import SearchSpace, plan_cells
+from darts.spaces.search_space import SearchSpace
 from darts.tasks.batches import SearchData
 from darts.tasks.task import Batch, correct
 
@@ -50,7 +50,7 @@ def trained_supernet(
     if differing:
         key = differing[0]
         raise UserError(f"evaluator.supernet {folder}: its {key} is {stored[key]!r}, here it is {present.get(key)!r}")
-    plans = plan_cells(size.cells, size.channels, settings.space.multipliers(), settings.space.layout)
+    plans = settings.space.plan_supernet(size.cells, size.channels, size.stem_reductions)
     supernet = Supernet(plans, settings.space, data.shape, size.stem_reductions)
     try:
         supernet.load_state_dict(state["supernet"])

@@ -26,7 +26,7 @@ from darts.config.arguments import (
     settings_in_a_row,
 )
 from darts.config.compose import CONF, dotted_key, is_among
-from darts.config.implied import alone, implied_choices, task_names
+from darts.config.implied import alone, implied_choices, own_experiment, task_names
 from darts.config.invocation import as_started
 from darts.config.overrides import given_value
 from darts.config.registry import load_plugins, named_plugins, typed_overrides
@@ -131,11 +131,11 @@ def _unknown_name(name: str, told: str) -> UserError | None:
     setting, choice = UNKNOWN_SETTING.search(told), UNKNOWN_CHOICE.search(told)
     if setting is None and choice is None:
         return None
-    from darts.config.help import composed, groups, settings_of
+    from darts.config.help import composed, groups, settings_of, typed_group
 
     if choice is not None:
         group, given = choice["group"], choice["name"]
-        return unknown(group, given, groups().get(group, []))
+        return unknown(typed_group(group), given, groups().get(group, []))
     try:
         known = [described.name for described in settings_of(composed(name))]
     except UserError:
@@ -184,6 +184,7 @@ def prepare(name: str) -> None:
     sys.argv[1:] = settings_in_a_row(sys.argv[1:])
     refuse_wrong_flags(sys.argv[1:])
     sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
+    sys.argv[1:] = own_experiment(name, sys.argv[1:])
     sys.argv[1:] += implied_choices(name, settings_given())
     given = settings_given()
     sweeps = {"-m", "--multirun"} & set(sys.argv[1:])

@@ -26,6 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from darts.config.compose import CONF
+from darts.config.implied import OWN_EXPERIMENTS
 from darts.config.invocation import as_started
 from darts.config.ranges import allowed
 from darts.config.registry import choices
@@ -127,6 +128,14 @@ def _shown(node: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
 
 
+OF_COMMANDS = {f"experiment/{command}": command for command in OWN_EXPERIMENTS}
+
+
+def typed_group(group: str) -> str:
+    """A group as it is typed: the experiments of a command without data are typed as those of others."""
+    return "experiment" if group in OF_COMMANDS else group
+
+
 def groups() -> dict[str, list[str]]:
     """The configuration groups and what can be chosen in each, plug-ins included."""
     found: dict[str, list[str]] = {}
@@ -134,7 +143,8 @@ def groups() -> dict[str, list[str]]:
     for folder in folders:
         name = folder.relative_to(CONF).as_posix()
         files = sorted(file.stem for file in folder.glob("*.yaml"))
-        if files and name.split("/")[0] not in HIDDEN and not name.startswith("experiment/"):
+        inner = name.startswith("experiment/") and name not in OF_COMMANDS
+        if files and name.split("/")[0] not in HIDDEN and not inner:
             found[name] = files
     for group, names in choices.items():
         found[group] = sorted({*found.get(group, []), *names})
@@ -154,7 +164,8 @@ def print_help(
     if topics:
         lines = []
         for topic in topics:
-            lines += _topic(topic, settings, width)
+            own = f"/{name}" if topic == "experiment" and name in OWN_EXPERIMENTS else ""
+            lines += _topic(f"{topic}{own}", settings, width)
     else:
         lines = _whole(name, about, settings, width)
     sys.stdout.write("\n".join(lines) + "\n")
@@ -181,7 +192,7 @@ def _whole(name: str, about: str, settings: Sequence[Described], width: int) -> 
     for group, names in groups().items():
         chosen = f"- {group}:" in own or (group == "cluster" and runs_jobs)
         if group.replace("/", ".") in used or chosen:
-            shown = f"+{group}" if group == "cluster" else group
+            shown = f"+{group}" if group == "cluster" else typed_group(group)
             lines += textwrap.wrap(f"{shown}={' | '.join(names)}", width, subsequent_indent="    ")
     lines.append("")
     for setting in settings:
@@ -204,7 +215,7 @@ def _topic(topic: str, settings: Sequence[Described], width: int) -> list[str]:
         lines += _lines(setting, width)
     chosen = topic.replace(".", "/").lstrip("+")
     if chosen in known:
-        lines += ["", f"{chosen}=NAME, one of:"]
+        lines += ["", f"{typed_group(chosen)}=NAME, one of:"]
         for choice in known[chosen]:
             lines += textwrap.wrap(f"{choice}: {_about(chosen, choice)}", width, initial_indent="  ",
                                    subsequent_indent="      ")  # fmt: skip

@@ -26,6 +26,17 @@ IGNORED_IF_IMPLIED = ("evaluator=brief_training_text",)  # which a search by gra
 WITH_DATA = ("search", "final", "compare", "select", "tune", "correlate", "benchmark")  # commands with a data set
 
 
+OWN_EXPERIMENTS = ("describe",)  # commands without data, whose experiments stand apart: conf/experiment/COMMAND
+
+
+def own_experiment(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments with `experiment=NAME` as the choice that a command without data has for it."""
+    if command not in OWN_EXPERIMENTS:
+        return list(arguments)
+    begin = "experiment="
+    return [f"experiment/{command}={a.removeprefix(begin)}" if a.startswith(begin) else a for a in arguments]
+
+
 def task_names(tasks: Sequence[Any]) -> dict[str, str]:
     """By task its data set: of tasks=[...], whose items are the names of data sets, or TASK:NAME."""
     pairs = [str(item).rpartition(":") for item in tasks]

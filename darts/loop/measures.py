@@ -15,6 +15,8 @@ from darts.runtime.errors import one_line
 BINS = 10  # of equal width, of the probability of the predicted class
 UNBALANCED = 1.5  # times the images of the smallest class that the largest has where a set counts as unbalanced
 LOWEST = 3  # classes that the console names
+TOP = 5  # answers of which one must be right
+LEAST_CLASSES = 100  # from so many on top-5 accuracy is printed, as papers do
 LEAST_PROBABILITY = 1e-12  # of the true class, in the log loss
 
 
@@ -31,6 +33,7 @@ class Measures:
     calibration_error: float  # expected calibration error over `BINS` bins (Guo et al. 2017, equation 3)
     bins: list[dict[str, float]]  # of the bins that hold pictures: their number, mean probability, accuracy
     log_loss: float  # mean of -log(probability of the true class), natural logarithm
+    top5_accuracy: float | None = None  # part of the pictures with their class among the five likeliest; of many only
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -69,11 +72,13 @@ class Tally:
         self.confusion = np.zeros((len(self.classes), len(self.classes)))  # row: the true class, column: the answer
         self.bins = np.zeros((BINS, 3))  # pictures, sum of the answers' probabilities, right answers
         self.log_loss = 0.0
+        self.among_top = 0.0  # pictures whose class is among the `TOP` likeliest
 
     def add(self, probabilities: np.ndarray, labels: np.ndarray, answers: np.ndarray) -> None:
         """Add a batch: probabilities (pictures, classes), the true class and the predicted one (pictures,)."""
         rows = np.arange(len(labels))
         certainty, true = np.nan_to_num(probabilities[rows, answers]), probabilities[rows, labels]
+        self.among_top += int(((probabilities > true[:, None]).sum(1) < TOP).sum())
         np.add.at(self.confusion, (labels, answers), 1)
         place = np.clip(np.ceil(certainty * BINS).astype(int) - 1, 0, BINS - 1)  # (0, 0.1], (0.1, 0.2], ...
         for number in range(BINS):
@@ -88,15 +93,16 @@ class Tally:
 
     def measures(self) -> Measures:
         """The measures of the answers that all processes have added; every process must call it."""
-        own = [*self.confusion.ravel(), *self.bins.ravel(), self.log_loss]
+        own = [*self.confusion.ravel(), *self.bins.ravel(), self.among_top, self.log_loss]
         sums = np.asarray(distributed.all_reduce_numbers(own))
         cells = self.confusion.size
-        confusion, bins = sums[:cells].reshape(self.confusion.shape), sums[cells:-1].reshape(BINS, 3)
+        confusion, bins = sums[:cells].reshape(self.confusion.shape), sums[cells:-2].reshape(BINS, 3)
         pictures, correct = confusion.sum(1), confusion.diagonal()
         by_class = [float(part / whole) if whole else None for part, whole in zip(correct, pictures, strict=True)]
         total = int(pictures.sum())
         there = [_bin(*row) for row in bins if row[0]]
         error = sum(found["pictures"] * abs(found["accuracy"] - found["probability"]) for found in there) / total
+        top5 = float(sums[-2] / total) if len(self.classes) >= LEAST_CLASSES else None
         return Measures(
             classes=self.classes,
             pictures=total,
@@ -107,6 +113,7 @@ class Tally:
             calibration_error=float(error),
             bins=there,
             log_loss=float(sums[-1] / total),
+            top5_accuracy=top5,
         )
 
 

@@ -17,7 +17,7 @@ from darts.loop.loggers import Logger
 from darts.models.settings import MemorySettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.runtime.settings import CheckpointSettings, Precision
-from darts.spaces.search_space import SearchSpace, Size, Skeleton, sides_of
+from darts.spaces.search_space import SearchSpace, Size, Skeleton, halvings, sides_of
 from darts.tasks import audio_settings, several_settings  # noqa: F401  register their data sets
 from darts.tasks.settings import AnyDataset
 
@@ -162,6 +162,7 @@ def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
 
 def check_size(setting: str, size: Size, network: NetworkSettings) -> None:
     """Images must be large enough for the stem and the two reduction cells."""
-    least = 2 ** (network.stem_reductions + 2)
-    allowed = f"at least {least}: the network halves it {network.stem_reductions + 2} times"
+    halved = halvings(network.stem_reductions) + 2
+    least = 2**halved
+    allowed = f"at least {least}: the network halves it {halved} times"
     require(min(sides_of(size)) >= least, setting, size, allowed)

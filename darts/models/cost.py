@@ -22,7 +22,7 @@ from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
 from darts.spaces.genotype import Genotype
-from darts.spaces.search_space import InputShape, SearchSpace, plan_cells
+from darts.spaces.search_space import InputShape, SearchSpace, halvings, plan_cells
 
 Sides = tuple[int, int]  # height and width of a map
 
@@ -66,7 +66,8 @@ def _macs_of_operators(network: nn.Module, *arguments: Any) -> int:
 
 
 LAYERS = (nn.Conv2d, nn.Linear)  # whose multiply-adds are their outputs times the weights of one
-OWN = {f"darts.models.{name}" for name in ("operations", "network", "supernet", "depthwise", "batch_norm", "pooling")}
+OWN_FILES = ("operations", "network", "supernet", "depthwise", "batch_norm", "pooling", "stem")
+OWN = {f"darts.models.{name}" for name in OWN_FILES}
 WITHOUT_PRODUCTS = (nn.ReLU, nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.BatchNorm2d, nn.AvgPool2d,
                     nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)  # fmt: skip
 
@@ -182,7 +183,7 @@ class CostModel:
     def _places(self) -> Iterator[tuple[str, int, int, int, Sides]]:
         """Cell type, edge, channels, stride, height and width of the map, of every edge of every cell."""
         size, inputs = self.settings.network, self.space.layout.inputs
-        sides = divided(self.shape.sides, 2**size.stem_reductions)
+        sides = divided(self.shape.sides, 2 ** halvings(size.stem_reductions))
         for plan in plan_cells(size.cells, size.channels, self.space.multipliers(), self.space.layout):
             after = divided(sides, plan.stride)
             searched = plan.kind in self.space.cell_types

@@ -9,9 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.models.activation_checkpointing import checkpointed
-from darts.models.operations import ResidualReduction, candidate, input_preparations, prepared, stem, tail
+from darts.models.operations import ResidualReduction, candidate, input_preparations, prepared, tail
+from darts.models.stem import build_stem, first_states
 from darts.spaces.genotype import Cell, Genotype
-from darts.spaces.search_space import CellPlan, InputShape, layout_of, output_channels, plan_cells
+from darts.spaces.search_space import (
+    IMAGENET,
+    CellPlan,
+    InputShape,
+    Stem,
+    layout_of,
+    output_channels,
+    plan_cells,
+)
 
 
 class DiscreteCell(nn.Module):
@@ -57,26 +66,28 @@ def _path(operation: nn.Module, state: Tensor, scale: Tensor | None) -> Tensor:
 class AuxiliaryHead(nn.Module):
     """A second classifier on a middle cell, used in training only (Liu et al. 2019, appendix, and their code).
 
-    Published for 8 x 8 inputs, where its pooling (5 x 5, stride 3) leaves 2 x 2; sizes for which it would not are
-    pooled to 2 x 2 adaptively.
+    Published for 8 x 8 inputs, where its pooling (5 x 5, stride 3) leaves 2 x 2, and of ImageNet's network for 7 x 7
+    (stride 2, and no batch norm after the second convolution); other sizes are pooled to 2 x 2 adaptively.
     """
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, stem: Stem = 0) -> None:
         super().__init__()
+        self.stride = 2 if stem == IMAGENET else 3
+        last: list[nn.Module] = [] if stem == IMAGENET else [nn.BatchNorm2d(768)]
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
             nn.BatchNorm2d(128),
             nn.ReLU(),
             nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
+            *last,
             nn.ReLU(),
         )
         self.classifier = nn.Linear(768, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        published = all(8 <= side <= 10 for side in x.shape[2:])
-        x = F.avg_pool2d(x, 5, 3, count_include_pad=False) if published else F.adaptive_avg_pool2d(x, 2)
+        published = all((side - 5) // self.stride == 1 for side in x.shape[2:])
+        x = F.avg_pool2d(x, 5, self.stride, count_include_pad=False) if published else F.adaptive_avg_pool2d(x, 2)
         return self.classifier(self.features(x).flatten(1))
 
 
@@ -86,10 +97,10 @@ class Network(nn.Module):
     # True: keep only cells' outputs; what is within a cell is computed again for the gradient
     activation_checkpointing = False
 
-    def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem_reductions: int) -> None:
+    def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem: Stem) -> None:
         super().__init__()
         multipliers = genotype.multipliers()
-        self.stem = stem(shape.channels, plans[0].input_channels[1], stem_reductions)
+        self.stem = build_stem(shape.channels, plans[0].input_channels[1], stem)
         self.cells = nn.ModuleList(
             DiscreteCell(plan, genotype.cells[plan.kind])
             if plan.kind in genotype.cells
@@ -101,7 +112,7 @@ class Network(nn.Module):
         self.classifier = nn.Linear(width, shape.classes)
         self.auxiliary_after = 2 * len(plans) // 3
         middle = output_channels(plans[self.auxiliary_after], multipliers)
-        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes)
+        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes, stem)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
@@ -121,7 +132,8 @@ class Network(nn.Module):
         return sum(cell.paths() for cell in self.cells)  # type: ignore[operator]
 
     def _run_cells(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-        older = newer = middle = self.stem(images)
+        older, newer = first_states(self.stem, images)
+        middle = newer
         first = 0
         for index, cell in enumerate(self.cells):
             last = first + cell.paths()  # type: ignore[operator]
@@ -140,11 +152,11 @@ def drop_path_scales(paths: int, batch: int, probability: float, generator: torc
 
 
 def build_network(
-    genotype: Genotype, cells: int, channels: int, stem_reductions: int, shape: InputShape, auxiliary: bool = True
+    genotype: Genotype, cells: int, channels: int, stem: Stem, shape: InputShape, auxiliary: bool = True
 ) -> Network:
     """The network of a genotype with the published skeleton of `cells` cells and `channels` first channels."""
-    plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype))
-    network = Network(genotype, plans, shape, stem_reductions)
+    plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype), stem)
+    network = Network(genotype, plans, shape, stem)
     if not auxiliary:
         network.auxiliary = None
     return network

@@ -221,18 +221,3 @@ class ResidualReduction(nn.Module):
 def tail(channels: int, layout: Layout) -> nn.Module:
     """What is between the last cell and the pooling before the classifier."""
     return nn.Identity() if layout.inputs == 2 else nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-
-
-def stem(image_channels: int, channels: int, reductions: int) -> nn.Module:
-    """A 3x3 convolution to `channels` channels and batch norm; each of `reductions` halves the resolution.
-
-    0 is the published CIFAR stem; 1 gives the first convolution stride 2; each more adds ReLU and another of stride 2,
-    for larger images.
-    """
-    stride = 2 if reductions else 1
-    first = nn.Conv2d(image_channels, channels, 3, stride, padding=1, bias=False)
-    layers: list[nn.Module] = [first, nn.BatchNorm2d(channels)]
-    for _ in range(reductions - 1):
-        again = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
-        layers += [nn.ReLU(), again, nn.BatchNorm2d(channels)]
-    return nn.Sequential(*layers)

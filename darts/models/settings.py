@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from darts.runtime.errors import require
+from darts.spaces.search_space import is_stem
 
 
 @dataclass
@@ -15,12 +17,13 @@ class NetworkSettings:
 
     channels: int  # of the first cells; reduction cells double it
     cells: int  # of the whole network, reduction cells at 1/3 and 2/3
-    stem_reductions: int  # how often the stem halves the resolution; 0 is the published CIFAR stem
+    stem_reductions: Any  # how often the stem halves the resolution; 0: as published for CIFAR; imagenet: for ImageNet
 
     def __post_init__(self) -> None:
         require(2 <= self.channels <= 65536, "network.channels", self.channels, "from 2 to 65536")
         require(3 <= self.cells <= 1000, "network.cells", self.cells, "from 3 (both cell types occur) to 1000")
-        require(0 <= self.stem_reductions <= 6, "network.stem_reductions", self.stem_reductions, "from 0 to 6")
+        allowed = "a whole number from 0 to 6, or imagenet"
+        require(is_stem(self.stem_reductions), "network.stem_reductions", self.stem_reductions, allowed)
 
 
 class Engine(Enum):

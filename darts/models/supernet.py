@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from darts.models.activation_checkpointing import checkpointed
 from darts.models.mixture import Mixture, MixtureWeights
-from darts.models.operations import ResidualReduction, input_preparations, prepared, search_operation, stem, tail
-from darts.spaces.search_space import CellPlan, InputShape, SearchSpace, output_channels
+from darts.models.operations import ResidualReduction, input_preparations, prepared, search_operation, tail
+from darts.models.stem import build_stem, first_states
+from darts.spaces.search_space import CellPlan, InputShape, SearchSpace, Stem, output_channels
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,12 @@ class Supernet(SupernetBase):
         plans: Sequence[CellPlan],
         space: SearchSpace,
         shape: InputShape,
-        stem_reductions: int,
+        stem: Stem,
         mixing: Mixing = Mixing(),
     ) -> None:
         super().__init__()
         self.kinds = [plan.kind for plan in plans]
-        self.stem = stem(shape.channels, plans[0].input_channels[1], stem_reductions)
+        self.stem = build_stem(shape.channels, plans[0].input_channels[1], stem)
         self.cells = nn.ModuleList(
             SearchCell(plan, space, mixing)
             if plan.kind in space.cell_types
@@ -171,7 +172,7 @@ class Supernet(SupernetBase):
 
     def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
         """Return logits (batch, classes) of images (batch, channels, height, width) under a mixture."""
-        older = newer = self.stem(images)
+        older, newer = first_states(self.stem, images)
         for cell, weights in zip(self.cells, self.weights_by_cell(mixture), strict=True):
             run = self._checkpointed(cell) if self.activation_checkpointing else cell
             older, newer = newer, run(older, newer, weights)

@@ -16,7 +16,7 @@ from darts.models.cost import Sides, count_macs, divided
 from darts.models.mixture import Mixture, MixtureWeights
 from darts.models.operations import search_operation
 from darts.models.supernet import Mixing, Supernet
-from darts.spaces.search_space import CellPlan, InputShape, Layout, SearchSpace
+from darts.spaces.search_space import CellPlan, InputShape, Layout, SearchSpace, Stem, halvings
 
 DIFFERENTIATED = 3  # passes: forward, the gradient in the activations, the gradient in the weights
 
@@ -25,10 +25,10 @@ class SupernetMacs:
     """The multiply-adds of one image through a supernet, as a function of the mixture."""
 
     def __init__(
-        self, plans: Sequence[CellPlan], space: SearchSpace, shape: InputShape, stem_reductions: int, mixing: Mixing
+        self, plans: Sequence[CellPlan], space: SearchSpace, shape: InputShape, stem: Stem, mixing: Mixing
     ) -> None:
         self.space, self.mixing = space, mixing
-        sides = divided(shape.sides, 2**stem_reductions)
+        sides = divided(shape.sides, 2 ** halvings(stem))
         self.edges: dict[str, list[dict[int, int]]] = {}  # cell type -> edge -> column -> of all cells
         for kind in space.cell_types:
             self.edges[kind] = [{} for _ in space.edges()]
@@ -37,7 +37,7 @@ class SupernetMacs:
             if plan.kind in self.edges:
                 self._add(plan, sides, after)
             sides = after
-        self.rest = self._rest(plans, shape, stem_reductions)
+        self.rest = self._rest(plans, shape, stem)
         self.all_edges = sum(sum(columns.values()) for rows in self.edges.values() for columns in rows)
 
     def of_call(self, images: Tensor, mixture: Mixture) -> int:
@@ -70,14 +70,14 @@ class SupernetMacs:
                 macs = _operation_macs(name, width, stride, before, self.space.layout)
                 columns[column] = columns.get(column, 0) + macs
 
-    def _rest(self, plans: Sequence[CellPlan], shape: InputShape, stem_reductions: int) -> int:
+    def _rest(self, plans: Sequence[CellPlan], shape: InputShape, stem: Stem) -> int:
         """Of the same supernet without any candidate."""
         edges = len(self.space.edges())
         nothing = {kind: [[False] * len(self.space.candidates)] * edges for kind in self.space.cell_types}
         weights = MixtureWeights(torch.zeros(edges, len(self.space.candidates) + 1), [[]] * edges)
         image = torch.zeros(1, *shape.map_shape)
         with torch.random.fork_rng(devices=[]):
-            supernet = Supernet(plans, self.space, shape, stem_reductions, Mixing(active=nothing, k=self.mixing.k))
+            supernet = Supernet(plans, self.space, shape, stem, Mixing(active=nothing, k=self.mixing.k))
             return count_macs(supernet, image, dict.fromkeys(self.space.cell_types, weights))
 
 

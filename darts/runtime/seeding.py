@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 
+RESOLUTION = 2**24  # of a float32 draw from 0 to 1, where it becomes a seed of further draws
+
+
 def derive(seed: int, purpose: str, *counters: int) -> int:
     """A 63-bit seed that depends on every argument and on nothing else."""
     text = "/".join([str(seed), purpose, *map(str, counters)])
@@ -33,6 +36,16 @@ def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
 def python_generator(seed: int, purpose: str, *counters: int) -> random.Random:
     """A fresh generator of the standard library, for draws that involve no tensor."""
     return random.Random(derive(seed, purpose, *counters))
+
+
+@contextmanager
+def ambient_on_host(seed: int, purpose: str, *counters: int) -> Iterator[None]:
+    """The same for the CPU's global generator only, in processes that must not touch a GPU: readers of pictures."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, purpose, *counters))
+        yield
 
 
 @contextmanager

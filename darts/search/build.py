@@ -14,7 +14,7 @@ from darts.models.supernet import Mixing, Supernet
 from darts.models.supernet_macs import SupernetMacs
 from darts.runtime.seeding import ambient
 from darts.search.settings import SearchSettings, TextSearchSettings
-from darts.spaces.search_space import InputShape, plan_cells
+from darts.spaces.search_space import InputShape
 from darts.tasks.pieces import TextShape
 from darts.tasks.searched import SearchedData, searched_data
 from darts.tasks.settings import UnrolledEmbedding
@@ -55,7 +55,7 @@ def image_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, ac
         skip_dropout=method.edge_extras.drops_skips,
         path_dropout=method.edge_extras.drops_paths,
     )
-    plans = plan_cells(network.cells + stage.more_cells, network.channels, space.multipliers(), space.layout)
+    plans = space.plan_supernet(network.cells + stage.more_cells, network.channels, network.stem_reductions)
     supernet = Supernet(plans, space, shape, network.stem_reductions, mixing)
     whole_edges = not (method.relaxation.sampled or method.edge_extras.drops_paths)  # else there is nothing to fuse
     if settings.engine is Engine.fused and whole_edges:

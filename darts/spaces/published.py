@@ -110,6 +110,26 @@ _PRINTED = {
             reduce_concat=[2, 3, 4, 5],
         )""",
     ),
+    "pc_darts_imagenet": (
+        "PC-DARTS, ImageNet (Xu et al. 2020, arXiv 1907.05737)",
+        "darts",
+        """Genotype(
+            normal=[
+                ('skip_connect', 1), ('sep_conv_3x3', 0),
+                ('sep_conv_3x3', 0), ('skip_connect', 1),
+                ('sep_conv_3x3', 1), ('sep_conv_3x3', 3),
+                ('sep_conv_3x3', 1), ('dil_conv_5x5', 4),
+            ],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[
+                ('sep_conv_3x3', 0), ('skip_connect', 1),
+                ('dil_conv_5x5', 2), ('max_pool_3x3', 1),
+                ('sep_conv_3x3', 2), ('sep_conv_3x3', 1),
+                ('sep_conv_5x5', 0), ('sep_conv_3x3', 3),
+            ],
+            reduce_concat=[2, 3, 4, 5],
+        )""",
+    ),
     "nasnet": (
         "NASNet-A (Zoph et al. 2018, arXiv 1707.07012)",
         "nasnet",

@@ -19,6 +19,8 @@ MOST_NODES = 32  # of a cell: 560 edges in the skeleton of DARTS, each with all 
 
 
 Size = int | tuple[int, int]  # the side of a square, or height and width
+IMAGENET = "imagenet"
+Stem = int | str  # how often the first layers halve the resolution, 0 to 6; or IMAGENET, which does so three times
 
 
 def sides_of(size: Size) -> tuple[int, int]:
@@ -41,6 +43,16 @@ def size_of(value: int | Sequence[int]) -> Size:
 def as_written(size: Size) -> int | list[int]:
     """Return a size as settings and files give it: the inverse of `size_of`."""
     return size if isinstance(size, int) else list(size)
+
+
+def is_stem(value: object) -> bool:
+    """Whether a setting names a stem: a whole number from 0 to 6, or `imagenet`."""
+    return value == IMAGENET or (type(value) is int and 0 <= value <= 6)
+
+
+def halvings(stem: Stem) -> int:
+    """How often a stem halves the resolution."""
+    return 3 if isinstance(stem, str) else stem
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,11 @@ class SearchSpace:
         """By cell type, how many nodes a cell's output joins."""
         return dict.fromkeys(CELL_TYPES, len(self.joined()))
 
+    def plan_supernet(self, cells: int, channels: int, stem: Stem) -> list[CellPlan]:
+        """The cells of a supernet, whose stem is as wide as the skeleton says, ImageNet's too (Xu et al. 2020)."""
+        width = self.layout.stem_width * channels
+        return plan_cells(cells, channels, self.multipliers(), self.layout, stem, width)
+
     def count(self) -> int:
         """How many genotypes there are: at each node the sets of edges, on each of those the operations."""
         return math.prod(self._count_cell(kind) for kind in self.cell_types)
@@ -231,18 +248,26 @@ def layout_of(genotype: Genotype) -> Layout:
 
 
 def plan_cells(
-    cells: int, channels: int, multipliers: Mapping[str, int], layout: Layout = LAYOUTS[Skeleton.darts]
+    cells: int,
+    channels: int,
+    multipliers: Mapping[str, int],
+    layout: Layout = LAYOUTS[Skeleton.darts],
+    stem: Stem = 0,
+    stem_width: int | None = None,
 ) -> list[CellPlan]:
     """The published skeletons: reduction cells at 1/3 and 2/3 of the depth, each doubling the channels.
 
     `multipliers` says by cell type how many nodes a cell's output joins. The stem gives 3 * `channels` channels to
-    both inputs of the first cell (Liu et al. 2019, section 3.1.1 and their code). In the skeleton of NAS-Bench-201 the
-    reduction cells are residual blocks; its three stages of 5 cells are 17 cells here (Dong and Yang 2020, figure 1).
+    both inputs of the first cell (Liu et al. 2019, section 3.1.1 and their code). That of ImageNet gives `channels` to
+    each, and the first cell follows a reduction: its older input is twice as large. `stem_width` in place of these
+    widths. In the skeleton of NAS-Bench-201 the reduction cells are residual blocks; its three stages of 5 cells are
+    17 cells here (Dong and Yang 2020, figure 1).
     """
     plans = []
-    older = newer = layout.stem_width * channels
+    own_width = channels if stem == IMAGENET else layout.stem_width * channels
+    older = newer = own_width if stem_width is None else stem_width
     width = channels
-    after_reduction = False
+    after_reduction = stem == IMAGENET
     for index in range(cells):
         kind = "reduction" if index in (cells // 3, 2 * cells // 3) else "normal"
         width *= 2 if kind == "reduction" else 1

@@ -170,7 +170,7 @@ class Batches:
         order = torch.randperm(len(self.indices), generator=generator(self.seed, "order", epoch, number))
         draws = self.preparation.draws(len(self.images.labels), self.seed, epoch, number)  # a row an image of the set
         chunks = [distributed.shard(chunk) for chunk in self._chunks(self.indices[order])[begin:end]]
-        for chunk, raw in zip(chunks, self.images.batches(chunks), strict=True):
+        for chunk, raw in zip(chunks, self.images.drawn_batches(chunks, draws), strict=True):
             raw_batch = RawBatch(raw.images, raw.labels, draws[chunk])
             yield RawBatch(*(sent(tensor, device) for tensor in raw_batch))
 

@@ -7,7 +7,6 @@ the test set.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import zipfile
 import zlib
@@ -28,14 +27,12 @@ from darts.tasks.audio_settings import AudioFolder
 from darts.tasks.cache import content_key, remembered
 from darts.tasks.file_content import known_content
 from darts.tasks.folders import FolderListing, PictureFile, list_folder, named_difference
-from darts.tasks.pictures import Decoder, read_header
+from darts.tasks.pictures import Decoder, RandomDecoder, read_header
 from darts.tasks.settings import (
     BundledDataset,
     Dataset,
     ImageFolderDataset,
     LabelledDataset,
-    TorchvisionDataset,
-    TorchvisionName,
 )
 from darts.tasks.sounds import SoundReader
 
@@ -82,9 +79,15 @@ class ArrayImages:
             indices = chunk.to(self.pixels.device)
             yield Pixels(self.pixels[indices], self.labels[indices])
 
+    def drawn_batches(self, chunks: Sequence[Tensor], draws: Tensor) -> Iterator[Pixels]:
+        """The same for training: nothing is drawn before pixels reach the device."""
+        return self.batches(chunks)
+
 
 class FileImages:
     """Labelled files that are decoded when their turn comes, by `workers` processes."""
+
+    random_decoder: RandomDecoder | None = None  # of training pictures that are drawn while they are decoded
 
     def __init__(self, files: Sequence[PictureFile], decoder: FileDecoder, workers: int, origin: FolderOrigin) -> None:
         self.paths = [file.path for file in files]
@@ -107,8 +110,15 @@ class FileImages:
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Pixels]:
         """For each tensor of indices a batch, in their order whatever the number of workers."""
+        return self._loaded(self, chunks)
+
+    def drawn_batches(self, chunks: Sequence[Tensor], draws: Tensor) -> Iterator[Pixels]:
+        """The same for training; `draws` (files, at least 2) from 0 to 1 decide what is seen of each picture."""
+        return self.batches(chunks) if self.random_decoder is None else self._loaded(_Drawn(self, draws), chunks)
+
+    def _loaded(self, files: FileImages | _Drawn, chunks: Sequence[Tensor]) -> Iterator[Pixels]:
         loader: Any = torch.utils.data.DataLoader(
-            self,  # type: ignore[arg-type]
+            files,  # type: ignore[arg-type]
             batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(0),  # nothing random happens in a worker
@@ -129,6 +139,22 @@ class FileImages:
         with ThreadPoolExecutor() as pool:
             pixels = torch.stack(list(pool.map(self.decoder, self.paths, chunksize=64)))
         return ArrayImages(pixels, self.labels, self.classes, self.origin)
+
+
+class _Drawn:
+    """Training files, each decoded as its row of random numbers says."""
+
+    def __init__(self, files: FileImages, draws: Tensor) -> None:
+        self.files, self.draws = files, draws[:, :2].contiguous()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        decoder = self.files.random_decoder
+        if decoder is None:
+            raise TypeError("these files are not decoded at random")
+        return decoder(self.files.paths[index], self.draws[index].tolist()), self.files.labels[index]
 
 
 ImageSet = ArrayImages | FileImages
@@ -206,21 +232,7 @@ def bundled_images(settings: BundledDataset, train: bool) -> ImageSet:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{BUNDLED} is damaged ({type(error).__name__}); take it again from the repository") from None
     pixels = torch.from_numpy(images)[:, None]
-    return ArrayImages(_pad(pixels, settings), torch.from_numpy(labels).long(), FASHION_CLASSES)
-
-
-def torchvision_images(settings: TorchvisionDataset, train: bool) -> ImageSet:
-    """The images of a set that torchvision knows, downloaded where that is allowed."""
-    source = _torchvision_set(settings, train)
-    given = source.labels if hasattr(source, "labels") else source.targets
-    labels = torch.as_tensor(np.asarray(given)).long()
-    pixels = torch.as_tensor(np.asarray(source.data))
-    if pixels.ndim == 3:  # grey images
-        pixels = pixels[:, None]
-    elif pixels.shape[3] == 3:  # channels last
-        pixels = pixels.permute(0, 3, 1, 2)
-    classes = getattr(source, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
-    return ArrayImages(_pad(pixels, settings), labels, classes)
+    return ArrayImages(padded(pixels, settings), torch.from_numpy(labels).long(), FASHION_CLASSES)
 
 
 def folder_images(settings: ImageFolderDataset, part: str) -> ImageSet:
@@ -232,9 +244,15 @@ def folder_images(settings: ImageFolderDataset, part: str) -> ImageSet:
     """
     listing = list_folder(settings)
     origin = _origin(settings, listing)
-    decoder = Decoder(settings.size, origin.channels)
+    decoder = Decoder(settings.size, origin.channels, settings.resize)
     chosen = listing.part(part)
     images = FileImages(chosen, decoder, settings.workers, origin)
+    if part == "training" and settings.draws_while_decoding:
+        jitter = tuple(settings.colour_jitter or ())
+        images.random_decoder = RandomDecoder(
+            settings.size, origin.channels, settings.random_resized_crop, jitter, decoder
+        )
+        return images
     megabytes = len(chosen) * decoder.channels * math.prod(sides_of(settings.size)) / 1e6
     return images.in_memory() if megabytes <= settings.device_megabytes else images
 
@@ -325,7 +343,7 @@ FASHION_CLASSES = (
 )  # fmt: skip
 
 
-def _pad(pixels: Tensor, settings: Dataset) -> Tensor:
+def padded(pixels: Tensor, settings: Dataset) -> Tensor:
     """Zero padding on all sides up to the size asked for."""
     height, width = pixels.shape[2:]
     sides = sides_of(settings.size)
@@ -334,36 +352,6 @@ def _pad(pixels: Tensor, settings: Dataset) -> Tensor:
     top, left = (side // 2 for side in missing)
     padding = (left, missing[1] - left, top, missing[0] - top)
     return torch.nn.functional.pad(pixels, padding).contiguous()
-
-
-def _torchvision_set(settings: TorchvisionDataset, train: bool) -> Any:
-    from torchvision import datasets
-
-    classes = {
-        TorchvisionName.FASHION_MNIST: datasets.FashionMNIST,
-        TorchvisionName.CIFAR10: datasets.CIFAR10,
-        TorchvisionName.CIFAR100: datasets.CIFAR100,
-        TorchvisionName.SVHN: datasets.SVHN,
-    }
-    svhn = settings.source is TorchvisionName.SVHN
-    part: dict[str, Any] = {"split": "train" if train else "test"} if svhn else {"train": train}
-    build = functools.partial(classes[settings.source], settings.root, **part)
-    try:
-        return build(download=False)
-    except RuntimeError:  # "not found or corrupted"
-        pass
-    except (ValueError, OSError, EOFError, AssertionError, TypeError) as error:
-        raise UserError(f"dataset {settings.name}: its files in {settings.root} are damaged ({error})") from None
-    folder = Path(settings.root).resolve()
-    if not settings.download:
-        raise UserError(f"dataset {settings.name}: not found in {folder} (dataset.root), and dataset.download is false")
-    try:
-        return build(download=True)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(
-            f"dataset {settings.name}: not found in {folder} (dataset.root), and the download failed: {reason}"
-        ) from None
 
 
 def _measure(settings: LabelledDataset, images: ImageSet) -> Statistics:

@@ -6,8 +6,9 @@ import functools
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from darts.runtime.errors import UserError, one_line
+from darts.runtime.seeding import RESOLUTION, ambient_on_host
 from darts.spaces.search_space import Size, sides_of
 
 if TYPE_CHECKING:
@@ -76,17 +78,20 @@ class Decoder:
     it takes no more memory than others.
     """
 
-    def __init__(self, size: Size, channels: int) -> None:
+    def __init__(self, size: Size, channels: int, resize: int | None = None) -> None:
+        """`resize`: what the shorter side is resized to before the centre is cut out; None: no larger than `size`."""
         self.size = size
         self.channels = channels
+        self.resize = resize
 
     @functools.cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """The deterministic torchvision transforms; random ones follow on the device."""
         from torchvision.transforms import v2
 
-        if isinstance(self.size, int):
-            return v2.Compose([v2.PILToTensor(), v2.Resize(self.size, antialias=True), v2.CenterCrop(self.size)])
+        if isinstance(self.size, int) or self.resize is not None:
+            side, cut = self.resize or self.size, list(sides_of(self.size))
+            return v2.Compose([v2.PILToTensor(), v2.Resize(side, antialias=True), v2.CenterCrop(cut)])
         sides = self.size
 
         def covering(picture: Image.Image) -> Tensor:
@@ -97,15 +102,55 @@ class Decoder:
 
     def __call__(self, path: str) -> Tensor:
         """Raises `UserError` naming a file that is no whole image."""
-        from PIL import ImageOps
-
-        mode = "RGB" if self.channels == 3 else "L"
-        with _opened(path) as image:
-            _refuse_wide_pixels(image, path)
-            ImageOps.exif_transpose(image, in_place=True)
-            picture = _on_white(_eight_bits(image)).convert(mode)
-        sides = sides_of(self.size)
+        picture, sides = whole_picture(path, self.channels), sides_of(self.size)
         return self.transform(_middle(picture, LONGEST * max(sides) / min(sides)))
+
+
+def whole_picture(path: str, channels: int) -> Image.Image:
+    """A picture file in its own size: upright, on white, 8 bits, grey (`channels` 1) or colour (3)."""
+    from PIL import ImageOps
+
+    mode = "RGB" if channels == 3 else "L"
+    with _opened(path) as image:
+        _refuse_wide_pixels(image, path)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _on_white(_eight_bits(image)).convert(mode)
+
+
+@dataclass(frozen=True)
+class RandomDecoder:
+    """Image file and random numbers -> uint8 tensor (C, height, width), each time another part of the picture.
+
+    As networks are trained on ImageNet: a part of random size and shape is resized (Szegedy et al. 2015), and its
+    brightness, contrast, saturation and hue are changed. Equal numbers give equal pixels, whichever process reads them.
+    """
+
+    size: Size
+    channels: int
+    crops: bool  # false: the whole picture as `Decoder` gives it, with other colours
+    jitter: tuple[float, ...]  # most change of brightness, contrast, saturation and hue; empty: none
+    whole: Decoder
+
+    @functools.cached_property
+    def transform(self) -> Callable[[Image.Image | Tensor], Tensor]:
+        """torchvision's random transforms, of a picture in its own size or of one that `whole` has read."""
+        from torchvision.transforms import v2
+
+        steps: list[Callable[..., object]] = []
+        if self.crops:
+            steps.append(v2.RandomResizedCrop(list(sides_of(self.size)), antialias=True))
+        if self.jitter:
+            steps.append(v2.ColorJitter(*self.jitter))
+        if self.crops:
+            steps.append(v2.PILToTensor())
+        return v2.Compose(steps)
+
+    def __call__(self, path: str, draws: Sequence[float]) -> Tensor:
+        """Two numbers from 0 to 1 decide; raises `UserError` naming a file that is no whole image."""
+        given = whole_picture(path, self.channels) if self.crops else self.whole(path)
+        first, second = (int(draw * RESOLUTION) for draw in draws)
+        with ambient_on_host(first, "picture", second):
+            return self.transform(given)
 
 
 def covering_sides(sides: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darts.config.registry import register
 from darts.runtime.errors import UserError, require
-from darts.spaces.search_space import Size, is_size, size_of
+from darts.spaces.search_space import Size, is_size, sides_of, size_of
 
 if TYPE_CHECKING:
     import torch
@@ -199,9 +199,12 @@ class TorchvisionDataset(Dataset):
     download: bool  # fetch it into `root` if it is not there
 
     def images(self, train: bool) -> ImageSet:
-        from darts.tasks.datasets import torchvision_images
+        from darts.tasks.torchvision_sets import torchvision_images
 
         return torchvision_images(self, train)
+
+
+JITTER = (1.0, 1.0, 1.0, 0.5)  # the most that each may change
 
 
 @register("dataset", "image_folder")
@@ -212,6 +215,9 @@ class ImageFolderDataset(Dataset):
     MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ()
 
     channels: int | None  # 1 grey, 3 colour; null: colour if any training picture has colours
+    resize: int | None  # pixels that the shorter side is resized to before the centre is cut out; null: image_size
+    random_resized_crop: bool  # train on parts of random size and shape (Szegedy et al. 2015), as for ImageNet
+    colour_jitter: list[float] | None  # most change of brightness, contrast, saturation, hue of training pictures
     test_folder: str  # beside train: test, or val where data are laid out as ImageNet is
     validation_folder: str | None  # beside train: pictures that a retraining watches, to keep the best epoch; or null
     test_fraction: float  # where root has no test folder: fraction of each class that is the test set, always the same
@@ -222,6 +228,7 @@ class ImageFolderDataset(Dataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.channels in (None, 1, 3), "dataset.channels", self.channels, "1, 3 or null")
+        self._check_augmentation()
         for name in ("test_folder", "validation_folder"):
             value = getattr(self, name)
             plain = value is None or (value.strip(". ") != "" and "/" not in value and value.lower() != "train")
@@ -232,6 +239,22 @@ class ImageFolderDataset(Dataset):
         require(0 < self.test_fraction < 1, "dataset.test_fraction", self.test_fraction, "above 0 and below 1")
         require(self.device_megabytes >= 0, "dataset.device_megabytes", self.device_megabytes, "at least 0")
         require(0 <= self.workers <= 256, "dataset.workers", self.workers, "from 0 to 256")
+
+    def _check_augmentation(self) -> None:
+        least = max(sides_of(self.size))
+        within = self.resize is None or least <= self.resize <= 4096
+        require(within, "dataset.resize", self.resize, f"from {least}, dataset.image_size, to 4096, or null")
+        padding, allowed = self.crop_padding, "0 with dataset.random_resized_crop, which cuts in its place"
+        require(not self.random_resized_crop or padding == 0, "dataset.crop_padding", padding, allowed)
+        jitter = self.colour_jitter
+        allowed = "[brightness, contrast, saturation, hue], the first three from 0 to 1 and hue to 0.5, or null"
+        sound = jitter is None or (len(jitter) == 4 and all(0 <= v <= m for v, m in zip(jitter, JITTER, strict=True)))
+        require(sound, "dataset.colour_jitter", jitter, allowed)
+
+    @property
+    def draws_while_decoding(self) -> bool:
+        """Whether training pictures are read anew each time, since another part or other colours are drawn."""
+        return self.random_resized_crop or self.colour_jitter is not None
 
     def images(self, train: bool) -> ImageSet:
         from darts.tasks.datasets import folder_images

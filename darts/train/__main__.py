@@ -46,7 +46,8 @@ def evaluate(settings: FinalSettings, weights: str) -> float:
 
     distributed.require_single_process("weights=FILE")
     tested = saved.evaluate_file(settings, saved.weights_file(weights, settings.runs))
-    log.info("test accuracy %.4f, test loss %.4f", tested["accuracy"], tested["loss"])
+    top = f", top-5 {tested['top5_accuracy']:.4f}" if "top5_accuracy" in tested else ""
+    log.info("test accuracy %.4f%s, test loss %.4f", tested["accuracy"], top, tested["loss"])
     return 1 - tested["accuracy"]
 
 
@@ -82,7 +83,8 @@ def announce(result: dict[str, Any], folder: Path, cell: str) -> None:
         log.info("kept: epoch %d, the first with the best validation %s, %s", result["kept_epoch"], metric.name, kept)
     size = f"{result['parameters']:,} parameters, {result['macs'] / 1e6:.1f} M multiply-adds"
     tested = metric.shown(result[f"test_{metric.name}"])
-    log.info("test %s %s, %s, %.0f s", metric.name, tested, size, result["seconds"])
+    top = f", top-5 {metric.shown(result['top5_accuracy'])}" if "top5_accuracy" in result else ""
+    log.info("test %s %s%s, %s, %.0f s", metric.name, tested, top, size, result["seconds"])
     log.info("result: %s, weights in %s", folder / "result.json", folder / "weights.pt")
     genotype = from_json(json.dumps(result["genotype"]), origin=str(folder / "result.json"))
     if not is_recurrent(genotype):

@@ -18,13 +18,12 @@ from darts.loop.eager import eager
 from darts.loop.optimisation import cosine_learning_rate, weight_optimiser
 from darts.loop.settings import WeightOptimiser
 from darts.runtime import distributed
-from darts.runtime.seeding import ambient
+from darts.runtime.seeding import RESOLUTION, ambient
 from darts.tasks.batches import RawBatch
 from darts.tasks.task import cross_entropy
 from darts.train.settings import BriefSettings, FinalSettings, Optimiser, Recipe
 
 OPERATIONS = 2  # of RandAugment, an image
-RESOLUTION = 2**24  # of a float32 draw, which becomes the seed of an image's operations
 
 
 class Target(NamedTuple):
@@ -51,11 +50,14 @@ def recipe_optimiser(parameters: Iterable[Tensor], settings: FinalSettings | Bri
 
 
 def learning_rate(settings: FinalSettings | BriefSettings, epoch: int, step: int, steps: int) -> float:
-    """Of a step, counted from 0 in its epoch: a linear rise over the warm-up, and half a cosine over the rest."""
-    own, epochs, warmup = optimised(settings), settings.train.epochs, settings.train.recipe.warmup_epochs
+    """Of a step, counted from 0 in its epoch: a linear rise over the warm-up, then half a cosine or `rate_decay`."""
+    own, epochs, recipe = optimised(settings), settings.train.epochs, settings.train.recipe
+    warmup = recipe.warmup_epochs
     done = epoch + step / steps
     if done < warmup:
         return own.learning_rate * min(1.0, (done + 1 / steps) / warmup)
+    if recipe.rate_decay is not None:
+        return own.learning_rate * recipe.rate_decay ** (epoch - warmup)
     return cosine_learning_rate(own, (done - warmup) / (epochs - warmup), epochs - warmup)
 
 

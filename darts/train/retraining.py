@@ -350,6 +350,8 @@ def finish(state: TrainState, folder: Path) -> Result:
     tested, measures = test(state)
     require_same_data(state.experiment, state.settings.dataset)
     result = {**_result(state, tested), "balanced_accuracy": measures.balanced_accuracy}
+    if measures.top5_accuracy is not None:
+        result["top5_accuracy"] = measures.top5_accuracy
     numbers = ("test_accuracy", "test_loss", "balanced_accuracy", "parameters", "macs", "seconds")
     state.tracker.results(state.experiment, {name: float(result[name]) for name in numbers})
     if distributed.is_main_process():

@@ -20,9 +20,9 @@ from darts.runtime.checkpoint import DamagedFileError, read_state
 from darts.runtime.device import choose_device, placed, set_precision
 from darts.runtime.errors import UserError, one_line
 from darts.runtime.files import newest, write_json
-from darts.runtime.schema import JSON, At, Length, SchemaError, Within, like, require_schema
+from darts.runtime.schema import JSON, At, Length, OneOf, SchemaError, Within, like, require_schema
 from darts.spaces.genotype import from_json, to_json
-from darts.spaces.search_space import InputShape, as_written, size_of
+from darts.spaces.search_space import IMAGENET, InputShape, as_written, size_of
 from darts.tasks.audio_settings import AudioDataset, Features
 from darts.tasks.batches import EVALUATION_BATCH, test_batches
 from darts.tasks.content import content_identity, warn_of_shared_pictures
@@ -38,7 +38,10 @@ log = logging.getLogger(__name__)
 
 FILE = {
     "genotype": str,
-    "network": {"channels": At(2, 65536), "cells": At(3, 1000), "stem_reductions": At(0, 6), "auxiliary": bool},
+    "network": {
+        **{"channels": At(2, 65536), "cells": At(3, 1000), "auxiliary": bool},
+        "stem_reductions": (At(0, 6), OneOf((IMAGENET,))),
+    },
     "input": {"channels": At(1, 4), "size": (At(1, 4096), Length(2, At(1, 4096))), "classes": At(2, 10**6)},
     "dataset": str,
     "settings": {str: JSON},
@@ -62,6 +65,7 @@ def described(state: TrainState) -> dict[str, Any]:
         "input": {"channels": shape.channels, "size": as_written(shape.size), "classes": shape.classes},
         "class_names": state.data.train.images.classes,
         **_heard(settings.dataset),
+        **_resized(settings.dataset),
         "dataset": settings.dataset.name,
         "mean": preparation.mean,
         "std": preparation.std,
@@ -86,6 +90,11 @@ SOUND = {
 def _heard(dataset: AnyDataset) -> dict[str, Any]:
     """What a file says besides of a network of sounds; nothing of one of images."""
     return {"sound": dataset.features.to_json()} if isinstance(dataset, AudioDataset) else {}
+
+
+def _resized(dataset: AnyDataset) -> dict[str, Any]:
+    """What a file says besides of a network whose pictures are resized to more than what is cut out of them."""
+    return {"resize": dataset.resize} if isinstance(dataset, ImageFolderDataset) and dataset.resize else {}
 
 
 def features_of_file(described: dict[str, Any]) -> Features | None:
@@ -155,6 +164,8 @@ def network_of(described: dict[str, Any], path: Path) -> tuple[Network, dict[str
         least, most = (0, 1) if sound is None else AudioDataset.value_limits
         means, deviations = Length(shape.channels, Within(least, most)), Length(shape.channels, Within(1e-9, most))
         names = (None, Length(shape.classes, str))
+        if "resize" in described:
+            require_schema(described["resize"], At(max(shape.sides), 4096), "resize")
         require_schema(described, {"mean": means, "std": deviations, "class_names": names})
         require_different(described["class_names"])
         with torch.device("meta"):
@@ -205,6 +216,9 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
     size = shape_of_file(described).size
     if size != dataset.size:
         raise UserError(f"{dataset.size_setting} is {as_written(dataset.size)}; {path} was trained at {size}")
+    resize, given = described.get("resize"), getattr(dataset, "resize", None)
+    if resize != given:
+        raise UserError(f"dataset.resize is {given or 'null'}; {path} was trained with {resize or 'null'}")
     device = choose_device(settings.device)
     set_precision(settings.precision)
     warn_of_data(dataset, described, path)
@@ -218,7 +232,8 @@ def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
     measures = tally.measures()
     for line in measures.balance_lines():
         log.info("%s", line)
-    return {**tested, "balanced_accuracy": measures.balanced_accuracy}
+    top = {} if measures.top5_accuracy is None else {"top5_accuracy": measures.top5_accuracy}
+    return {**tested, **top, "balanced_accuracy": measures.balanced_accuracy}
 
 
 def write_measures(measures: Measures, folder: Path) -> None:

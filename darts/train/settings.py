@@ -38,6 +38,7 @@ class Recipe:
     optimiser: Optimiser  # SGD as weight_optimiser says, or AdamW (Loshchilov and Hutter 2019), betas 0.9 and 0.999
     learning_rate: float | None  # in place of weight_optimiser's; null: that one
     weight_decay: float | None  # in place of weight_optimiser's; null: that one
+    rate_decay: float | None  # what the learning rate is multiplied with each epoch, in place of half a cosine; or null
     warmup_epochs: int  # over which the learning rate rises linearly to its first value (Goyal et al. 2017); 0: none
     label_smoothing: float  # fraction of a label that is shared by all classes (Szegedy et al. 2016); 0: none
     mixup: float  # Beta's parameter of mixed pairs of images (Zhang et al. 2018); 0: none
@@ -52,6 +53,8 @@ class Recipe:
             least = 0 if name == "weight_decay" else math.ulp(0)
             allowed = "at least 0, finite, or null" if least == 0 else "above 0, finite, or null"
             require(value is None or least <= value < math.inf, f"{place}.{name}", value, allowed)
+        within = self.rate_decay is None or 0 < self.rate_decay <= 1
+        require(within, f"{place}.rate_decay", self.rate_decay, "above 0 and at most 1, or null")
         require(self.warmup_epochs >= 0, f"{place}.warmup_epochs", self.warmup_epochs, "at least 0")
         for name in ("label_smoothing", "average"):
             value = getattr(self, name)
@@ -115,6 +118,9 @@ def replaced(settings: Any, prefix: str = "") -> dict[str, str]:
         for name in ("learning_rate", "weight_decay"):
             if getattr(recipe, name) is not None:
                 found[f"{own}.{name}"] = f"{place}.{name}, {getattr(recipe, name)}, takes its place: give that one"
+        if recipe.rate_decay is not None:
+            told = f"{place}.rate_decay, {recipe.rate_decay}, takes the cosine's place: leave it out"
+            found |= {f"{own}.{name}": told for name in ("final_learning_rate", "cosine_unit")}
         if recipe.optimiser is Optimiser.ADAMW:
             for name in ("momentum", "nesterov"):
                 found[f"{own}.{name}"] = f"{place}.optimiser is ADAMW, which has none: leave it out"
@@ -217,6 +223,7 @@ def final_settings(config: DictConfig, overrides: Sequence[str] = ()) -> FinalSe
 OF_TRAINING = ("genotype", "network", "train", "recipe", "weight_optimiser", "head_epochs")
 OF_TRAINING_IMAGES = (
     *("dataset.crop_padding", "dataset.flip", "dataset.fraction", "dataset.shift_ms", "dataset.frequency_masks"),
+    *("dataset.random_resized_crop", "dataset.colour_jitter"),
     *("dataset.frequency_mask", "dataset.time_masks", "dataset.time_mask"),
 )
 OF_PREPARATION = ("dataset.mean", "dataset.std")

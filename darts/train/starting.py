@@ -85,8 +85,8 @@ def take_up(network: Network, start: Start, classes: list[str]) -> None:
     known = start.described["class_names"] or []
     same_classes = sorted(known) == sorted(classes)
     order = [known.index(name) for name in classes] if same_classes else []
-    stem = "stem.0.weight"
-    if stem in own and own[stem].shape != given[stem].shape:
+    stem = next(name for name in own if name.startswith("stem."))  # the first convolution's weights
+    if own[stem].shape != given[stem].shape:
         raise UserError(f"start_from: {start.path} takes {given[stem].shape[1]} channels; the images have "
                         f"{own[stem].shape[1]}")  # fmt: skip
     taken = {}

@@ -71,7 +71,9 @@ class TrainedNetwork(nn.Module):
     def decoder(self) -> Decoder | SoundReader:
         """What makes a raw input of a file."""
         of = self.features_of_sound
-        return Decoder(self.shape.size, self.shape.channels) if of is None else SoundReader(of.rate, of.samples)
+        if of is not None:
+            return SoundReader(of.rate, of.samples)
+        return Decoder(self.shape.size, self.shape.channels, self.described.get("resize"))
 
     @property
     def endings(self) -> frozenset[str]:
