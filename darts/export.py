@@ -37,8 +37,12 @@ ASK = "; ".join(
         "import json, numpy, onnxruntime",
         "from PIL import Image, ImageOps",
         "session = onnxruntime.InferenceSession({file})",
-        "picture = ImageOps.fit(Image.open({picture}).convert({mode}), ({width}, {height}))",
-        "pixels = numpy.array(picture).reshape({height}, {width}, -1).transpose(2, 0, 1)[None]",
+        'p = ImageOps.exif_transpose(Image.open({picture})).convert("RGBA")',
+        'p = Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert({mode})',
+        "p = p.resize(({sides}), Image.BILINEAR)",
+        "left, top = round((p.width - {width}) / 2), round((p.height - {height}) / 2)",
+        "p = p.crop((left, top, left + {width}, top + {height}))",
+        "pixels = numpy.array(p).reshape({height}, {width}, -1).transpose(2, 0, 1)[None]",
         'found = session.run(None, {{"pixels": pixels}})[0][0]',
         'print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[found.argmax()], found.max())',
     ]
@@ -104,8 +108,18 @@ def asking(network: TrainedNetwork, settings: ExportSettings, file: Path) -> str
         picture = first_readable(network, Path(settings.images).expanduser())
         mode, (height, width) = "RGB" if network.shape.channels == 3 else "L", network.shape.sides
         places = {"file": _literal(str(file)), "picture": _literal(str(picture.absolute())), "mode": _literal(mode)}
-        code = ASK.format(height=height, width=width, **places)
+        code = ASK.format(height=height, width=width, sides=resized_sides(network), **places)
     return f"{as_started('python')} -c {shlex.quote(code)}"
+
+
+def resized_sides(network: TrainedNetwork) -> str:
+    """Width and height of picture `p` before its centre is cut out, in Python, as `Decoder` resizes it."""
+    height, width = network.shape.sides
+    side = network.described.get("resize") or (height if height == width else None)
+    if side is not None:
+        return f"int({side} * p.width / min(p.size)), int({side} * p.height / min(p.size))"
+    scale = f"max({width} / p.width, {height} / p.height)"
+    return f"max({width}, round(p.width * {scale})), max({height}, round(p.height * {scale}))"
 
 
 def _literal(text: str) -> str:

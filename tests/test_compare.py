@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import math
@@ -23,8 +24,10 @@ from darts.compare.sentences import sentences
 from darts.compare.trials import Outcome
 from darts.config.compose import CONF
 from darts.runtime.errors import UserError
-from darts.spaces.genotype import to_json
+from darts.spaces.genotype import Genotype, to_json
+from darts.spaces.membership import next_settings, record_of_space
 from darts.spaces.published import published
+from darts.spaces.sources import random_genotype
 from tests.conftest import ROOT, TINY_TRAIN, composed, run_command
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
@@ -272,6 +275,49 @@ def test_searches_of_other_settings_are_not_taken_for_these(compared, tmp_path):
     done = run_command([*COMPARED, *SEARCHES, "+searches.search.initial_alpha=0.1"], tmp_path)
     after = {place.name for place in (tmp_path / "out" / "searches").iterdir()}
     assert done.returncode == 0 and before < after and len(after) == 2 * len(before)
+
+
+def test_a_report_of_other_cells_is_kept_aside_and_one_of_the_same_is_renewed(compared, tmp_path):
+    folder, _ = compared
+    shutil.copytree(folder / "out", tmp_path / "out")
+    before = (tmp_path / "out" / "report.md").read_bytes()
+    again = run_command([*COMPARED, *SEARCHES], tmp_path)
+    assert again.returncode == 0 and not (tmp_path / "out" / "earlier").exists()
+    other = run_command([*COMPARED, "searched=[darts_v1]", "random.samples=2"], tmp_path)
+    assert other.returncode == 0, other.stderr
+    (kept,) = (tmp_path / "out" / "earlier").iterdir()
+    assert f"the report of another comparison in this folder is kept in {kept}" in other.stdout
+    assert {place.name for place in kept.iterdir()} == {*page.WRITTEN}
+    summary = before.split(b"## Best practice")[0]  # below it the time of the trainings stands
+    assert summary.split(b"\n")[0] in (kept / "report.md").read_bytes()
+    names = [group["name"] for group in json.loads((tmp_path / "out" / "report.json").read_text())["groups"]]
+    assert names == ["searched", RANDOM]
+
+
+def test_batches_that_do_not_fit_are_refused_before_any_search(tmp_path):
+    methods = "methods=['darts search.batch_size=8 search.epochs=1',random]"
+    done = run_command([*COMPARED, methods, "seeds=[0,1]", "budget.epochs=1", "dataset.fraction=0.01"], tmp_path)
+    assert done.returncode == 2 and "methods: 'random': search.batch_size is 128; it must be at most" in done.stderr
+    assert not (tmp_path / "out" / "searches").exists()
+
+
+def test_a_cell_of_a_narrower_space_is_told_and_the_report_says_no(tmp_path):
+    """What the search prints next would have drawn the random cells from its own space."""
+    narrow = dataclasses.replace(settings().space, candidates=["none", "skip_connect", "sep_conv_3x3"])
+    cell = random_genotype(narrow, 0, 0)
+    found = Genotype(cell.space, cell.cells, {"seed": 0, "space": record_of_space(narrow)})
+    assert next_settings(found) == ["space.candidates=[none,skip_connect,sep_conv_3x3]"]
+    (tmp_path / "cell.json").write_text(to_json(found))
+    typed = [*COMPARED, "searched=[cell.json]", "random.samples=2"]
+    done = run_command(typed, tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = 'cell.json was found in another space than that of the random cells; that one is space=darts "space.candi'
+    assert told in done.stdout + done.stderr
+    report = (tmp_path / "out" / "report.md").read_text()
+    (row,) = [line for line in report.splitlines() if "Same data, space, training code" in line]
+    assert row.split("|")[2].strip() == "no" and "candidates=['none', 'skip_connect', 'sep_conv_3x3']" in row
+    same = run_command([*typed, "space.candidates=[none,skip_connect,sep_conv_3x3]", "hydra.run.dir=own"], tmp_path)
+    assert same.returncode == 0 and "another space" not in same.stdout + same.stderr
 
 
 @pytest.mark.slow

@@ -13,10 +13,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import darts
+from darts.config.arguments import at_home
 from darts.config.compose import typed_settings
 from darts.config.identity import identity
 from darts.runtime.errors import UserError
 from tests.conftest import ROOT, SCHEMAS, composed, configuration
+from tests.test_use import draw_pictures
 
 SEARCH, FINAL, COMPARE = "search", "final", "compare"
 
@@ -136,6 +139,34 @@ def test_every_key_of_every_experiment_reaches_the_settings(command, name):
         expected = float(value) if isinstance(OmegaConf.select(found, key), float) else value
         reached = OmegaConf.select(found, key)
         assert getattr(reached, "name", reached) == expected, key
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("dataset.root=~/a", "dataset.root={home}/a"),
+        ("dataset.root='~/a b'", "dataset.root='{home}/a b'"),
+        ("searched=[~/x,'~/y z']", "searched=[{home}/x,'{home}/y z']"),
+        ("runs=~", "runs={home}"),
+        ("runs=a~b", "runs=a~b"),
+        ("genotype=|none~0|+|none~0|none~1|", "genotype=|none~0|+|none~0|none~1|"),
+        ("~logger", "~logger"),
+    ],
+)
+def test_a_tilde_is_the_home_folder(monkeypatch, given, expected):
+    """Where a path begins: no shell does so behind a dotted name."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert at_home([given]) == [expected.format(home="/home/me")]
+
+
+def test_a_data_folder_at_home_is_found(tmp_path, monkeypatch):
+    draw_pictures(tmp_path / "set")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = darts.run_search(
+        "dataset=image_folder", "dataset.root=~/set", "dataset.image_size=16", "search.epochs=1", "runs=~/runs",
+        "search.batch_size=4", "network.channels=2", "network.cells=3", "device=cpu", "logger=none",
+    )  # fmt: skip
+    assert found.folder.is_relative_to(tmp_path / "runs")
 
 
 def test_the_command_line_wins_over_an_experiment():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 
 import pytest
 
 from darts.config import registry
-from darts.config.registry import register
+from darts.config.registry import contents_of_plugins, register
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.spaces.published import published
 from darts.spaces.sources import find_genotype
 from darts.train import retraining as retrain
 from tests.conftest import ROOT, TINY, TINY_SCORES, TINY_SEARCH, TINY_TRAIN, composed, run_command
+from tests.test_use import draw_pictures
 
 PLUGIN = '''
 import random
@@ -178,6 +181,35 @@ def test_every_command_takes_plugins(folder, command):
     assert done.returncode == 0, done.stderr
     without = run(folder, *command, "space=darts", out + "_without")
     assert without.returncode == 2 and "plugins=[my_plugin]" in without.stderr, without.stderr
+
+
+def test_a_plug_in_whose_source_has_changed_is_another_experiment(folder, tmp_path):
+    """A run does not resume under other code, and a trained network says so before it answers."""
+    place = tmp_path / "place"
+    shutil.copytree(folder, place)
+    final = [*TINY_TRAIN, "train.epochs=1", "genotype=found", *BLURRED, "hydra.run.dir=final"]
+    assert run(place, str(ROOT / "train_final.py"), *final).returncode == 0
+    draw_pictures(tmp_path / "pictures")
+    predict = ["-m", "darts.predict", "weights=final", f"images={tmp_path / 'pictures'}", "plugins=[my_plugin]"]
+    before = run(place, *predict)
+    assert before.returncode == 0 and "source of plug-in" not in before.stdout + before.stderr
+    (place / "my_plugin.py").write_text(PLUGIN + "\n# changed\n")
+    again = run(place, str(ROOT / "train_final.py"), *final)
+    assert again.returncode == 2 and "plugins.my_plugin was " in again.stderr and "and is now " in again.stderr
+    after = run(place, *predict)
+    told = after.stdout + after.stderr
+    assert after.returncode == 0 and "the source of plug-in my_plugin is not that with which" in told
+
+
+def test_the_source_of_a_package_is_all_of_its_files(tmp_path, monkeypatch):
+    (tmp_path / "their_package").mkdir()
+    (tmp_path / "their_package" / "__init__.py").write_text("")
+    (tmp_path / "their_package" / "part.py").write_text("A = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("their_package")
+    first = contents_of_plugins(["their_package"])
+    (tmp_path / "their_package" / "part.py").write_text("A = 2")
+    assert first.keys() == {"their_package"} and contents_of_plugins(["their_package"]) != first
 
 
 def test_a_data_set_a_strategy_and_an_evaluator_are_chosen_by_name(folder):

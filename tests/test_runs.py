@@ -15,6 +15,7 @@ import pytest
 from darts.loop.listing import read_run, runs_below, table
 from darts.runtime.files import lock_folder
 from darts.search import loop as search
+from darts.spaces.genotype import to_json
 from darts.spaces.published import published
 from darts.train import retraining
 from tests.conftest import ENVIRONMENT, ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command
@@ -136,6 +137,17 @@ def test_clean_asks_at_a_terminal(answer, left, runs, tmp_path):
     assert len(runs_below(runs)) == left
 
 
+def test_a_cell_of_a_plug_in_that_is_not_loaded_is_listed(tmp_path):
+    content = json.loads(to_json(published("darts_v1"))) | {"plugins": ["nowhere"]}
+    content["cells"]["normal"]["nodes"][0][0][0] = "their_operation"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "genotype.json").write_text(json.dumps(content))
+    record = {"version": "0.2.0", "kind": "search by gradients", "ended": True, "settings": {}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    (run,) = runs_below(tmp_path)
+    assert run.state == "ended" and len(run.cell) == 12
+
+
 def test_a_sweep_ends_with_its_table_and_a_command_that_works(tmp_path):
     small = [item for item in TINY_SEARCH if not item.startswith(("space.candidates", "search.epochs"))]
     given = [*small, "search.epochs=1", "seed=0,1", "logger=none"]
@@ -143,6 +155,8 @@ def test_a_sweep_ends_with_its_table_and_a_command_that_works(tmp_path):
     assert done.returncode == 0, done.stderr
     end = done.stdout[done.stdout.index("\nsweep: ") :].splitlines()
     assert [line.split()[0] for line in end[3:5]] == ["0_seed0", "1_seed1"]
+    launched = [line for line in done.stdout.splitlines() if line.startswith(("\t#0 : ", "\t#1 : "))]
+    assert "seed=0" in launched[0].split() and "seed=1" in launched[1].split() and len(launched) == 2
     assert end[-1].startswith(f"next:   PYTHONPATH={ROOT} python -m darts.select ")
     select = shlex.split(end[-1].removeprefix(f"next:   PYTHONPATH={ROOT} python "))
     quick = ["train.epochs=1", "train.batch_size=16", "network.channels=2", "network.cells=3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import darts
 from darts.blackbox import loop as blackbox
 from darts.config.identity import identity
 from darts.config.implied import alone, implied_choices, task_names
-from darts.loop.record import experiment
+from darts.loop.record import experiment, warn_of_other_data
 from darts.models.batch_norm import frozen_statistics
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.errors import UserError
@@ -22,12 +23,15 @@ from darts.search import loop as search
 from darts.search import step as search_steps
 from darts.search.settings import search_settings
 from darts.search.step import bilevel_problem, loss_on
+from darts.spaces.genotype import Genotype
+from darts.spaces.published import published
 from darts.tasks.several import SeveralTasks
 from darts.tasks.several_settings import Weighting
 from darts.tasks.task import Mean
 from tests.conftest import ROOT, TINY_SEARCH, composed, configuration, run_command, some
 from tests.faults.test_kills import Killed, kill_after
 from tests.test_text import left
+from tests.test_use import draw_pictures
 
 IMAGES, SOUNDS = "fashion_mini", "spoken_digits_mini"
 BOTH = f"tasks=[{IMAGES},{SOUNDS}]"
@@ -362,7 +366,7 @@ def test_a_search_ends_with_a_command_for_each_task(tmp_path):
     assert [f"dataset={task}" in line for line, task in zip(following, (IMAGES, SOUNDS), strict=True)] == [True, True]
     assert "dataset.fraction=0.01" in following[0] and "dataset.fraction=0.05" in following[1]
     assert "several" not in done.stdout.partition("next:")[2] and "(fashion_mini " in done.stdout
-    command = following[1].removeprefix("next:").split()[1:]
+    command = shlex.split(following[1].removeprefix("next:"))[1:]
     sizes = ["network.channels=2", "network.cells=3", "train.epochs=1", "train.batch_size=16"]
     again = run_command([*command, *sizes, "logger=none", f"hydra.run.dir={tmp_path / 'final'}"], ROOT)
     assert again.returncode == 0, again.stderr
@@ -410,8 +414,44 @@ def test_a_comparison_over_tasks_is_not_taken_for_one_task_from_python():
 
 
 def test_a_comparison_over_tasks_has_a_folder_of_their_names():
-    assert implied_choices("compare", [BOTH]) == [f"hydra.run.dir='${{runs}}/compare/{IMAGES}+{SOUNDS}'"]
+    *members, folder = implied_choices("compare", [BOTH])
+    assert folder == f"hydra.run.dir='${{runs}}/compare/{IMAGES}+{SOUNDS}'"
+    assert members == implied_choices("search", [BOTH])
     assert implied_choices("compare", ["tasks=[]"]) == []
+
+
+def test_a_comparison_takes_settings_of_each_tasks_data(tmp_path):
+    """Own folders, of which neither is the default; batches that do not fit are told before any search."""
+    draw_pictures(tmp_path / "a", training=6)
+    draw_pictures(tmp_path / "b", training=6)
+    own = ["tasks=[a:image_folder,b:image_folder]", "methods=[darts]", "seeds=[0]", "random.samples=2"]
+    own += [f"dataset.members.{task}.root={tmp_path / task}" for task in "ab"]
+    own += [f"dataset.members.{task}.image_size=16" for task in "ab"]
+    own += ["random.search=false", "allow_underpowered=true", "device=cpu", f"runs={tmp_path / 'runs'}"]
+    planned = run_command(["-m", "darts.compare", *own, "plan=true"], ROOT)
+    assert planned.returncode == 0, planned.stderr
+    for task in "ab":
+        assert f"darts dataset=image_folder dataset.root={tmp_path / task} dataset.image_size=16" in planned.stdout
+    unfit = run_command(["-m", "darts.compare", *own, "+searches.search.batch_size=4"], ROOT)
+    assert unfit.returncode == 2 and "train.batch_size is 64; it must be at most 18" in unfit.stderr, unfit.stderr
+    assert not list((tmp_path / "runs").rglob("searches"))
+
+
+def test_the_fraction_of_a_task_is_the_product_of_both():
+    typed = ["tasks=[a:image_folder,b:image_folder]", "dataset.fraction=0.5", "dataset.members.a.fraction=0.5"]
+    assert [item for item in alone("a", typed) if "fraction" in item] == ["dataset.fraction=0.25"]
+    assert [item for item in alone("b", typed) if "fraction" in item] == ["dataset.fraction=0.5"]
+
+
+def test_a_cell_of_tasks_with_names_of_their_own_is_known_by_their_data(caplog):
+    settings = composed("final", "dataset=fashion_mini", "genotype=darts_v1")
+    known = {"dataset": "a+b", "datasets": {"a": "fashion_mini", "b": "x"}}
+    found = Genotype("darts", published("darts_v1").cells, known)
+    warn_of_other_data("the cell", found, settings)
+    assert not caplog.records
+    other = Genotype("darts", found.cells, {"dataset": "a+b", "datasets": {"a": "x", "b": "x"}})
+    warn_of_other_data("the cell", other, settings)
+    assert "the cell was found on a+b, and dataset is fashion_mini" in caplog.text
 
 
 def test_methods_are_needed_for_a_comparison_over_tasks(tmp_path):

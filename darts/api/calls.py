@@ -22,8 +22,9 @@ from darts.blackbox import loop as blackbox
 from darts.compare import power, run
 from darts.compare.sentences import sentences
 from darts.compare.settings import CompareSettings
+from darts.config.arguments import at_home
 from darts.config.compose import CONF, quoted, refuse_unused, typed_settings
-from darts.config.implied import implied_choices
+from darts.config.implied import implied_choices, own_experiment
 from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
 from darts.config.run_folder import command_configuration, own_folder
@@ -162,6 +163,7 @@ def composed(command: str, overrides: Sequence[str], folder: Path | None = None)
         )
     refuse_old_names(overrides)
     load_plugins(named_plugins(overrides))
+    overrides = own_experiment(command, at_home(overrides))
     before = logging.getLogger().handlers[:], logging.getLogger().level
     GlobalHydra.instance().clear()
     given = [

@@ -25,6 +25,7 @@ from darts.loop.record import (
     announce_cells,
     claim_folder,
     data_record,
+    datasets_of_tasks,
     experiment,
     record_end,
     refuse_other_run,
@@ -39,6 +40,7 @@ from darts.runtime.schema import FINITE
 from darts.runtime.seeding import python_generator
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.genotype import Genotype, to_json
+from darts.spaces.membership import record_of_space
 from darts.spaces.nasbench201 import Table, load_table
 from darts.spaces.sources import finished_genotype
 from darts.tasks.batches import SearchData
@@ -201,8 +203,10 @@ def finish(search: BlackBoxSearch) -> Genotype:
     provenance = {
         "method": settings.method.name,
         "dataset": settings.dataset.name,
+        **datasets_of_tasks(settings.dataset),
         "seed": settings.seed,
         "settings": digest(identity(settings)),
+        "space": record_of_space(settings.space),
         "data": search.experiment["dataset.content"],
         "split": search.data.split.digest(),
         "score": score,

@@ -34,6 +34,9 @@ def _code(report: Report, environment: dict[str, Any]) -> list[Item]:
     source = environment.get("source")
     clean = "yes" if source is not None and "changed" not in str(source) else "in part"
     commit = f"this code, commit {source or 'unknown (not a git checkout)'}"
+    plugins = report.settings.get("plugins")
+    if plugins:
+        clean, commit = "in part", f"{commit}, and plug-ins that are not of it: {', '.join(plugins)}"
     judged = report.settings.get("benchmark.table") is not None
     seeds = "the table's own" if judged else "settings below; each network's seed in the table of networks"
     given = _given(report)

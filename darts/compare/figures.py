@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,16 @@ def colours(report: Report) -> dict[str, str]:
     return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)} | {RANDOM: "#7f7f7f"}
 
 
+WIDTH, LINES = 34, 3  # of a name in a picture: characters of a line, lines
+
+
+def label(name: str) -> str:
+    """A group's name as pictures show it: a long one, with the settings of a method, on a few lines, cut at the end."""
+    lines = textwrap.wrap(name, WIDTH)
+    cut = "…" if len(lines) > LINES else ""
+    return "\n".join(lines[:LINES]) + cut
+
+
 def draw_accuracies(report: Report) -> Figure:
     """Every network as a point, every cell's mean as a bar, the group's median with its interval."""
     figure = new_figure(7.5, 0.75 * len(report.groups) + 1.1)
@@ -40,7 +51,7 @@ def draw_accuracies(report: Report) -> Figure:
             bounds = [factor * group.interval.low, factor * group.interval.high]
             axes.plot(bounds, [row - 0.15] * 2, color=colour[group.name], linewidth=2)
         axes.plot([factor * group.median], [row - 0.15], "D", color=colour[group.name], markersize=6)
-    axes.set_yticks(range(len(report.groups)), [group.name for group in report.groups])
+    axes.set_yticks(range(len(report.groups)), [label(group.name) for group in report.groups])
     axes.set(ylim=(len(report.groups) - 0.5, -0.5), xlabel=report.scale.title)
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
@@ -58,7 +69,7 @@ def draw_sizes(report: Report) -> Figure:
         for group in report.groups:
             own = [line for line, o in zip(lines, report.outcomes, strict=True) if o.group == group.name]
             axes.plot([line[name] for line in own], [line["shown"] for line in own], "o", color=colour[group.name],
-                      alpha=0.6, markersize=4, label=group.name)  # fmt: skip
+                      alpha=0.6, markersize=4, label=label(group.name))  # fmt: skip
         kept = front(lines, [name])
         axes.plot([line[name] for line in kept], [line["shown"] for line in kept], color="#333333", linewidth=1,
                   drawstyle="steps-post", label="front")  # fmt: skip
@@ -94,7 +105,7 @@ def draw_costs(report: Report) -> Figure | None:
     for axes, name in zip(panels, shown, strict=True):
         for group, points in spent[name].items():
             axes.plot([x for x, _ in points], [y for _, y in points], "o", color=colour[group], alpha=0.6, markersize=4,
-                      label=group)  # fmt: skip
+                      label=label(group))  # fmt: skip
         axes.axhline(median, color=colour[RANDOM], linewidth=1, linestyle="--", label="median of random cells")
         axes.set(xlabel=COSTS[name][1], xlim=(0, None))
     panels[0].set_ylabel(report.scale.title)
@@ -133,7 +144,8 @@ def draw_progress(report: Report, histories: Mapping[str, Sequence[History]]) ->
         first = max(curve[0][0] for curve in own)
         places = [x for x in places if x >= first]
         values = [[_at(curve, x) for curve in own] for x in places]
-        axes.plot(places, [statistics.fmean(v) for v in values], color=colour[name], drawstyle="steps-post", label=name)
+        means = [statistics.fmean(v) for v in values]
+        axes.plot(places, means, color=colour[name], drawstyle="steps-post", label=label(name))
         axes.fill_between(places, list(map(min, values)), list(map(max, values)), color=colour[name], alpha=0.15,
                           step="post", linewidth=0)  # fmt: skip
     lines = [line for runs in histories.values() for history in runs for line in history]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,43 @@ summary { cursor: pointer } .cells { display: flex; flex-wrap: wrap; gap: 1em } 
 .large:focus svg { width: 96vw; max-height: 94vh }
 @media (max-width: 600px) { body { margin: 1em auto } dl { grid-template-columns: 1fr } dt { margin-top: .4em } }
 """
+
+
+WRITTEN = ("report.json", "report.md", "report.html", "table.tex", "figures")
+
+
+def keep_earlier_report(report: Report, folder: Path) -> Path | None:
+    """Move the report of another comparison in this folder aside; returns where it lies now, None where there is none.
+
+    Another one has other settings or other cells. It lies in earlier/, by the time at which it was written.
+    """
+    file = folder / "report.json"
+    if not file.exists() or _compared(file) == _kinds(report.to_json()):
+        return None
+    written = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(file.stat().st_mtime))
+    numbers = itertools.count(2)
+    place = folder / "earlier" / written
+    while place.exists():
+        place = place.with_name(f"{written}_{next(numbers)}")
+    place.mkdir(parents=True)
+    for name in WRITTEN:
+        if (folder / name).exists():
+            (folder / name).rename(place / name)
+    return place
+
+
+def _compared(file: Path) -> Any:
+    """The settings and cells of a report.json; None where it is damaged."""
+    try:
+        return _kinds(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _kinds(report: Mapping[str, Any]) -> Any:
+    """The settings of a report and, by group, its cells, as JSON holds them."""
+    cells = sorted({(outcome["group"], outcome["genotype"]) for outcome in report["outcomes"]})
+    return json.loads(json.dumps([report["settings"], cells]))
 
 
 def write_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,13 @@ from darts.loop.record import (
     record_end,
     refuse_other_run,
     warn_of_other_data,
+    warn_of_other_space,
 )
 from darts.runtime.device import choose_device
 from darts.spaces.nasbench201 import load_table
 from darts.tasks.summary import summary_of_training
 
+log = logging.getLogger(__name__)
 KIND = "comparison"  # what run.json calls it
 
 
@@ -36,6 +39,12 @@ def foretold(settings: CompareSettings) -> list[Design]:
     return power.forecast(settings)
 
 
+def check(settings: CompareSettings, folder: Path) -> None:
+    """`UserError` for what searches or trainings would refuse once they open the data, before any of them begins."""
+    trials.check_data(settings)
+    trials.check_trainings(settings, folder)
+
+
 def run(settings: CompareSettings, folder: Path, planned: Sequence[Design]) -> tuple[Report, str]:
     """Run all trials that the folder lacks, and write the report; returns it, and its Markdown.
 
@@ -43,16 +52,20 @@ def run(settings: CompareSettings, folder: Path, planned: Sequence[Design]) -> t
     """
     device = choose_device(settings.device)
     refuse_other_run(folder, KIND, {})  # comparisons of any settings share a folder, and with it their trials
-    trials.check_trainings(settings, folder)
+    check(settings, folder)
     claim_folder(folder, KIND, {}, device)
     plan.fix_given_cells(settings, folder)
     for name, genotype in plan.given_cells(settings, folder):
         warn_of_other_data(name, genotype, settings)
+        warn_of_other_space(name, genotype, settings.space)
     failed = trials.run_all(settings, folder)
     outcomes = trials.outcomes(settings, folder)
     found = make_report(outcomes, identity(settings), background(settings, folder, failed, planned))
     cells, histories = plan.all_cells(settings, folder), trials.histories(settings, folder)
     here = {"date": time.strftime("%d %B %Y"), **environment(device)}
+    earlier = page.keep_earlier_report(found, folder)
+    if earlier is not None:
+        log.info("the report of another comparison in this folder is kept in %s", earlier)
     text = page.write_report(found, folder, here, cells, histories)
     if not failed:  # the comparison has ended: the next one begins with the cells that are named then
         plan.given_cells_file(settings, folder).unlink(missing_ok=True)

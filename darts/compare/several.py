@@ -40,7 +40,7 @@ WITHIN = ("hydra.run.dir", "hydra.sweep.dir")
 
 def sources(settings: CompareSettings) -> dict[str, list[str]]:
     """By the task, or the tasks joined by +, that a cell is searched on: the settings that choose its data."""
-    typed = [item for item in typed_overrides() if dotted_key(item).split(".")[0] == "dataset"]
+    typed = [item for item in typed_overrides() if dotted_key(item).startswith("dataset.")]
     if any(len(item.split()) > 1 for item in typed):
         raise UserError(f"dataset: {typed} has a space, at which settings of a method end; link to the folder without")
     names = task_names(settings.tasks)
@@ -120,6 +120,10 @@ def run_all(settings: CompareSettings, folder: Path, planned: dict[str, list[Des
     """Run the comparison of every task; returns the least corrected p, and the summary as Markdown."""
     refuse_other_run(folder, run.KIND, {})
     claim_folder(folder, run.KIND, {}, torch.device("cpu"))
+    for task in planned:
+        place = task_folder(folder, task)
+        with as_typed(overrides_on(settings, task, folder), place) as own:
+            run.check(own, place)
     reports = {}
     for task, designs in planned.items():
         place = task_folder(folder, task)

@@ -7,7 +7,7 @@ passes between trials: each is found again by its name, and what is in the folde
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from darts.blackbox import loop as blackbox
-from darts.compare.plan import Trial, plan_trials, trial_name, trial_settings
+from darts.compare.plan import Trial, given_cells, plan_trials, trial_name, trial_settings
 from darts.compare.searches import (
     finished_searches,
     plan_searches,
@@ -35,6 +35,7 @@ from darts.compare.searches import (
 )
 from darts.compare.settings import CompareSettings
 from darts.config.compose import typed_settings
+from darts.config.identity import identity
 from darts.config.registry import typed_overrides
 from darts.loop.record import cost_of, run_record
 from darts.models.cost import network_costs
@@ -42,11 +43,14 @@ from darts.runtime.device import choose_device
 from darts.runtime.errors import UserError
 from darts.runtime.files import read_lines, require_content
 from darts.runtime.schema import FINITE
-from darts.search import loop as search
+from darts.search import loop as search_loop
 from darts.search.settings import SearchSettings
+from darts.spaces.membership import recorded_space
 from darts.spaces.nasbench201 import load_table
+from darts.tasks.batches import train_data
 from darts.tasks.datasets import shape_of
 from darts.tasks.pieces import text_test_pieces
+from darts.tasks.searched import searched_data
 from darts.tasks.settings import TextDataset, require_labelled
 from darts.tasks.task import metric_among
 from darts.tasks.text import open_corpus
@@ -84,11 +88,31 @@ def check_searches(settings: CompareSettings) -> None:
                         population)  # fmt: skip
 
 
+def check_data(settings: CompareSettings) -> None:
+    """`UserError` naming the method whose batches do not fit the data, before any search begins."""
+    checked = set()
+    for method in searched_methods(settings):
+        found = settings_of_search(settings, method, settings.seeds[0])
+        sizes = found.search.train_fraction, found.search.batch_size
+        known = str((found.dataset, *sizes))
+        if known in checked or isinstance(found.dataset, TextDataset):
+            continue
+        checked.add(known)
+        try:
+            searched_data(found.dataset, None, *sizes, found.seed, torch.device("cpu"))
+        except UserError as error:
+            raise UserError(f"methods: {method!r}: {error}") from None
+
+
 def check_trainings(settings: CompareSettings, folder: Path) -> None:
-    """The same of the trainings: of the test part of a text, and of the cells where they are known already."""
+    """The same of the trainings: of a text's test part, of batches, and of the cells where they are known already."""
     if isinstance(settings.dataset, TextDataset):
         vocabulary = open_corpus(settings.dataset, ()).vocabulary
         text_test_pieces(settings.dataset, settings.language, vocabulary, torch.device("cpu"))
+    elif settings.benchmark.table is None:
+        train, cpu = settings.train, torch.device("cpu")
+        dataset = require_labelled(settings.dataset)
+        train_data(dataset, train.cutout, train.batch_size, settings.seed, cpu, train.validation)
     if not plan_searches(settings):
         plan_trials(settings, folder)
 
@@ -168,7 +192,7 @@ def run_trial(config: DictConfig) -> float:
         log.info("\nsearch by %s, seed %s", method, seed)
         planned = planned_search(settings, method, int(seed))
         own, place = settings_of_search(settings, method, int(seed)), search_folder(settings, folder, planned)
-        search.run(own, place) if isinstance(own, SearchSettings) else blackbox.run(own, place)
+        search_loop.run(own, place) if isinstance(own, SearchSettings) else blackbox.run(own, place)
         return 0.0
     for trial in plan_trials(settings, folder):
         if trial_name(settings, trial) == name:
@@ -242,12 +266,21 @@ TERMS = {
 def search_terms(settings: CompareSettings, folder: Path) -> dict[str, list[str]]:
     """By term, in how many different ways the searches of this comparison were run, each in words."""
     found: dict[str, dict[str, None]] = {name: {} for name in TERMS}
+    found["space"][_words(TERMS["space"], identity(settings))] = None  # that of the random cells
     for _, place in finished_searches(settings, folder):
         own = run_record(place).get("settings", {})
         for name, keys in TERMS.items():
-            words = ", ".join(f"{key}={own.get(key)}" for key in keys if own.get(key) is not None)
-            found[name][words or "none given"] = None
+            found[name][_words(keys, own)] = None
+    for _, genotype in given_cells(settings, folder):
+        known = recorded_space(genotype)
+        if known is not None:
+            own = {"space.name": genotype.space, **{f"space.{name}": value for name, value in known.items()}}
+            found["space"][_words(TERMS["space"], own)] = None
     return {name: list(different) for name, different in found.items() if different}
+
+
+def _words(keys: Sequence[str], own: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={own.get(key)}" for key in keys if own.get(key) is not None) or "none given"
 
 
 def circumstances(settings: CompareSettings, folder: Path) -> list[str]:

@@ -21,6 +21,26 @@ VALUED = ("-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name",
 ASKING = ("-h", "--help")  # what follows, and is no setting, is to be explained
 
 
+HOME = re.compile(
+    r"""(?P<before>(?:^|[\[,:])\s*["']?)~(?=/|["']?(?:$|[\],}]))"""
+)  # where a path begins with the home folder
+
+
+def at_home(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `~` at the beginning of a value, or of an item of a list, as the user's home folder.
+
+    No shell does so behind `dataset.root=`. The arguments are as they were where the home folder is not known.
+    """
+    home = str(Path("~").expanduser())
+    found = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and home != "~" and not CELL.search(value):
+            argument = f"{key}={HOME.sub(lambda match: match['before'] + home, value)}"
+        found.append(argument)
+    return found
+
+
 def settings_in_a_row(arguments: Sequence[str]) -> list[str]:
     """The arguments with flags, and what belongs to them, before the settings: Hydra takes these in one row only."""
     flags: list[str] = []

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from darts.config.arguments import (
+    at_home,
     refuse_unquoted_cells,
     refuse_unreadable,
     refuse_wrong_flags,
@@ -181,7 +182,7 @@ def settings_given() -> list[str]:
 
 def prepare(name: str) -> None:
     """What happens to a command's arguments before Hydra composes; `UserError` for what it could not answer well."""
-    sys.argv[1:] = settings_in_a_row(sys.argv[1:])
+    sys.argv[1:] = at_home(settings_in_a_row(sys.argv[1:]))
     refuse_wrong_flags(sys.argv[1:])
     sys.argv[1:] = resumed_arguments(name, sys.argv[1:])
     sys.argv[1:] = own_experiment(name, sys.argv[1:])

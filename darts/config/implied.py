@@ -6,6 +6,7 @@ from a space (sizes, rates) stand in conf/implied/COMMAND/SPACE.yaml, beneath ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ FOLLOWING = [  # a choice and one that follows from it
     (("dataset", "text_folder"), ("evaluator", "brief_training_text")),
     (("experiment", "darts_ptb"), ("evaluator", "brief_training_text")),
     (("experiment", "darts_wikitext2"), ("evaluator", "brief_training_text")),
+    (("experiment", "pc_darts_imagenet"), ("method", "pc_darts")),
 ]
 IGNORED_IF_IMPLIED = ("evaluator=brief_training_text",)  # which a search by gradients ignores, and does not refuse
 WITH_DATA = ("search", "final", "compare", "select", "tune", "correlate", "benchmark")  # commands with a data set
@@ -68,7 +70,23 @@ def alone(task: str, overrides: Sequence[str]) -> list[str]:
             found.append(f"dataset.{key.removeprefix(f'dataset.members.{task}.')}={value}")
         elif key == "dataset.fraction" or not (key == "tasks" or key.split(".")[0].split("@")[0] == "dataset"):
             found.append(override)
-    return found
+    return [*others(found), *fraction_of(found)]
+
+
+def others(overrides: Sequence[str]) -> list[str]:
+    """The settings but for the fraction of the data."""
+    return [override for override in overrides if not override.startswith("dataset.fraction=")]
+
+
+def fraction_of(overrides: Sequence[str]) -> list[str]:
+    """The fraction of one task's data as one setting: what is typed for all tasks times what is typed for this one."""
+    given = [override.partition("=")[2] for override in overrides if override.startswith("dataset.fraction=")]
+    if len(given) < 2:
+        return [f"dataset.fraction={value}" for value in given]
+    try:
+        return [f"dataset.fraction={math.prod(map(float, given)):.12g}"]
+    except ValueError:
+        return [f"dataset.fraction={given[-1]}"]
 
 
 def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
@@ -79,12 +97,12 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
         typed[key] = given_value(override)
     if command not in WITH_DATA:
         return []
-    found = members_of(typed) if command == "search" else []
+    found = members_of(typed) if command in ("search", "compare") else []
     tasks = typed.get("tasks")
     if command == "compare" and isinstance(tasks, list) and tasks and "hydra.run.dir" not in typed:
         found.append(f"hydra.run.dir='${{runs}}/compare/{'+'.join(task_names(tasks))}'")
     for (group, name), (other, following) in FOLLOWING:
-        useless = other == "evaluator" and command != "search"
+        useless = other in ("evaluator", "method") and command != "search"
         chosen = typed.get("experiment") not in (None, "quick")  # which chooses data and space; quick changes nothing
         decided = chosen and group != "experiment"
         if typed.get(group) == name and other not in typed and not useless and not decided:

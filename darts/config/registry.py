@@ -14,6 +14,7 @@ one's own is named by `plugins=[my_module]` in every command.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import re
 import sys
@@ -151,6 +152,21 @@ def plugins_of(entries: Iterable[tuple[str, str]]) -> list[str]:
 def missing_plugins(names: Iterable[str]) -> list[str]:
     """Those of the named plug-ins that have registered nothing in this process."""
     return [name for name in names if name not in _plugins.values()]
+
+
+def contents_of_plugins(names: Iterable[str]) -> dict[str, str]:
+    """By plug-in twelve hexadecimal digits that stand for its source: a module's file, or a package's .py files."""
+    found = {}
+    for name in names:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if file is None:
+            continue
+        source = Path(file)
+        files = sorted(source.parent.rglob("*.py")) if source.name == "__init__.py" else [source]
+        parts = [f"{path.relative_to(source.parent)}\0".encode() + path.read_bytes() for path in files]
+        found[name] = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+    return found
 
 
 def _claim(kind: str, name: str, module: str) -> None:

@@ -108,14 +108,14 @@ def _outcome(folder: Path) -> tuple[str, dict[str, float]]:
     """The cell's digest and the numbers that a run came to, of the files that it leaves last."""
     try:
         if (folder / "genotype.json").exists():
-            genotype = from_json(_text(folder / "genotype.json"), origin=str(folder))
+            genotype = from_json(_text(folder / "genotype.json"), str(folder), with_plugins=False)
             valid = {f"supernet_valid_{name}": _short("valid", name) for name in METRICS}
             named = {**valid, "score": "score", "table_accuracy": "table"}
             known = genotype.provenance
             return genotype.digest(), {short: float(known[name]) for name, short in named.items() if name in known}
         if (folder / "result.json").exists():
             result = read_json(folder / "result.json", {"genotype": {str: JSON}}, "")
-            genotype = from_json(json.dumps(result["genotype"]), origin=str(folder))
+            genotype = from_json(json.dumps(result["genotype"]), str(folder), with_plugins=False)
             metric = metric_among(result, "test_")
             return genotype.digest(), {_short("test", metric.name): float(result[f"test_{metric.name}"])}
         if (folder / "report.json").exists():

@@ -19,6 +19,7 @@ from darts import __version__
 from darts.config.command import next_command, tasks_of_command
 from darts.config.compose import quoted
 from darts.config.identity import DATA, identity, refuse_other_experiment, refuse_other_version
+from darts.config.registry import contents_of_plugins
 from darts.config.run_folder import save_configuration
 from darts.loop.settings import DataSettings
 from darts.runtime import distributed
@@ -26,7 +27,8 @@ from darts.runtime.errors import UserError
 from darts.runtime.files import note_claim, read_json, require_content, write_json
 from darts.runtime.schema import FINITE, JSON, Schema
 from darts.spaces.genotype import Genotype
-from darts.spaces.membership import next_settings
+from darts.spaces.membership import found_elsewhere, next_settings
+from darts.spaces.search_space import SearchSpace
 from darts.tasks.content import content_identity
 from darts.tasks.file_content import path_digest
 from darts.tasks.settings import AnyDataset
@@ -74,11 +76,12 @@ def cost_of(folder: Path) -> dict[str, float]:
 
 
 def experiment(settings: DataSettings, tested: bool = False) -> dict[str, Any]:
-    """What makes two runs the same: the settings that decide the result, and the content of all that is read, flat.
+    """What makes two runs the same: settings that decide the result, the content of what is read and of plug-ins, flat.
 
     `tested`: the run reads the test images too, so that their content counts.
     """
-    return {**identity(settings), **content_identity(settings.dataset, tested), **_files_identity(settings)}
+    code = {f"plugins.{name}": digits for name, digits in contents_of_plugins(settings.plugins).items()}
+    return {**identity(settings), **content_identity(settings.dataset, tested), **_files_identity(settings), **code}
 
 
 def _files_identity(settings: Any) -> dict[str, str]:
@@ -120,16 +123,31 @@ def data_record(summary: AnySummary, own: Mapping[str, Any]) -> dict[str, Any]:
     return {**summary.to_json(), **digests}
 
 
+def datasets_of_tasks(dataset: AnyDataset) -> dict[str, Any]:
+    """What genotype.json says besides of several tasks: the data set of each; nothing of one."""
+    parts = dataset.parts()
+    several = bool(parts) and dataset.name not in parts
+    return {"datasets": {task: part.name for task, part in parts.items()}} if several else {}
+
+
 def warn_of_other_data(name: str, genotype: Genotype, settings: DataSettings) -> None:
     """Say so where a cell was found on another data set, or on other images of it, than the present ones."""
     found_on, digest = genotype.provenance.get("dataset"), genotype.provenance.get("data")
     present = content_identity(settings.dataset)["dataset.content"]
-    if found_on is not None and settings.dataset.name in str(found_on).split("+"):
-        found_on, digest = settings.dataset.name, digest if found_on == settings.dataset.name else None
+    tasks = genotype.provenance.get("datasets")
+    if isinstance(tasks, dict) and settings.dataset.name in tasks.values():
+        found_on, digest = settings.dataset.name, None
     if found_on not in (None, settings.dataset.name):
         log.warning("%s was found on %s, and dataset is %s", name, found_on, settings.dataset.name)
     elif digest not in (None, present):
         log.warning("%s was found on other data of %s than those that dataset gives now", name, found_on)
+
+
+def warn_of_other_space(name: str, genotype: Genotype, space: SearchSpace) -> None:
+    """Say so where a cell was found in another space than the one that random cells are drawn from."""
+    settings = found_elsewhere(genotype, space)
+    if settings:
+        log.warning("%s was found in another space than that of the random cells; that one is %s", name, settings)
 
 
 def claim_folder(

@@ -10,6 +10,7 @@ from darts.loop import plotting
 from darts.loop.cell_graphs import draw_changes
 from darts.loop.record import (
     announce_cells,
+    datasets_of_tasks,
     experiment,
     record_end,
     refuse_other_run,
@@ -24,6 +25,7 @@ from darts.search.epoch_end import recorded_genotype
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState
 from darts.spaces.genotype import Genotype, to_json
+from darts.spaces.membership import record_of_space
 from darts.spaces.sources import finished_genotype
 from darts.tasks.task import Metric, metric_among
 
@@ -41,9 +43,11 @@ def finish(state: SearchState, folder: Path) -> Genotype:
     provenance = {
         "method": settings.method.name,
         "dataset": settings.dataset.name,
+        **datasets_of_tasks(settings.dataset),
         "seed": settings.seed,
         "epochs": last["epoch"],
         "settings": digest(identity(settings)),
+        "space": record_of_space(settings.space),
         "data": state.experiment["dataset.content"],
         "split": state.data.split.digest(),
         f"supernet_valid_{metric.name}": last[f"valid/{metric.name}"],

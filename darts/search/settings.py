@@ -84,7 +84,8 @@ class SearchSettings(RunSettings):
         limit, needed = self.budget.epochs, self.planned_epochs()
         within = limit is None or needed <= limit + 1e-9
         allowed = f"at least {needed:g}, the passes over all training images of search.epochs ({self.search.epochs})"
-        require(within, "budget.epochs", limit, allowed + " and the method's own; or lower search.epochs")
+        lower = "lower search.epochs (of a comparison's searches: +searches.search.epochs)"
+        require(within, "budget.epochs", limit, f"{allowed} and the method's own; or {lower}")
 
     def planned_epochs(self) -> float:
         """Passes over all training images that the whole search takes, unless it stops before."""

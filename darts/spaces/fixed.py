@@ -14,7 +14,7 @@ from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.search_space import SearchSpace
 from darts.spaces.sources import find_genotype, newest_search
 
-FILE = {str: {"origin": str, "genotype": {str: JSON}}}  # cells.json: by reference
+FILE = {str: {"origin": str, "digest": str, "genotype": {str: JSON}}}  # cells.json: by reference
 
 
 class FixedCell(NamedTuple):
@@ -73,5 +73,8 @@ def read_fixed(file: Path) -> dict[str, FixedCell]:
     found = {}
     for reference, entry in read_json(file, FILE, "remove the folder to start again").items():
         genotype = from_json(json.dumps(entry["genotype"]), origin=str(file))
+        if genotype.digest() != entry["digest"]:
+            told = f"{reference} is {genotype.digest()} and was {entry['digest']} when the study began"
+            raise UserError(f"{file} is damaged: {told}; remove the folder to start again")
         found[reference] = FixedCell(entry["origin"], genotype)
     return found

@@ -103,8 +103,8 @@ def to_json(genotype: Genotype) -> str:
     return text + "\n"
 
 
-def from_json(text: str, origin: str = "genotype") -> Genotype:
-    """Read the strict JSON form.
+def from_json(text: str, origin: str = "genotype", with_plugins: bool = True) -> Genotype:
+    """Read the strict JSON form; `with_plugins=False`: though plug-ins that it needs are not there, to list it only.
 
     Raises `UserError`, beginning with `origin`, for anything else: an unknown, missing or repeated key, a wrong type,
     an input that does not exist.
@@ -113,7 +113,7 @@ def from_json(text: str, origin: str = "genotype") -> Genotype:
         raise UserError(f"{origin}: {len(text):,} characters; a genotype has at most {LONGEST_FILE:,}")
     try:
         content = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        return _from_content(content)
+        return _from_content(content, with_plugins)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -147,7 +147,7 @@ def _no_constant(name: str) -> None:
     raise UserError(f"{name} is not allowed")
 
 
-def _from_content(content: Any) -> Genotype:
+def _from_content(content: Any, with_plugins: bool) -> Genotype:
     keys = ["format", "version", "space", "cells", "provenance"]
     needs_plugins = isinstance(content, dict) and "plugins" in content  # the key is there only where there are any
     if needs_plugins:
@@ -158,7 +158,7 @@ def _from_content(content: Any) -> Genotype:
         )
     _exact_keys(content, keys, "the file")
     if needs_plugins:
-        _require_plugins(content["plugins"])
+        _require_plugins(content["plugins"], with_plugins)
     if content["format"] != FORMAT or content["version"] != VERSION or type(content["version"]) is not int:
         raise UserError(f"format and version must be {FORMAT!r} and {VERSION}")
     _typed(content["space"], str, "space")
@@ -170,10 +170,10 @@ def _from_content(content: Any) -> Genotype:
     return Genotype(content["space"], cells, content["provenance"])
 
 
-def _require_plugins(names: Any) -> None:
+def _require_plugins(names: Any, there: bool) -> None:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"plugins: must be a list of module names, not {_shown(names)}")
-    if missing_plugins(names):
+    if there and missing_plugins(names):
         raise UserError(f"needs plugins=[{','.join(names)}], which registered its space or operations")
 
 

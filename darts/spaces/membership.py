@@ -50,10 +50,40 @@ def check_membership(genotype: Genotype, space: SearchSpace, origin: str, stampe
     raise UserError(f"{origin}: not a genotype of space {space.name!r} as it is set: {differing}; {advice}")
 
 
+RECORDED = ("nodes", "edges_kept", "candidates", "edge_candidates")  # of a space, in the provenance of what is found
+
+
+def record_of_space(space: SearchSpace) -> dict[str, Any]:
+    """What a search writes down of its space, from which random cells of the same space can be drawn afterwards."""
+    return {name: getattr(space, name) for name in RECORDED}
+
+
+def recorded_space(genotype: Genotype) -> dict[str, Any] | None:
+    """The space in which a search found a genotype, as `record_of_space` gave it; None where it is not known."""
+    known = genotype.provenance.get("space")
+    return known if isinstance(known, dict) and set(known) == set(RECORDED) else None
+
+
+def found_elsewhere(genotype: Genotype, space: SearchSpace) -> str:
+    """In which other space a search found a genotype: the settings that choose it; "" where it was this one."""
+    known = recorded_space(genotype)
+    if known is None or known == record_of_space(space):
+        return ""
+    return " ".join(settings_of_space(genotype))
+
+
 def settings_of_space(genotype: Genotype) -> list[str]:
-    """The settings, as typed, that choose the space that a genotype is stamped with, changed so that it is of it."""
+    """The settings, as typed, that choose the space in which a genotype was found.
+
+    Where that is not known they choose the space that it is stamped with, changed so that the genotype is of it.
+    """
     base = known_spaces().get(genotype.space)  # None for a space of a plug-in
-    changes = settings_that_fit(genotype, base) if base else None
+    known = recorded_space(genotype)
+    changes: list[str] | None = []
+    if base is not None and known is not None:
+        changes = [_typed(name, value) for name, value in known.items() if value != getattr(base, name)]
+    elif base is not None:
+        changes = settings_that_fit(genotype, base)
     return [f"space={genotype.space}", *(changes or [])]
 
 
@@ -165,6 +195,14 @@ def _is_published(genotype: Genotype) -> bool:
 
 
 def _typed(name: str, value: Any) -> str:
+    typed = f"space.{name}={_plain(value)}"
+    return f'"{typed}"' if isinstance(value, list | dict) else typed
+
+
+def _plain(value: Any) -> str:
+    """A value as Hydra reads it."""
     if isinstance(value, list):
-        return f'"space.{name}=[{",".join(value)}]"'
-    return f"space.{name}={'null' if value is None else value}"
+        return f"[{','.join(map(_plain, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_plain(inner)}' for key, inner in value.items())}}}"
+    return "null" if value is None else str(value)

@@ -12,7 +12,7 @@ from darts.runtime.errors import UserError, unknown
 from darts.runtime.files import files_below, newest
 from darts.runtime.seeding import python_generator
 from darts.spaces.genotype import Genotype, from_json
-from darts.spaces.membership import check_membership
+from darts.spaces.membership import check_membership, record_of_space
 from darts.spaces.notation import from_notation, holds_cells
 from darts.spaces.published import NAMES, is_published, published
 from darts.spaces.search_space import RECURRENT, SearchSpace, Skeleton, is_recurrent
@@ -65,7 +65,8 @@ def _of_the_same_kind(genotype: Genotype, space: SearchSpace, reference: str) ->
 def random_genotype(space: SearchSpace, seed: int, number: int) -> Genotype:
     """The `number`-th of an endless list of uniform draws that depends on the seed only."""
     drawn = space.sample(python_generator(seed, "random genotype", number))
-    return Genotype(drawn.space, drawn.cells, {"drawn": "uniformly", "seed": seed, "number": number})
+    provenance = {"drawn": "uniformly", "seed": seed, "number": number, "space": record_of_space(space)}
+    return Genotype(drawn.space, drawn.cells, provenance)
 
 
 def finished_genotype(folder: Path) -> Genotype:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from darts.loop.record import experiment
 from darts.runtime.errors import UserError
 from darts.runtime.files import read_json, require_content
 from darts.runtime.schema import FINITE, JSON, At, Within
-from darts.spaces.genotype import Genotype
+from darts.spaces.genotype import Genotype, from_json
 from darts.tasks.language import perplexity
 from darts.tasks.task import PERPLEXITY, metric_among, metric_of
 from darts.train.settings import BriefSettings, FinalSettings
@@ -37,7 +39,16 @@ def read_result(file: Path) -> Result:
     if metric is PERPLEXITY and not math.isclose(perplexity(content["test_loss"]), content["test_perplexity"]):
         told = f"test_perplexity is {content['test_perplexity']}, not the exponential of test_loss"
         raise UserError(f"{file} is damaged: {told}; {remedy}")
+    _require_own_cell(content, file, remedy)
     return dict(content)
+
+
+def _require_own_cell(content: Mapping[str, Any], file: Path, remedy: str) -> None:
+    """`UserError` where the cell of a result is not the one that its settings name by digest."""
+    trained = content["config"].get("genotype")
+    own = from_json(json.dumps(content["genotype"]), str(file), with_plugins=False).digest()
+    if trained is not None and trained != own:
+        raise UserError(f"{file} is damaged: its cell is {own}, and {trained} was trained; {remedy}")
 
 
 def protocol(settings: FinalSettings | BriefSettings, genotype: Genotype) -> dict[str, Any]:

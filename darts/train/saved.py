@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from darts import __version__
+from darts.config.registry import contents_of_plugins
 from darts.loop.measure_plots import save_measures
 from darts.loop.measures import Measures, Tally
 from darts.loop.optimisation import evaluate
@@ -174,9 +175,18 @@ def network_of(described: dict[str, Any], path: Path) -> tuple[Network, dict[str
         require_usable(described["weights"])
     except SchemaError as error:
         raise UserError(f"weights: {path} does not describe a network: {error}") from None
+    warn_of_other_plugins(described, path)
     network = _network(described, shape, path)
     network.load_state_dict(described["weights"])
     return network.eval(), described
+
+
+def warn_of_other_plugins(described: dict[str, Any], path: Path) -> None:
+    """Say so where a plug-in's source is no longer that with which a network was trained."""
+    known = described["settings"]
+    for name, digits in contents_of_plugins(known.get("plugins") or ()).items():
+        if known.get(f"plugins.{name}") not in (None, digits):
+            log.warning("weights: the source of plug-in %s is not that with which %s was trained", name, path)
 
 
 def require_different(names: Sequence[str] | None) -> None:

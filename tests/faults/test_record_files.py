@@ -118,6 +118,18 @@ def test_a_damaged_study_is_refused_in_a_line(tmp_path, monkeypatch, injected):
     injected("study of other contents", len(contents))
 
 
+@pytest.mark.parametrize("run, name", [(study, "cells.json"), (retraining, "result.json")])
+def test_a_record_whose_cell_is_not_the_one_of_its_digest_is_refused(run, name, tmp_path):
+    """The cell was exchanged by hand, its digest left alone."""
+    folder = tmp_path / "run"
+    run(folder)
+    text = (folder / name).read_text()
+    assert '"sep_conv_3x3"' in text
+    (folder / name).write_text(text.replace('"sep_conv_3x3"', '"dil_conv_5x5"', 1))
+    with pytest.raises(UserError, match=rf"{name} is damaged: .*remove"):
+        run(folder)
+
+
 @pytest.mark.parametrize("accuracy", [float("nan"), 7.0, "0.5", -0.1, None])
 def test_an_accuracy_that_is_none_is_no_result(accuracy, tmp_path):
     settings = composed("final", *TINY_TRAIN, "train.epochs=1")
