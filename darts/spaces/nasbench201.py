@@ -7,7 +7,9 @@ since each was trained for itself; a cell that a table lacks is refused.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
+import hashlib
 import io
 import itertools
 import re
@@ -110,6 +112,7 @@ class Table:
     columns: Mapping[str, numpy.ndarray]
     place: str = "benchmark.table"  # what messages begin with
     lines: Sequence[int] = ()  # of the file, by row; none where it is no text
+    digest: str = ""  # SHA-256 of the file; none of an official one
 
     def require_accuracies(self, column: str) -> None:
         """`UserError` naming the line where a column that counts holds anything but a number from 0 to 100."""
@@ -121,6 +124,10 @@ class Table:
             where = f"line {self.lines[row]}, {cell}" if self.lines else cell
             told = f"{column} is {values[row]:g}; it must be a number from 0 to 100, percent"
             raise UserError(f"{self.place}: {one_line(where)}: {told}")
+
+    def values(self, column: str) -> numpy.ndarray:
+        """A column by row; raises `UserError` for one that the table lacks."""
+        return self._column(column)
 
     def accuracy(self, genotype: Genotype, column: str) -> float:
         """Of a cell, in percent; raises `UserError` for a cell or a column that the table lacks."""
@@ -143,32 +150,34 @@ class Table:
 
     def _column(self, name: str) -> numpy.ndarray:
         if name not in self.columns:
-            raise UserError(f"benchmark.table has no column {name!r}; there are: {', '.join(self.columns)}")
+            told = f"has no column {name!r}; there are: {', '.join(self.columns)}"
+            raise UserError(f"{self.place.split()[0]} {told}")
         return self.columns[name]
 
 
-def read_table(path: Path, trust_pickle: bool = False) -> Table:
+def read_table(path: Path, trust_pickle: bool = False, setting: str = "benchmark.table") -> Table:
     """Read a CSV table, gzipped or not: a column `arch` with the strings, the others numbers, each name once.
 
     Rows that say the same of a cell are one; `UserError` where they say different things.
 
     The official files are read by their own packages, where these are installed: NATS-Bench's topology folder
     (nats_bench) and NAS-Bench-201's .pth (nas_201_api). They are pickles: `UserError` unless `trust_pickle`.
+    `setting`: what names the file, for messages.
     """
     if not path.exists():
-        raise UserError(f"benchmark.table is {str(path)!r}; there is no such file")
+        raise UserError(f"{setting} is {str(path)!r}; there is no such file")
     if path.is_dir() or path.suffix == ".pth":
         allowed = f"true to open {path}: official files are pickles, which can run any code; or give a CSV file"
         require(trust_pickle, "benchmark.trust_pickle", trust_pickle, allowed)
         return _official(path)
-    return _from_csv(path)
+    return _from_csv(path, setting)
 
 
-def _from_csv(path: Path) -> Table:
+def _from_csv(path: Path, setting: str) -> Table:
     """A CSV table, as Excel saves it too; rows that say the same of a cell are one."""
     import numpy
 
-    place = f"benchmark.table {one_line(path)}"
+    place = f"{setting} {one_line(path)}"
     try:
         data = read_regular(path)
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
@@ -184,7 +193,8 @@ def _from_csv(path: Path) -> Table:
     twice = sorted(name for name in set(names) if names.count(name) > 1)
     if twice:
         raise UserError(f"{place}: line {lines[0]} has the column {one_line(twice[0])!r} twice; each name once")
-    return _without_repeats(cells, columns, place, lines[1:])
+    table = _without_repeats(cells, columns, place, lines[1:])
+    return dataclasses.replace(table, digest=hashlib.sha256(data).hexdigest())
 
 
 def _without_repeats(
