@@ -135,3 +135,11 @@ def test_help_knows_a_folder_of_ones_own(tmp_path):
     (tmp_path / "mine" / "space" / "my_space.yaml").write_text(text)
     done = run_command([*COMMANDS["search"], "--config-dir", "mine", "--help", "space=my_space"], tmp_path)
     assert done.returncode == 0 and "space.candidates=[skip_connect, sep_conv_3x3]" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "topic, word", [("resume", "latest, or the folder of a run"), ("hydra.run.dir", "same folder")]
+)
+def test_what_is_typed_beside_settings_is_explained_too(topic, word, tmp_path):
+    done = run_command([*COMMANDS["search"], "-h", topic], tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(f"{topic}: ") and word in done.stdout

@@ -432,6 +432,13 @@ def test_a_comparison_takes_settings_of_each_tasks_data(tmp_path):
     assert planned.returncode == 0, planned.stderr
     for task in "ab":
         assert f"darts dataset=image_folder dataset.root={tmp_path / task} dataset.image_size=16" in planned.stdout
+    alike = [
+        "tasks=[a:image_folder,b:image_folder]",
+        "dataset.members.a.root=nowhere",
+        f"dataset.members.b.root={tmp_path}",
+    ]
+    lacking = run_command([str(ROOT / "train_search.py"), *alike], tmp_path)
+    assert lacking.returncode == 2 and "error: task a: dataset.root" in lacking.stderr, lacking.stderr
     unfit = run_command(["-m", "darts.compare", *own, "+searches.search.batch_size=4"], ROOT)
     assert unfit.returncode == 2 and "train.batch_size is 64; it must be at most 18" in unfit.stderr, unfit.stderr
     assert not list((tmp_path / "runs").rglob("searches"))

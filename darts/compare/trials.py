@@ -40,7 +40,7 @@ from darts.config.registry import typed_overrides
 from darts.loop.record import cost_of, run_record
 from darts.models.cost import network_costs
 from darts.runtime.device import choose_device
-from darts.runtime.errors import UserError
+from darts.runtime.errors import UserError, about
 from darts.runtime.files import read_lines, require_content
 from darts.runtime.schema import FINITE
 from darts.search import loop as search_loop
@@ -98,10 +98,8 @@ def check_data(settings: CompareSettings) -> None:
         if known in checked or isinstance(found.dataset, TextDataset):
             continue
         checked.add(known)
-        try:
+        with about(f"methods: {method!r}"):
             searched_data(found.dataset, None, *sizes, found.seed, torch.device("cpu"))
-        except UserError as error:
-            raise UserError(f"methods: {method!r}: {error}") from None
 
 
 def check_trainings(settings: CompareSettings, folder: Path) -> None:

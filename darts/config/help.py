@@ -34,6 +34,12 @@ from darts.runtime.errors import UserError, unknown
 
 HIDDEN = ("hydra", "schema")
 INTERNAL = ("for_method", "trial")  # settings that the program gives itself
+BESIDE = {
+    "resume": "latest, or the folder of a run: go on with a stopped run of this command, under its own settings",
+    "hydra.run.dir": "the run's folder; the same folder again goes on with the run",
+    "hydra.sweep.dir": "with -m, the folder of all runs",
+}  # what may be typed and is no setting of a configuration
+
 EXAMPLES = {
     "search": (
         "method=pc_darts search.epochs=10",
@@ -47,8 +53,14 @@ EXAMPLES = {
         "start_from=latest dataset=image_folder dataset.root=PICTURES",
         "resume=latest",
     ),
-    "compare": ("plan=true", '"methods=[darts,evolution]" budget.epochs=3', '"searched=[runs/search/RUN]"'),
-    "describe": ("genotype=darts_v2", "genotype=latest json=true"),
+    "compare": (
+        "plan=true",
+        '"methods=[darts,evolution]" budget.epochs=3',
+        '"methods=[darts]" budget.epochs=1 +searches.search.epochs=1',
+        '"searched=[runs/search/RUN]"',
+    ),
+    "describe": ("genotype=darts_v2", "genotype=latest json=true", "experiment=darts_imagenet genotype=darts_v2"),
+    "front": ('table=ACCURACIES.csv costs=LATENCIES.csv "cost=[pixel2]" "limits=[18]"',),
     "predict": ("images=PICTURES/test labels=folders",),
     "export": ("to=onnx", "weights=runs/final/RUN to=pt2 fold=true"),
     "runs": ("kind=search", '"clean=[failed]"'),
@@ -208,6 +220,8 @@ def call_of(name: str) -> str:
 
 def _topic(topic: str, settings: Sequence[Described], width: int) -> list[str]:
     """One setting with what it allows, a section with all its settings, or a group with its choices."""
+    if topic in BESIDE:
+        return textwrap.wrap(f"{topic}: {BESIDE[topic]}", width, subsequent_indent="    ")
     name, known = topic.replace("/", "."), groups()
     found = [setting for setting in settings if setting.name == name or setting.name.startswith(f"{name}.")]
     lines: list[str] = []

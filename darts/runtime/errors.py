@@ -29,6 +29,15 @@ class NotFiniteError(UserError):
     """A training whose loss is NaN or infinite."""
 
 
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Within the block a `UserError` begins with what it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
+
+
 def one_line(text: object) -> str:
     """Return a text whose unprintable characters (a newline, undecodable bytes) are written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

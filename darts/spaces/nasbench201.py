@@ -116,7 +116,7 @@ class Table:
 
     def require_accuracies(self, column: str) -> None:
         """`UserError` naming the line where a column that counts holds anything but a number from 0 to 100."""
-        values = self._column(column)
+        values = self.values(column)
         strange = ~((values >= 0) & (values <= 100))
         if strange.any():
             row = int(strange.argmax())
@@ -125,17 +125,13 @@ class Table:
             told = f"{column} is {values[row]:g}; it must be a number from 0 to 100, percent"
             raise UserError(f"{self.place}: {one_line(where)}: {told}")
 
-    def values(self, column: str) -> numpy.ndarray:
-        """A column by row; raises `UserError` for one that the table lacks."""
-        return self._column(column)
-
     def accuracy(self, genotype: Genotype, column: str) -> float:
         """Of a cell, in percent; raises `UserError` for a cell or a column that the table lacks."""
-        return float(self._column(column)[self._row(genotype)])
+        return float(self.values(column)[self._row(genotype)])
 
     def rank(self, genotype: Genotype, column: str) -> int:
         """1 for the best cell; cells of equal accuracy share the better rank."""
-        values = self._column(column)
+        values = self.values(column)
         return int((values > values[self._row(genotype)]).sum()) + 1
 
     def metrics(self, genotype: Genotype, column: str) -> dict[str, float]:
@@ -148,7 +144,8 @@ class Table:
             raise UserError(f"benchmark.table has no entry for {text}")
         return self.index[text]
 
-    def _column(self, name: str) -> numpy.ndarray:
+    def values(self, name: str) -> numpy.ndarray:
+        """A column by row; raises `UserError` for one that the table lacks."""
         if name not in self.columns:
             told = f"has no column {name!r}; there are: {', '.join(self.columns)}"
             raise UserError(f"{self.place.split()[0]} {told}")

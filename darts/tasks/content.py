@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from darts.runtime.errors import one_line
+from darts.runtime.errors import about, one_line
 from darts.tasks.datasets import ImageSet
 from darts.tasks.file_content import END_BYTES, Content, content_of_files, digest_of, known_content, once
 from darts.tasks.settings import AnyDataset, LabelledDataset, TextDataset
@@ -47,7 +47,10 @@ def content_identity(settings: AnyDataset, tested: bool = False) -> dict[str, st
         test = {"dataset.test_content": text_content(settings, ("test",))} if tested and settings.root else {}
         return own | test
     if isinstance(settings, SeveralDatasets):
-        members = {task: content_identity(part, tested) for task, part in settings.parts().items()}
+        members = {}
+        for task, part in settings.parts().items():
+            with about(f"task {task}"):
+                members[task] = content_identity(part, tested)
         keys = sorted({key for found in members.values() for key in found})
         digests = {}
         for key in keys:

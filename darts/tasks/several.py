@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darts.runtime.errors import about
 from darts.runtime.reduction import whole_loss
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Batches, RawBatch, SearchData, Split, search_data
@@ -234,8 +235,8 @@ def several_search_data(
     setting: str = "search.batch_size",
 ) -> SeveralSearchData:
     """Open the training examples of every task, divided into the two splits of a search."""
-    members = {
-        name: search_data(part, train_fraction, batch_size, seed, device, setting)
-        for name, part in settings.parts().items()
-    }
+    members = {}
+    for name, part in settings.parts().items():
+        with about(f"task {name}"):
+            members[name] = search_data(part, train_fraction, batch_size, seed, device, setting)
     return SeveralSearchData(members, SeveralTasks(list(members), settings.fixed_weights(), settings.weighting))
