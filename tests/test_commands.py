@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -27,10 +28,12 @@ def test_search_retrain_evaluate_compare_describe(tmp_path):
     assert re.search(r"epoch 1/2  train loss \d\.\d+ accuracy \d+\.\d%, valid loss", out)
     assert "\r" not in out  # plain lines where the output is no terminal
     (folder,) = (tmp_path / "runs" / "search").iterdir()
-    next_command = re.search(r"next: +python \S*/train_final.py (.*)", out).group(1).split()
-    space = next_command[1:2]  # the search's space is not the default one as it is
-    assert next_command[0].startswith("genotype=") and space == ["space.nodes=2"]
-    assert next_command[2:] == TINY_DATA  # of what was typed, the data and the device
+    next_command = re.search(r"next: +python \S*/train_final.py (.*)", out).group(1)
+    next_command = shlex.split(next_command)
+    space = next_command[1:3]  # the search's space is not the default one as it is
+    candidates = next(item for item in TINY_SEARCH if item.startswith("space.candidates="))
+    assert next_command[0].startswith("genotype=") and space == ["space.nodes=2", candidates]
+    assert next_command[3:] == TINY_DATA  # of what was typed, the data and the device
 
     out = succeeded([FINAL, *next_command, *TINY_TRAIN], tmp_path)
     (final,) = (tmp_path / "runs" / "final").iterdir()

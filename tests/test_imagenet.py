@@ -90,6 +90,8 @@ def test_the_supernet_for_imagenet_has_the_authors_weights():
         plans = space.plan_supernet(size.cells, size.channels, size.stem_reductions)
         supernet = Supernet(plans, space, SHAPE, size.stem_reductions, Mixing(k=settings.method.channels.k[0]))
     assert count_parameters(supernet) == 956_512
+    rates = settings.weight_optimiser.learning_rate, settings.architecture_optimiser.learning_rate
+    assert (settings.search.batch_size, settings.search.epochs, *rates) == (1024, 50, 0.5, 6e-3)
     fractions = settings.dataset.fraction * 0.8, settings.dataset.fraction * 0.2
     assert fractions == pytest.approx((0.1, 0.025)) and settings.search.train_fraction == 0.8
     assert settings.method.schedule.alpha_frozen_fraction * settings.search.epochs == pytest.approx(35)

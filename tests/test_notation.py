@@ -57,6 +57,13 @@ PRINTED = {
         "('sep_conv_5x5', 2), ('sep_conv_3x3', 0), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2)], "
         "reduce_concat=range(2, 6))"
     ),
+    "pc_darts_imagenet": (
+        "PC_DARTS_image = Genotype(normal=[('skip_connect', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), "
+        "('skip_connect', 1), ('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('dil_conv_5x5', 4)], "
+        "normal_concat=range(2, 6), reduce=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), "
+        "('max_pool_3x3', 1), ('sep_conv_3x3', 2), ('sep_conv_3x3', 1), ('sep_conv_5x5', 0), ('sep_conv_3x3', 3)], "
+        "reduce_concat=range(2, 6))"
+    ),
     "nasnet": (
         "NASNet = Genotype(\n  normal = [\n    ('sep_conv_5x5', 1),\n    ('sep_conv_3x3', 0),\n"
         "    ('sep_conv_5x5', 0),\n    ('sep_conv_3x3', 0),\n    ('avg_pool_3x3', 1),\n"
