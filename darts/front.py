@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,8 @@ class FrontSettings:
     def __post_init__(self) -> None:
         require(bool(self.cost), "cost", self.cost, "names of columns, such as [pixel2]")
         require(len(set(self.cost)) == len(self.cost), "cost", self.cost, "different names")
+        sound = all(0 <= limit < math.inf for limit in self.limits)
+        require(sound, "limits", self.limits, "numbers of at least 0, finite")
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def _front(name: str, cells: Cells, limits: Sequence[float]) -> dict[str, Any]:
     within = {}
     for limit in limits:
         best = best_within(cells.quality, cells.cost, limit)
-        within[f"{limit:g}"] = None if best is None else _described(cells, best)
+        within[f"{limit:.15g}"] = None if best is None else _described(cells, best)
     return {
         "cost": name,
         "lowest": bounds[0],
@@ -142,7 +146,8 @@ def remarks(cost: NDArray[Any]) -> list[str]:
         found.append("whole numbers: cells of equal cost may differ by almost one")
     dead = int((cost < DEAD).sum())
     if times and dead:
-        found.append(f"{dead} cells below {DEAD:g}: networks that a compiler has optimised away")
+        cells = "1 cell" if dead == 1 else f"{dead} cells"
+        found.append(f"{cells} below {DEAD:g}: as milliseconds, networks that a compiler has optimised away")
     return found
 
 
@@ -167,8 +172,13 @@ def write(settings: FrontSettings, cells: Mapping[str, Cells], found: dict[str, 
     from darts.runtime.files import write_json
 
     for own in found["fronts"]:
-        save_figure(draw(cells[own["cost"]], own, settings.column), folder / f"front_{own['cost']}")
+        save_figure(draw(cells[own["cost"]], own, settings.column), folder / picture_of(own["cost"]))
     write_json(folder / "front.json", found)
+
+
+def picture_of(cost: str) -> str:
+    """How the picture of a column is called, whatever the column is."""
+    return f"front_{re.sub(r'[^A-Za-z0-9_.-]', '_', cost)}"
 
 
 def draw(cells: Cells, own: dict[str, Any], quality: str) -> Figure:
@@ -193,7 +203,8 @@ def lines(settings: FrontSettings, found: dict[str, Any]) -> list[str]:
     told += [f"{place}: SHA-256 {digest}" for place, digest in found["sources"].items()]
     for own in found["fronts"]:
         size = f"{len(own['cells'])} cells, hypervolume {own['hypervolume']:.5f}"
-        told += ["", f"{own['cost']}: from {own['lowest']:g} to {own['highest']:g}; the front has {size}"]
+        bounds = f"from {own['lowest']:,.12g} to {own['highest']:,.12g}"
+        told += ["", f"{own['cost']}: {bounds}; the front has {size}"]
         told += [f"  {remark}" for remark in own["remarks"]]
         told += [_line(cell) for cell in own["cells"][: SHOWN - 1]]
         if len(own["cells"]) > SHOWN:

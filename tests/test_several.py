@@ -439,6 +439,8 @@ def test_a_comparison_takes_settings_of_each_tasks_data(tmp_path):
     ]
     lacking = run_command([str(ROOT / "train_search.py"), *alike], tmp_path)
     assert lacking.returncode == 2 and "error: task a: dataset.root" in lacking.stderr, lacking.stderr
+    beside = run_command(["-m", "darts.compare", *own, "dataset=cifar10"], ROOT)
+    assert beside.returncode == 2 and "it must be given without dataset= beside it" in beside.stderr
     unfit = run_command(["-m", "darts.compare", *own, "+searches.search.batch_size=4"], ROOT)
     assert unfit.returncode == 2 and "train.batch_size is 64; it must be at most 18" in unfit.stderr, unfit.stderr
     assert not list((tmp_path / "runs").rglob("searches"))

@@ -47,6 +47,7 @@ from darts.search import loop as search_loop
 from darts.search.settings import SearchSettings
 from darts.spaces.membership import recorded_space
 from darts.spaces.nasbench201 import load_table
+from darts.spaces.search_space import CELL_TYPES
 from darts.tasks.batches import train_data
 from darts.tasks.datasets import shape_of
 from darts.tasks.pieces import text_test_pieces
@@ -255,7 +256,10 @@ def search_costs(settings: CompareSettings, folder: Path) -> dict[str, list[dict
 TERMS = {
     "data": ("dataset.name", "dataset.content", "dataset.fraction"),
     "splits": ("search.train_fraction",),
-    "space": ("space.name", "space.nodes", "space.edges_kept", "space.candidates"),
+    "space": (
+        *("space.name", "space.nodes", "space.edges_kept", "space.candidates"),
+        *(f"space.edge_candidates.{kind}" for kind in CELL_TYPES),
+    ),
     "scores": ("evaluator.part", "evaluator.column"),
     "budget": tuple(f"budget.{name}" for name in ("evaluations", "epochs", "minutes", "macs")),
 }
@@ -273,6 +277,8 @@ def search_terms(settings: CompareSettings, folder: Path) -> dict[str, list[str]
         known = recorded_space(genotype)
         if known is not None:
             own = {"space.name": genotype.space, **{f"space.{name}": value for name, value in known.items()}}
+            by_edge = known["edge_candidates"] or {}
+            own |= {f"space.edge_candidates.{kind}": lists for kind, lists in by_edge.items()}
             found["space"][_words(TERMS["space"], own)] = None
     return {name: list(different) for name, different in found.items() if different}
 

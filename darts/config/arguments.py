@@ -22,7 +22,7 @@ ASKING = ("-h", "--help")  # what follows, and is no setting, is to be explained
 
 
 HOME = re.compile(
-    r"""(?P<before>(?:^|[\[,:])\s*["']?)~(?=/|["']?(?:$|[\],}]))"""
+    r"""(?P<before>(?:^|[\[,])\s*["']?)~(?=/|["']?(?:$|[\],}]))"""
 )  # where a path begins with the home folder
 
 

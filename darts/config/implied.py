@@ -99,6 +99,8 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
         return []
     found = members_of(typed) if command in ("search", "compare") else []
     tasks = typed.get("tasks")
+    if command == "compare" and tasks and typed.get("dataset", "several") != "several":
+        raise UserError(f"tasks is {tasks}; it must be given without dataset= beside it")
     if command == "compare" and isinstance(tasks, list) and tasks and "hydra.run.dir" not in typed:
         found.append(f"hydra.run.dir='${{runs}}/compare/{'+'.join(task_names(tasks))}'")
     for (group, name), (other, following) in FOLLOWING:

@@ -164,7 +164,10 @@ def contents_of_plugins(names: Iterable[str]) -> dict[str, str]:
             continue
         source = Path(file)
         files = sorted(source.parent.rglob("*.py")) if source.name == "__init__.py" else [source]
-        parts = [f"{path.relative_to(source.parent)}\0".encode() + path.read_bytes() for path in files]
+        try:
+            parts = [f"{path.relative_to(source.parent)}\0".encode() + path.read_bytes() for path in files]
+        except OSError as error:
+            raise UserError(f"plugins: the source of {name} cannot be read ({error}); give it back") from None
         found[name] = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
     return found
 

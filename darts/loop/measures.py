@@ -78,7 +78,7 @@ class Tally:
         """Add a batch: probabilities (pictures, classes), the true class and the predicted one (pictures,)."""
         rows = np.arange(len(labels))
         certainty, true = np.nan_to_num(probabilities[rows, answers]), probabilities[rows, labels]
-        self.among_top += int(((probabilities > true[:, None]).sum(1) < TOP).sum())
+        self.among_top += int((_places(probabilities, labels) < TOP).sum())
         np.add.at(self.confusion, (labels, answers), 1)
         place = np.clip(np.ceil(certainty * BINS).astype(int) - 1, 0, BINS - 1)  # (0, 0.1], (0.1, 0.2], ...
         for number in range(BINS):
@@ -115,6 +115,17 @@ class Tally:
             log_loss=float(sums[-1] / total),
             top5_accuracy=top5,
         )
+
+
+def _places(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Place of each picture's class among the answers, from 0; of equal ones the first class stands first.
+
+    The last place where probabilities are NaN.
+    """
+    rows, classes = np.arange(len(labels)), np.arange(probabilities.shape[1])
+    true = probabilities[rows, labels][:, None]
+    before = (probabilities > true) | ((probabilities == true) & (classes < labels[:, None]))
+    return np.where(np.isnan(probabilities).any(1), len(classes), before.sum(1))
 
 
 def _bin(pictures: float, probability: float, right: float) -> dict[str, float]:

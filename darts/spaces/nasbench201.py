@@ -163,7 +163,10 @@ def read_table(path: Path, trust_pickle: bool = False, setting: str = "benchmark
     """
     if not path.exists():
         raise UserError(f"{setting} is {str(path)!r}; there is no such file")
-    if path.is_dir() or path.suffix == ".pth":
+    official = path.is_dir() or path.suffix == ".pth"
+    if setting != "benchmark.table":
+        require(not official, setting, str(path), "a CSV file")
+    if official:
         allowed = f"true to open {path}: official files are pickles, which can run any code; or give a CSV file"
         require(trust_pickle, "benchmark.trust_pickle", trust_pickle, allowed)
         return _official(path)
