@@ -97,10 +97,10 @@ class Network(nn.Module):
     # True: keep only cells' outputs; what is within a cell is computed again for the gradient
     activation_checkpointing = False
 
-    def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem: Stem) -> None:
+    def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem_reductions: Stem) -> None:
         super().__init__()
         multipliers = genotype.multipliers()
-        self.stem = build_stem(shape.channels, plans[0].input_channels[1], stem)
+        self.stem = build_stem(shape.channels, plans[0].input_channels[1], stem_reductions)
         self.cells = nn.ModuleList(
             DiscreteCell(plan, genotype.cells[plan.kind])
             if plan.kind in genotype.cells
@@ -112,7 +112,7 @@ class Network(nn.Module):
         self.classifier = nn.Linear(width, shape.classes)
         self.auxiliary_after = 2 * len(plans) // 3
         middle = output_channels(plans[self.auxiliary_after], multipliers)
-        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes, stem)
+        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes, stem_reductions)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
@@ -152,11 +152,11 @@ def drop_path_scales(paths: int, batch: int, probability: float, generator: torc
 
 
 def build_network(
-    genotype: Genotype, cells: int, channels: int, stem: Stem, shape: InputShape, auxiliary: bool = True
+    genotype: Genotype, cells: int, channels: int, stem_reductions: Stem, shape: InputShape, auxiliary: bool = True
 ) -> Network:
     """The network of a genotype with the published skeleton of `cells` cells and `channels` first channels."""
-    plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype), stem)
-    network = Network(genotype, plans, shape, stem)
+    plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype), stem_reductions)
+    network = Network(genotype, plans, shape, stem_reductions)
     if not auxiliary:
         network.auxiliary = None
     return network

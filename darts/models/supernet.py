@@ -154,12 +154,12 @@ class Supernet(SupernetBase):
         plans: Sequence[CellPlan],
         space: SearchSpace,
         shape: InputShape,
-        stem: Stem,
+        stem_reductions: Stem,
         mixing: Mixing = Mixing(),
     ) -> None:
         super().__init__()
         self.kinds = [plan.kind for plan in plans]
-        self.stem = build_stem(shape.channels, plans[0].input_channels[1], stem)
+        self.stem = build_stem(shape.channels, plans[0].input_channels[1], stem_reductions)
         self.cells = nn.ModuleList(
             SearchCell(plan, space, mixing)
             if plan.kind in space.cell_types
