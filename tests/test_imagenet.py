@@ -25,8 +25,8 @@ from darts.tasks import batches, datasets
 from darts.tasks.pictures import Decoder, RandomDecoder
 from darts.train.recipe import learning_rate
 from tests.conftest import ROOT, composed, run_command, space_of
-from tests.golden_inputs import CLOSE, cases, tensor, wave
-from tests.test_golden_networks import filled
+from tests.golden_inputs import cases, wave
+from tests.test_golden_networks import assert_answers, filled
 
 SHAPE = InputShape(3, 224, 1000)
 NAMES = {"DARTS_V1": "darts_v1", "DARTS_V2": "darts_v2", "PC_DARTS_image": "pc_darts_imagenet",
@@ -54,14 +54,7 @@ def test_the_published_network_is_counted_to_the_unit(name):
 @pytest.mark.parametrize("case", cases("imagenet_networks", "networks"), ids=lambda case: case["name"])
 def test_golden_imagenet_network(case):
     network = filled(build_network(published(NAMES[case["name"]]), 5, 4, "imagenet", InputShape(3, 224, 10)))
-    images = wave((2, 3, 224, 224), 3500)
-    with torch.no_grad():
-        evaluated = network.eval()(images)  # first, as training moves the running statistics
-        trained, auxiliary = network.train().training_logits(images, None)
-    for logits, mode in ((evaluated, "evaluation"), (trained, "training")):
-        torch.testing.assert_close(logits[0], tensor(case[f"logits_{mode}_row0"]), **CLOSE)
-        assert float(logits.square().sum()) == pytest.approx(case[f"logits_{mode}_sum_of_squares"], abs=1e-9)
-    torch.testing.assert_close(auxiliary[0], tensor(case["auxiliary_row0"]), **CLOSE)
+    assert_answers(network, wave((2, 3, 224, 224), 3500), case)
 
 
 def test_describe_knows_the_published_network(monkeypatch):
