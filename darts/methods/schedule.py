@@ -228,7 +228,7 @@ class Greedy(Schedule):
         return ({"distributions": [dict.fromkeys(space.cell_types, edges)]}, exactly({}))
 
     def _decided(self, kind: str, seen: Observation, now: Scores, past: Sequence[Scores]) -> list[list[bool]]:
-        rows = [list(row) for row in seen.active[kind]]
+        rows = _copied(seen.active[kind])
         undecided = _undecided(rows)
         if not undecided:
             return rows
@@ -291,7 +291,7 @@ class Projection(Schedule):
         return active, dict(seen.memory)
 
     def _projected(self, kind: str, seen: Observation, active: CandidateMask) -> list[list[bool]]:
-        rows = [list(row) for row in active[kind]]
+        rows = _copied(active[kind])
         undecided = _undecided(rows)
         if undecided:
             edge = seen.generator.choice(undecided)
@@ -353,9 +353,13 @@ def _alive(rows: Sequence[Sequence[bool]], space: SearchSpace, node: int) -> lis
     return [edge for edge in space.incoming(node) if any(rows[edge])]
 
 
+def _copied(rows: Sequence[Sequence[bool]]) -> list[list[bool]]:
+    return [list(row) for row in rows]
+
+
 def _without(rows: Sequence[Sequence[bool]], edge: int, column: int | None) -> list[list[bool]]:
     """Return the candidate mask with one candidate, or all of an edge, removed."""
-    found = [list(row) for row in rows]
+    found = _copied(rows)
     found[edge] = [stays and column is not None and c != column for c, stays in enumerate(rows[edge])]
     return found
 

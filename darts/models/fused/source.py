@@ -38,6 +38,11 @@ class Row(NamedTuple):
     name: str  # within the operation
 
 
+def rows_of(edges: int, columns: Sequence[int], name: str) -> list[Row]:
+    """The same tensor of these candidates on every edge: by edge, then candidate."""
+    return [Row(edge, column, name) for edge in range(edges) for column in columns]
+
+
 class Stacked(nn.Module):
     """Weights of several reference operations, stacked; `rows` says by tensor name whose."""
 
@@ -75,18 +80,17 @@ class Convolutions(Stacked):
         self.steps = [
             (layer.stride[0], layer.dilation[0]) for layer in first.children() if isinstance(layer, Depthwise)
         ]
-        rows = [Row(edge, column, "") for edge in range(self.edges) for column in columns]
         self.kernels = nn.ParameterDict()
         self.matrices, self.norms = nn.ParameterDict(), nn.ModuleDict()
         for block in map(str, range(len(self.steps))):
             depthwise, pointwise, norm = (str(4 * int(block) + layer) for layer in (1, 2, 3))
             for column in columns:
-                own = [row._replace(name=f"{depthwise}.weight") for row in rows if row.column == column]
+                own = rows_of(self.edges, [column], f"{depthwise}.weight")
                 self.kernels[f"{block}_{column}"] = self.stack(f"kernels.{block}_{column}", operations, own)
-            pointwise_rows = [row._replace(name=f"{pointwise}.weight") for row in rows]
-            self.matrices[block] = self.stack(f"matrices.{block}", operations, pointwise_rows)
-            norm_rows = [row._replace(name=norm) for row in rows]
-            self.norms[block] = self.statistics(f"norms.{block}", operations, norm_rows)
+            matrices = rows_of(self.edges, columns, f"{pointwise}.weight")
+            self.matrices[block] = self.stack(f"matrices.{block}", operations, matrices)
+            norms = rows_of(self.edges, columns, norm)
+            self.norms[block] = self.statistics(f"norms.{block}", operations, norms)
 
     def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
         """The last depthwise map (batch, K n C, H, W), and the folded map to the edges' sums: (K, C, n C), (K, C).
@@ -153,7 +157,7 @@ class Pool(Stacked):
         self.column = column
         layers = [operations[0][column], *operations[0][column].children()]
         self.pool = next(layer for layer in layers if isinstance(layer, POOLS))
-        rows = [Row(edge, column, "1") for edge in range(len(operations))]
+        rows = rows_of(len(operations), [column], "1")
         self.norm = self.statistics("norm", operations, rows) if self.pool is not layers[0] else None
 
     def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
@@ -199,11 +203,11 @@ class Reduction(Stacked):
 
     def __init__(self, column: int, operations: Operations) -> None:
         super().__init__()
-        edges = range(len(operations))
+        edges = len(operations)
         self.column = column
-        self.even = self.stack("even", operations, [Row(edge, column, "even.weight") for edge in edges])
-        self.odd = self.stack("odd", operations, [Row(edge, column, "odd.weight") for edge in edges])
-        self.norm = self.statistics("norm", operations, [Row(edge, column, "norm") for edge in edges])
+        self.even = self.stack("even", operations, rows_of(edges, [column], "even.weight"))
+        self.odd = self.stack("odd", operations, rows_of(edges, [column], "odd.weight"))
+        self.norm = self.statistics("norm", operations, rows_of(edges, [column], "norm"))
 
     def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
         """Even and odd pixels, and the folded map of each edge."""
@@ -225,11 +229,11 @@ class Dense(Stacked):
 
     def __init__(self, column: int, operations: Operations) -> None:
         super().__init__()
-        rows = [Row(edge, column, "1.weight") for edge in range(len(operations))]
+        rows = rows_of(len(operations), [column], "1.weight")
         conv = cast(nn.Conv2d, operations[0][column].get_submodule("1"))
         self.column, self.stride, self.padding = column, conv.stride[0], conv.kernel_size[0] // 2
         self.weight = self.stack("weight", operations, rows)
-        norms = [row._replace(name="2") for row in rows]
+        norms = rows_of(len(operations), [column], "2")
         tracked = operations[0][column].get_submodule("2").running_mean is not None
         self.norm = self.statistics("norm", operations, norms) if tracked else None
         self.synchronised = False  # True: normalised by all processes' parts of a batch
@@ -318,13 +322,18 @@ def _is_convolution(operation: nn.Module) -> bool:
     if not isinstance(operation, nn.Sequential) or len(operation) not in (4, 8):
         return False
     kinds = [nn.ReLU, Depthwise, nn.Conv2d, nn.BatchNorm2d] * (len(operation) // 4)
-    return all(type(layer) is kind for layer, kind in zip(operation, kinds, strict=True))
+    return _are(operation, kinds)
+
+
+def _are(layers: nn.Sequential, kinds: Sequence[type[nn.Module]]) -> bool:
+    """Whether the layers are of these very types."""
+    return list(map(type, layers)) == list(kinds)
 
 
 def _is_dense(operation: nn.Module) -> bool:
     if not isinstance(operation, nn.Sequential) or len(operation) != 3:
         return False
-    return all(type(layer) is kind for layer, kind in zip(operation, (nn.ReLU, nn.Conv2d, nn.BatchNorm2d), strict=True))
+    return _are(operation, (nn.ReLU, nn.Conv2d, nn.BatchNorm2d))
 
 
 def _is_pool(operation: nn.Module) -> bool:
