@@ -27,7 +27,7 @@ from darts.tasks import batches
 from darts.tasks.audio import conversions
 from darts.tasks.audio_settings import Features, SoundAugmentation
 from darts.tasks.batches import train_data
-from darts.tasks.content import content_identity, warn_of_shared_pictures
+from darts.tasks.content import content_identity, warn_of_shared_examples
 from darts.tasks.datasets import channel_statistics, open_test, open_training
 from darts.tasks.features import FLOOR, LogMel, masked, mel_filters, shifted, sound_draws
 from darts.tasks.settings import AnyDataset, require_images
@@ -95,6 +95,7 @@ def riff(data: bytes, kind: int = 1, channels: int = 1, rate: int = RATE, bits: 
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
 
 
+OF_OTHERS = struct.pack("<HHIH", 22, 16, 4, 1) + bytes.fromhex("000000001000800000aa00389b99")  # a GUID of its own
 VALUES = np.array([0, 1, -1, 256, -256, 12800, -12800, 32512, -32768])
 
 
@@ -161,13 +162,41 @@ def test_other_chunks_are_passed_over_and_a_length_that_a_pipe_did_not_know_is_w
         (riff(b"\0\0", channels=0), r"0 channels at"),
         (riff(b"\0\0").replace(b"fmt \x10", b"fmt \x08"), r"its format chunk has 8 bytes|it ends before"),
         (riff(np.array([0, np.nan], "<f4").tobytes(), kind=3, bits=32), r"it holds a sample that is no finite number"),
+        (
+            riff(np.array([0, -2.5], "<f4").tobytes(), kind=3, bits=32),
+            r"its float samples reach 2\.5; they must",
+        ),
+        (
+            riff(b"\0\0", kind=0xFFFE, extension=OF_OTHERS),
+            r"its samples are of the format 01000000.*9b99",
+        ),
+        (riff(b"\0\0", kind=0xFFFE), r"its samples are of format 65534"),
     ],
-    ids=range(17),
+    ids=range(20),
 )
 def test_what_is_no_sound_is_refused_with_its_name_and_the_reason(content, told, tmp_path):
     (tmp_path / "bad.wav").write_bytes(content)
     with pytest.raises(UserError, match=rf"bad\.wav: not a readable WAV file \({told}"):
         SoundReader(RATE, 100)(str(tmp_path / "bad.wav"))
+
+
+def test_float_samples_a_little_beyond_full_scale_are_clipped(tmp_path):
+    (tmp_path / "a.wav").write_bytes(riff(np.array([0.5, 1.5, -1.5, 0], "<f4").tobytes(), kind=3, bits=32))
+    assert SoundReader(RATE, 4)(str(tmp_path / "a.wav"))[0].tolist() == [16384, 32767, -32768, 0]
+
+
+def test_silent_and_clipped_sounds_are_told_at_the_start(folder, caplog):
+    open_training(dataset(folder))
+    assert not caplog.records
+    scipy.io.wavfile.write(folder / "low" / "hushed_ann_9.wav", RATE, np.zeros(600, "<i2"))
+    scipy.io.wavfile.write(folder / "low" / "loud_ann_9.wav", RATE, np.tile(np.array([32767, -32768], "<i2"), 300))
+    open_training(dataset(folder))
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(", for")[0] for line in told] == [
+        "1 of 16 training sounds hold nothing but silence",
+        "1 of 16 training sounds are clipped (over 1% of their samples are at full scale)",
+    ]
+    assert told[0].endswith("low/hushed_ann_9.wav") and told[1].endswith("low/loud_ann_9.wav")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -549,7 +578,7 @@ def test_a_sound_that_is_in_two_parts_is_warned_of(folder, caplog):
     settings = dataset(folder)
     listing = list_sounds(settings)
     Path(listing.test[0].path).write_bytes(Path(listing.training[0].path).read_bytes())
-    warn_of_shared_pictures(settings)
+    warn_of_shared_examples(settings)
     assert "1 test sounds are training sounds too, byte for byte" in caplog.text
 
 

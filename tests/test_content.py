@@ -118,11 +118,11 @@ def test_the_digest_of_a_set_without_a_folder_is_of_pixels_labels_and_classes():
 
 def test_pictures_of_both_parts_are_a_warning_with_an_example(folder, caplog):
     settings = composed("search", *pictures(folder)).dataset
-    content.warn_of_shared_pictures(settings)
+    content.warn_of_shared_examples(settings)
     assert not caplog.records
     for index in (1, 4):
         shutil.copy(folder / "train" / "bee" / f"{index}.bmp", folder / "test" / "cat" / f"copy{index}.bmp")
-    content.warn_of_shared_pictures(settings)
+    content.warn_of_shared_examples(settings)
     told = caplog.records[0].getMessage()
     assert "2 test pictures are training pictures too" in told and "train/bee/1.bmp and test/cat/copy1.bmp" in told
 

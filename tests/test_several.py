@@ -13,6 +13,7 @@ import torch
 
 import darts
 from darts.blackbox import loop as blackbox
+from darts.compare import several
 from darts.config.identity import identity
 from darts.config.implied import alone, implied_choices, task_names
 from darts.loop.record import experiment, warn_of_other_data
@@ -411,6 +412,20 @@ def test_a_comparison_says_what_a_cell_of_each_task_reaches_on_each(tmp_path):
 def test_a_comparison_over_tasks_is_not_taken_for_one_task_from_python():
     with pytest.raises(UserError, match=r"tasks: a comparison over several tasks is run by python -m darts\.compare"):
         darts.run_comparison(BOTH, "methods=[darts]")
+
+
+def test_the_summary_of_another_comparison_in_the_folder_is_kept(tmp_path):
+    def row(method: str, mean: float) -> dict[str, object]:
+        return {"method": method, "searched on": "a", "retrained on": "b", "cells": 2, "mean accuracy": mean}
+
+    for name in ("tasks.json", "tasks.md"):
+        (tmp_path / name).write_text(json.dumps([row("darts", 90.0)]))
+    several.keep_earlier_summary(tmp_path, [row("darts", 91.0)])  # the same comparison once more
+    assert not (tmp_path / "earlier").exists()
+    several.keep_earlier_summary(tmp_path, [row("gdas", 90.0)])
+    (kept,) = (tmp_path / "earlier").iterdir()
+    assert {path.name for path in kept.iterdir()} == {"tasks.json", "tasks.md"}
+    assert not (tmp_path / "tasks.json").exists()
 
 
 def test_a_comparison_over_tasks_has_a_folder_of_their_names():

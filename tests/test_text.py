@@ -35,7 +35,7 @@ from darts.spaces.notation import from_notation, to_notation
 from darts.spaces.published import published
 from darts.spaces.search_space import RECURRENT
 from darts.spaces.sources import find_genotype
-from darts.tasks.content import content_identity
+from darts.tasks.content import content_identity, warn_of_shared_examples
 from darts.tasks.language import LanguageModelling, TextInput, TextOutput
 from darts.tasks.pieces import Lengths, Pieces, in_columns, places
 from darts.tasks.text import END, UNKNOWN, open_corpus, vocabulary_of
@@ -102,6 +102,33 @@ def test_marks_and_line_ends_of_other_systems_say_nothing(tmp_path):
         corpus = open_corpus(dataset(written(tmp_path / str(number), train=form, valid=form, test=form)))
         found.append((corpus.vocabulary, corpus.parts["train"].tolist(), corpus.parts["valid"].tolist()))
     assert found[0] == found[1] == found[2]
+
+
+def test_lines_that_two_parts_share_are_told_where_they_are_many(tmp_path, caplog):
+    lines = [f"line number {number} has words" for number in range(40)]
+    others = [f"another line of number {number}" for number in range(20)]
+
+    def text(*chosen: list[str]) -> str:
+        return "\n".join(line for part in chosen for line in [*part, "a short one"]) + "\n"
+
+    folder = written(
+        tmp_path, train=text(lines), valid=text(others), test=text(lines[:1], others[2:18], ["x  y z v w"])
+    )
+    warn_of_shared_examples(dataset(folder))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("16 of 18 lines of the test text (of 5 words or more) are lines of the validation text too:")
+    caplog.clear()
+    warn_of_shared_examples(composed("search", "space=recurrent").dataset)
+    assert not caplog.records
+
+
+def test_a_retraining_tells_that_its_test_text_is_its_training_text(tmp_path, caplog):
+    text = "one two three four five\n" * 8
+    folder = written(tmp_path / "text", train=text, valid=text, test=text)
+    settings = final_settings(folder)
+    own = content_identity(settings.dataset, tested=True)
+    training.start_or_resume(settings, published("darts_v2_recurrent"), tmp_path / "run", own)
+    assert any("1 of 1 lines of the test text" in record.getMessage() for record in caplog.records)
 
 
 def test_characters_are_read_one_by_one(tmp_path):

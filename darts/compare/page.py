@@ -64,13 +64,18 @@ def keep_earlier_report(report: Report, folder: Path) -> Path | None:
     file = folder / "report.json"
     if not file.exists() or _compared(file) == _kinds(report.to_json()):
         return None
-    written = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(file.stat().st_mtime))
+    return move_to_earlier(folder, WRITTEN)
+
+
+def move_to_earlier(folder: Path, names: Sequence[str]) -> Path:
+    """Move files of a folder to earlier/ and the time of the first, which must be there; returns that place."""
+    written = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime((folder / names[0]).stat().st_mtime))
     numbers = itertools.count(2)
     place = folder / "earlier" / written
     while place.exists():
         place = place.with_name(f"{written}_{next(numbers)}")
     place.mkdir(parents=True)
-    for name in WRITTEN:
+    for name in names:
         if (folder / name).exists():
             (folder / name).rename(place / name)
     return place

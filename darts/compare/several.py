@@ -7,6 +7,7 @@ given ones on every task's data and on all of them, its baselines random cells a
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 
 from darts.compare import run
+from darts.compare.page import move_to_earlier
 from darts.compare.plan import RANDOM
 from darts.compare.power import SAMPLING, SEARCH, Design, forecast_lines, refuse_powerless
 from darts.compare.report import Claim, Group, Report
@@ -36,6 +38,8 @@ from darts.runtime.files import lock_folder, write_bytes, write_json
 log = logging.getLogger(__name__)
 REPLACED = ("tasks", "methods", "searches_in", "dataset", "trial")  # of what was typed, in each task's comparison
 WITHIN = ("hydra.run.dir", "hydra.sweep.dir")
+WRITTEN = ("tasks.json", "tasks.md")
+WHICH = ("method", "searched on", "retrained on", "cells")  # what tells the summary of one comparison from another's
 
 
 def sources(settings: CompareSettings) -> dict[str, list[str]]:
@@ -130,11 +134,26 @@ def run_all(settings: CompareSettings, folder: Path, planned: dict[str, list[Des
         with as_typed(overrides_on(settings, task, folder), place) as own, lock_folder(place):
             reports[task], _ = run.run(own, place, designs)
     text = summary(settings, reports)
-    write_json(folder / "tasks.json", content(settings, reports))
+    rows = content(settings, reports)
+    keep_earlier_summary(folder, rows)
+    write_json(folder / "tasks.json", rows)
     write_bytes(folder / "tasks.md", text.encode())
     if not any(report.failed for report in reports.values()):
         record_end(folder)
     return min(claim.p for report in reports.values() for claim in report.claims), text
+
+
+def keep_earlier_summary(folder: Path, rows: list[dict[str, object]]) -> None:
+    """Move the summary of another comparison in this folder, with other methods, tasks or numbers of cells, aside."""
+    file = folder / WRITTEN[0]
+    if not file.exists():
+        return
+    try:
+        earlier = [[row[key] for key in WHICH] for row in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, KeyError, TypeError):
+        earlier = []
+    if earlier != [[row[key] for key in WHICH] for row in rows]:
+        log.info("the summary of another comparison in this folder is kept in %s", move_to_earlier(folder, WRITTEN))
 
 
 def content(settings: CompareSettings, reports: dict[str, Report]) -> list[dict[str, object]]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from darts.runtime.errors import one_line
 from darts.tasks.audio_settings import AudioDataset, AudioFolder
 from darts.tasks.datasets import ArrayImages, FileImages, FolderOrigin, ImageSet
 from darts.tasks.sound_folders import list_sounds
-from darts.tasks.sounds import SoundReader, fitted, read_header, resampled
+from darts.tasks.sounds import SoundReader, clipped, fitted, read_header, resampled, silent
 from darts.tasks.spoken_digits import DIGITS, RATE, read_digits
+
+log = logging.getLogger(__name__)
 
 
 def bundled_sounds(settings: AudioDataset, train: bool) -> ImageSet:
@@ -35,7 +41,27 @@ def folder_sounds(settings: AudioFolder, part: str) -> ImageSet:
     chosen = listing.part(part)
     sounds = FileImages(chosen, reader, settings.workers, origin)
     megabytes = len(chosen) * 2 * features.samples / 1e6
-    return sounds.in_memory() if megabytes <= settings.device_megabytes else sounds
+    if megabytes > settings.device_megabytes:
+        return sounds
+    held = sounds.in_memory()
+    warn_of_odd_sounds(held.pixels, [file.path for file in chosen], part)
+    return held
+
+
+def warn_of_odd_sounds(sounds: Tensor, paths: Sequence[str], part: str) -> None:
+    """Warn of raw sounds (sounds, 1, samples) of a part that are silent or clipped, with an example of each.
+
+    Sounds that are streamed from disk are not looked at: that would read all of them once more.
+    """
+    meanings = {
+        "hold nothing but silence": silent(sounds),
+        "are clipped (over 1% of their samples are at full scale)": clipped(sounds),
+    }
+    for meaning, holds in meanings.items():
+        places = holds.nonzero()[:, 0].tolist()
+        if places:
+            log.warning("%d of %d %s sounds %s, for example %s", len(places), len(paths), part, meaning,
+                        one_line(paths[places[0]]))  # fmt: skip
 
 
 def conversions(settings: AudioFolder, paths: list[str]) -> dict[str, int]:

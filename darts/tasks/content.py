@@ -17,6 +17,7 @@ from darts.tasks.datasets import ImageSet
 from darts.tasks.file_content import END_BYTES, Content, content_of_files, digest_of, known_content, once
 from darts.tasks.settings import AnyDataset, LabelledDataset, TextDataset
 from darts.tasks.several_settings import SeveralDatasets
+from darts.tasks.text import LONG_LINE, shared_lines
 
 log = logging.getLogger(__name__)
 
@@ -105,19 +106,23 @@ def _same_bytes(first: Path, second: Path) -> bool:
         return True
 
 
+SHARED_LINES = 0.1  # of a part's lines; the bundled text shares 1%
+TEXT_PARTS = {"training": "train", "validation": "valid", "test": "test"}
 SHARED = {
-    ("training", "test"): "the test accuracy will be too high",
+    ("training", "test"): "the test will look better than it is",
     ("training", "validation"): "the epoch that is kept is chosen by what it has learnt",
-    ("validation", "test"): "the epoch that is kept is chosen by the test, whose accuracy will be too high",
+    ("validation", "test"): "the epoch that is kept is chosen by the test, which will look better than it is",
 }  # two parts of the data, and what it means where pictures are in both
 
 
-def warn_of_shared_pictures(settings: AnyDataset) -> None:
-    """Warn where files of one part are in another too, byte for byte.
+def warn_of_shared_examples(settings: AnyDataset) -> None:
+    """Warn where files of one part are in another too, byte for byte; of a text, where more than a tenth of its lines.
 
     It reads the bytes of the test part: for a retraining, not for a search.
     Errors: `UserError` naming a class without a picture in a part, or a file that cannot be read.
     """
+    if isinstance(settings, TextDataset):
+        _warn_of_shared_lines(settings)
     listing = settings.listing() if isinstance(settings, LabelledDataset) else None
     if listing is None:
         return
@@ -131,6 +136,14 @@ def warn_of_shared_pictures(settings: AnyDataset) -> None:
             noun = listing.noun
             log.warning("%d %s %ss are %s %ss too, byte for byte, for example %s and %s: %s; remove them from one part",
                         len(pair), other, noun, one, noun, first, second, meaning)  # fmt: skip
+
+
+def _warn_of_shared_lines(settings: TextDataset) -> None:
+    for (one, other), meaning in SHARED.items():
+        shared, lines = shared_lines(settings.text(TEXT_PARTS[one]), settings.text(TEXT_PARTS[other]))
+        if shared > SHARED_LINES * lines:
+            log.warning("%d of %d lines of the %s text (of %d words or more) are lines of the %s text too: %s",
+                        shared, lines, other, LONG_LINE, one, meaning)  # fmt: skip
 
 
 def _of_images(images: ImageSet) -> Content:

@@ -24,6 +24,8 @@ OTHERS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 0x11: "IMA ADPCM", 0x55: "MP3"}
 BITS = {INTEGER: (8, 16, 24, 32), FLOATING: (32, 64)}
 STREAMED = 0x7FFFF000  # a length from which on a program that wrote to a pipe did not know it: all that follows counts
 FULL = 32768.0  # the loudest of 16 bits, in which sounds are held
+LOUDEST = 2.0  # of a float sample, 1 being full scale: a little more is clipped, much more is another scale
+EXTENSIBLE_REST = bytes.fromhex("000000001000800000aa00389b71")  # of the name of a format that has a number
 EDGE = 0.05  # seconds around the part that is kept, which resampling needs
 RATES = (1000, 384_000)  # samples a second, least and greatest
 
@@ -117,6 +119,17 @@ def fitted(sound: Array, samples: int) -> Array:
     return np.clip(np.rint(sound), -FULL, FULL - 1).astype(np.int16)
 
 
+def silent(sounds: Tensor) -> Tensor:
+    """Of each raw sound (sounds, 1, samples), whether all its samples are equal: nothing can be heard."""
+    return sounds.amin(dim=(1, 2)) == sounds.amax(dim=(1, 2))
+
+
+def clipped(sounds: Tensor) -> Tensor:
+    """Of each raw sound (sounds, 1, samples), whether over 1% of its samples are at an end of the scale."""
+    at_the_end = (sounds <= -FULL) | (sounds >= FULL - 1)
+    return at_the_end.float().mean(dim=(1, 2)) > 0.01
+
+
 def _refuse(name: str, reason: str) -> UserError:
     return UserError(f"{one_line(name)}: not a readable WAV file ({reason}); mend it or remove it")
 
@@ -149,8 +162,10 @@ def _with_data(chunk: bytes, opened: BinaryIO, length: int, name: str) -> WaveHe
     if len(chunk) < 16:
         raise _refuse(name, f"its format chunk has {len(chunk)} bytes, at least 16 are needed")
     kind, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", chunk[:16])
-    if kind == EXTENSIBLE and len(chunk) >= 26:
+    if kind == EXTENSIBLE and len(chunk) >= 40:
         kind = struct.unpack("<H", chunk[24:26])[0]  # the first two bytes of the name of the true format
+        if chunk[26:40] != EXTENSIBLE_REST:
+            raise _refuse(name, f"its samples are of the format {chunk[24:40].hex()}; integers and floats are read")
     if kind not in BITS:
         raise _refuse(name, f"its samples are {OTHERS.get(kind, f'of format {kind}')}; integers and floats are read")
     if bits not in BITS[kind]:
@@ -176,6 +191,9 @@ def _samples(opened: BinaryIO, header: WaveHeader, first: int, count: int, name:
         values = np.frombuffer(content, f"<f{header.bits // 8}").astype(np.float64) * FULL
         if not np.isfinite(values).all():
             raise _refuse(name, "it holds a sample that is no finite number")
+        loudest = float(np.abs(values).max(initial=0)) / FULL
+        if loudest > LOUDEST:
+            raise _refuse(name, f"its float samples reach {loudest:.6g}; they must lie within -1 and 1")
     elif header.bits == 8:  # the one width without a sign
         values = (np.frombuffer(content, np.uint8).astype(np.float64) - 128) * 256
     elif header.bits == 24:

@@ -24,6 +24,7 @@ UNKNOWN = "<unk>"  # stands for what is not in the vocabulary
 PARTS = ("train", "valid", "test")
 BUNDLED_TEXT = Path(__file__).parent.parent / "assets" / "bible_kjv.json.xz"
 LEAST_TOKENS = 20  # of a part; less is a mistake, and no piece of a text
+LONG_LINE = 5  # words; shorter lines recur in any text
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,17 @@ def tokens_of(settings: TextDataset, part: str) -> list[str]:
     if len(tokens) < LEAST_TOKENS:
         raise UserError(f"{settings.place(part)}: {len(tokens)} words or characters; at least {LEAST_TOKENS}")
     return tokens
+
+
+def shared_lines(first: str, second: str) -> tuple[int, int]:
+    """Of the different lines of a second text of `LONG_LINE` words or more: how many a first text has too, and all."""
+    own, others = (_long_lines(text) for text in (first, second))
+    return len(own & others), len(others)
+
+
+def _long_lines(text: str) -> set[str]:
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return {line for line in lines if line.count(" ") >= LONG_LINE - 1}
 
 
 def bundled_text(settings: BundledText, part: str) -> str:

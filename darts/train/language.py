@@ -52,6 +52,7 @@ from darts.runtime.schema import FINITE, At, Schema, SchemaError, like, like_ten
 from darts.runtime.seeding import ambient
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.search_space import RECURRENT
+from darts.tasks.content import warn_of_shared_examples
 from darts.tasks.pieces import Pieces, RawPiece, TextTrainData, text_test_pieces, text_train_data
 from darts.tasks.settings import LanguageSettings, Perplexity
 from darts.tasks.summary import log_summary, summary_of
@@ -288,6 +289,7 @@ def start_or_resume(
     state.experiment = own
     if distributed.is_main_process():
         claim_folder(folder, KIND, own, device, data_record(summary, own))
+        warn_of_shared_examples(settings.dataset)
     if saved is None:
         size, words = count_parameters(state.network), data.train.text.numel()
         log.info(

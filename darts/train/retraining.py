@@ -53,7 +53,7 @@ from darts.runtime.seeding import ambient, generator
 from darts.runtime.signals import deferred_signals, stopped_at_once
 from darts.spaces.genotype import Genotype, to_json
 from darts.tasks.batches import EVALUATION_BATCH, RawBatch, TrainData, test_batches, train_data
-from darts.tasks.content import warn_of_shared_pictures
+from darts.tasks.content import warn_of_shared_examples
 from darts.tasks.datasets import classes_by_name, open_test
 from darts.tasks.settings import require_labelled
 from darts.tasks.summary import log_summary, summary_of
@@ -288,7 +288,7 @@ def start_or_resume(settings: FinalSettings, genotype: Genotype, folder: Path) -
     if distributed.is_main_process():
         require_labelled(settings.dataset).check_files()
         claim_folder(folder, KIND, own, device, data_record(summary, own))
-        warn_of_shared_pictures(settings.dataset)
+        warn_of_shared_examples(settings.dataset)
     if saved is None:
         size = count_parameters_without_auxiliary(state.network)
         noun = require_labelled(settings.dataset).noun

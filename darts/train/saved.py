@@ -26,7 +26,7 @@ from darts.spaces.genotype import from_json, to_json
 from darts.spaces.search_space import IMAGENET, InputShape, as_written, size_of
 from darts.tasks.audio_settings import AudioDataset, Features
 from darts.tasks.batches import EVALUATION_BATCH, test_batches
-from darts.tasks.content import content_identity, warn_of_shared_pictures
+from darts.tasks.content import content_identity, warn_of_shared_examples
 from darts.tasks.datasets import ImageSet, classes_by_name, open_test
 from darts.tasks.folders import class_name
 from darts.tasks.settings import AnyDataset, ImageFolderDataset, LabelledDataset, require_labelled
@@ -270,7 +270,7 @@ def warn_of_data(dataset: LabelledDataset, described: dict[str, Any], path: Path
     elif present["dataset.content"] != trained:
         log.warning("weights: the training images are not those that %s was trained on; test images may be among "
                     "them", path)  # fmt: skip
-    warn_of_shared_pictures(dataset)
+    warn_of_shared_examples(dataset)
 
 
 def test_images_for(dataset: LabelledDataset, described: dict[str, Any], path: Path) -> ImageSet:

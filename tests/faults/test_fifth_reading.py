@@ -95,13 +95,13 @@ def test_a_class_without_a_picture_to_watch_is_named(pictures, tmp_path, filled)
 def test_pictures_of_any_two_parts_that_are_used_are_a_warning(pictures, caplog):
     shutil.copytree(pictures / "test", pictures / "valid")
     shutil.copy(pictures / "train" / "red" / "3.png", pictures / "valid" / "red" / "learnt.png")
-    content.warn_of_shared_pictures(settings_of(pictures).dataset)  # valid is not used
+    content.warn_of_shared_examples(settings_of(pictures).dataset)  # valid is not used
     assert not caplog.records
-    content.warn_of_shared_pictures(settings_of(pictures, "dataset.validation_folder=valid").dataset)
+    content.warn_of_shared_examples(settings_of(pictures, "dataset.validation_folder=valid").dataset)
     learnt, tested = (record.getMessage() for record in caplog.records)
     assert learnt.startswith("1 validation pictures are training pictures too")
     assert "train/red/3.png and valid/red/learnt.png" in learnt and "has learnt" in learnt
-    assert tested.startswith("12 test pictures are validation pictures too") and "accuracy will be too high" in tested
+    assert tested.startswith("12 test pictures are validation pictures too") and "look better than it is" in tested
 
 
 @pytest.mark.parametrize("parts", list(itertools.product([True, False], repeat=2)))
@@ -119,7 +119,7 @@ def test_equal_pictures_of_a_large_part_and_a_small_one_are_found(tmp_path, monk
     assert len(other) > 2 * file_content.END_BYTES
     other[len(other) // 2] ^= 1  # equal in size and at its ends, and another picture all the same
     (tmp_path / "test" / "a" / "1.bmp").write_bytes(other)
-    content.warn_of_shared_pictures(settings_of(tmp_path).dataset)
+    content.warn_of_shared_examples(settings_of(tmp_path).dataset)
     (told,) = (record.getMessage() for record in caplog.records)
     assert told.startswith("1 test pictures") and "train/a/1.bmp and test/b/1.bmp" in told
 
