@@ -16,30 +16,15 @@ from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.config.registry import command_settings
 from darts.loop.settings import CommonSettings, check_size
-from darts.models.settings import NetworkSettings
+from darts.models.settings import InputSettings, NetworkSettings
 from darts.runtime.errors import UserError, require
 from darts.spaces.nasbench201 import has_string, to_string
 from darts.spaces.notation import has_notation, to_notation
-from darts.spaces.search_space import Skeleton, is_size, sides_of, size_of
+from darts.spaces.search_space import Skeleton, sides_of, size_of
 from darts.spaces.sources import find_genotype
 
 if TYPE_CHECKING:
     from darts.spaces.genotype import Cell, Genotype
-
-
-@dataclass
-class InputSettings:
-    """The images that a network is described for."""
-
-    channels: int  # of an image
-    size: Any  # pixels: the side of a square image, or [height, width]
-    classes: int  # answers of the network
-
-    def __post_init__(self) -> None:
-        require(1 <= self.channels <= 4096, "input.channels", self.channels, "from 1 to 4096")
-        allowed = "from 1 to 4096, or [height, width] of such"
-        require(is_size(self.size), "input.size", self.size, allowed)
-        require(1 <= self.classes <= 1_000_000, "input.classes", self.classes, "from 1 to 1000000")
 
 
 class Style(Enum):
@@ -75,11 +60,9 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
     from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary, latency_ms
     from darts.models.network import build_network
     from darts.runtime.device import choose_device, placed
-    from darts.spaces.search_space import InputShape
 
     device = choose_device(settings.device)
-    size, image = settings.network, settings.input
-    shape = InputShape(image.channels, size_of(image.size), image.classes)
+    size, shape = settings.network, settings.input.shape()
     network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
     placed(network, device)
     images = torch.zeros(1, *shape.map_shape, device=device)

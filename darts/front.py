@@ -100,17 +100,11 @@ def fronts(settings: FrontSettings, cells: Mapping[str, Cells], sources: Mapping
 
 def cells_of(accuracies: Table, costs: Table, column: str, cost: str) -> Cells:
     """The cells of two tables, in the order of the first one's rows; `UserError` for a cost that is no number."""
-    import numpy
-
     texts = list(accuracies.index)
+    costs.require_costs(cost)
     quality, known = accuracies.values(column), costs.values(cost)
     own = quality[[accuracies.index[text] for text in texts]]
     spent = known[[costs.index[text] for text in texts]]
-    strange = ~(numpy.isfinite(spent) & (spent >= 0))
-    if strange.any():
-        row = int(strange.argmax())
-        told = f"{cost} of {one_line(texts[row])} is {spent[row]:g}; it must be a number of at least 0"
-        raise UserError(f"{costs.place}: {told}")
     require(bool(spent.max() > spent.min()), "cost", cost, f"a column of different numbers, not all {spent.max():g}")
     return Cells(texts, own, spent)
 

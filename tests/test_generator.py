@@ -53,7 +53,7 @@ def test_no_rule_is_ever_broken(skips, forbidden, required, least, most, uniform
 
 def test_costs_are_kept_and_are_those_of_the_network():
     shape, size = InputShape(3, 16, 10), NetworkSettings(4, 3, 0)
-    free = ConstraintSettings(1e9, 1e12, None, 1.0, size)
+    free = ConstraintSettings(1e9, 1e12, None, None, None, 1.0, size)
     model = CostModel(free, DARTS, shape, torch.device("cpu"))
     limits = [
         Limit(name, most, model.rest[name], {kind: table.tolist() for kind, table in model.tables[name].items()})

@@ -27,7 +27,8 @@ from darts.blackbox.settings import (
     ZeroCost,
 )
 from darts.loop.settings import taken_over
-from darts.models.cost import network_costs
+from darts.models.cost import COSTS, LATENCY, costs_of, network_costs
+from darts.models.latency import Latencies
 from darts.models.network import build_network
 from darts.models.recurrent import macs_of_a_word
 from darts.models.settings import NetworkSettings
@@ -62,6 +63,7 @@ class EvaluationContext:
     device: torch.device
     table: Table | None
     folder: Path
+    latencies: Latencies | None = None  # of constraints.latency_table; None: they are measured here
 
 
 def brief_training(how: BriefTraining, context: EvaluationContext) -> Scorer:
@@ -248,14 +250,18 @@ def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
 
 def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
     """Another score, weighed with what the network costs; the metrics tell all of them apart."""
-    inner = how.accuracy.scorer(context)
+    inner, shape = how.accuracy.scorer(context), images_of(context).shape
+    aimed = {name: target for name, target in how.targets.items() if target is not None}
+    names = list(COSTS)
+    if context.latencies is not None:  # a look, beside which building every network would be slow
+        names = [name for name in COSTS if name in aimed or name == LATENCY]
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         accuracy, metrics = inner.score(genotype, fraction)
-        costs = network_costs(genotype, how.network, images_of(context).shape, context.device)
+        costs = costs_of(genotype, how.network, shape, context.device, names, context.latencies)
         weighed = accuracy
-        for name, target in how.targets.items():
-            weighed *= 1.0 if target is None else (costs[name] / target) ** how.exponent
+        for name, target in aimed.items():
+            weighed *= (costs[name] / target) ** how.exponent
         return weighed, {**metrics, "accuracy": accuracy, **costs}
 
-    return dataclasses.replace(inner, score=score, limits=ANY_SCORE)
+    return dataclasses.replace(inner, score=score, limits=ANY_SCORE, costs=tuple(aimed) or tuple(names))

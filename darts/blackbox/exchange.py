@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from darts.blackbox.strategy import Asking, Request
+from darts.blackbox.strategy import Asking, Request, Score
 from darts.loop.settings import Budget
 from darts.runtime.errors import UserError
 from darts.runtime.signals import pending_signal, raise_if_interrupted
@@ -84,6 +84,13 @@ class Scorer:
     effort: Callable[[float], float] = lambda fraction: fraction  # what a fraction comes to: equal efforts are one
     limits: tuple[float, float] = ANY_SCORE  # what a score can be
     exact: bool = False  # equal architectures have scores of their own, as in a table
+    costs: tuple[str, ...] = ()  # of several aims: the metrics that are to be low; "accuracy" is to be high
+
+    def told(self, score: float, metrics: Mapping[str, float]) -> Score:
+        """What a strategy is told of an evaluation."""
+        if not self.costs:
+            return Score(score)
+        return Score(score, [metrics["accuracy"], *(-metrics[name] for name in self.costs)])
 
     def key(self, request: Request) -> str:
         """One name for all requests that are answered alike."""
@@ -102,8 +109,8 @@ def exchange(
     asking: Asking, scorer: Scorer, evaluate: Callable[[str, Request], Answer], ledger: Ledger
 ) -> Iterator[tuple[Request, Answer]]:
     """Ask until the strategy or the budget ends; gives what was evaluated. What was asked before costs nothing."""
-    known: dict[str, float] = {}
-    score: float | None = None
+    known: dict[str, Score] = {}
+    score: Score | None = None
     remembered = 0
     while remembered < REMEMBERED:
         try:
@@ -123,7 +130,7 @@ def exchange(
             answer = evaluate(key, request)
             finite_score(key, answer.score)
             ledger.charge(answer.cost)
-            known[key] = answer.score
+            known[key] = scorer.told(answer.score, answer.metrics)
             yield request, answer
         score = known[key]
     log.info("nothing new was asked for %s times in a row: the space is searched", f"{REMEMBERED:,}")

@@ -35,6 +35,16 @@ class Limit:
     tables: Mapping[str, Sequence[Sequence[float]]]
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """A cost that is known of whole genotypes only, as a table's; at most `most`. The least of all is `least`."""
+
+    name: str
+    most: float
+    least: float
+    cost: Callable[[Genotype], float]
+
+
 Grown = tuple[tuple[str, tuple[Edge, ...]], ...]  # cell type and edges of the nodes that are there, in order
 
 
@@ -45,6 +55,7 @@ class Generator:
     space: SearchSpace
     rules: Rules
     limits: list[Limit] = field(default_factory=list)
+    lookups: list[Lookup] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)  # by rule, how often it ended a branch
 
     def __post_init__(self) -> None:
@@ -67,6 +78,10 @@ class Generator:
                     f"constraints.{limit.name} is {limit.most:,.6g}; the smallest cell that the rules allow needs "
                     f"{least:,.6g}"
                 )
+        for lookup in self.lookups:
+            if lookup.least > lookup.most:
+                told = f"{lookup.most:,.6g}; the least in the table is {lookup.least:,.6g}"
+                raise UserError(f"constraints.{lookup.name} is {told}")
 
     def draw(self, random_numbers: random.Random) -> Genotype:
         """A genotype; `UserError` with the rules that stand in the way where there is none."""
@@ -85,7 +100,8 @@ class Generator:
         """Whether any rule or limit leaves something out."""
         rules = self.rules
         given = (rules.most_skips, rules.least_depth, rules.most_depth)
-        return bool(self.limits or rules.required or rules.forbidden or any(limit is not None for limit in given))
+        costs = [*self.limits, *self.lookups]
+        return bool(costs or rules.required or rules.forbidden or any(limit is not None for limit in given))
 
     def _uniform(self, random_numbers: random.Random) -> Genotype:
         """Grow by productions drawn alike; begin again where a rule breaks, so that all valid genotypes are alike."""
@@ -173,6 +189,8 @@ class Generator:
             checks["rules.depth"] = self._right_depth
         for limit in self.limits:
             checks[f"constraints.{limit.name}"] = functools.partial(self._within, limit)
+        for lookup in self.lookups:
+            checks[f"constraints.{lookup.name}"] = functools.partial(self._looked_up, lookup)
         return checks
 
     def _last_cell(self, grown: Grown) -> list[tuple[Edge, ...]]:
@@ -205,6 +223,9 @@ class Generator:
             spent += self._cost(limit, kind, places[kind], edges)
             places[kind] += 1
         return spent <= limit.most * (1 + 1e-9)
+
+    def _looked_up(self, lookup: Lookup, grown: Grown) -> bool:
+        return len(grown) < len(self._nodes) or lookup.cost(self._genotype(grown)) <= lookup.most
 
     def _genotype(self, grown: Grown) -> Genotype:
         cells = {}

@@ -14,7 +14,7 @@ import torch
 
 from darts.blackbox.evaluators import EvaluationContext
 from darts.blackbox.exchange import Answer, Cost, Ledger, Scorer, exchange
-from darts.blackbox.generator import Generator, Limit
+from darts.blackbox.generator import Generator, Limit, Lookup
 from darts.blackbox.journal import Journal, Line
 from darts.blackbox.pareto import draw_front, front
 from darts.blackbox.settings import BlackBoxSettings, TextBlackBoxSettings
@@ -32,7 +32,8 @@ from darts.loop.record import (
     require_record,
     require_same_data,
 )
-from darts.models.cost import CostModel
+from darts.models.cost import LATENCY, CostModel, tell_of_latency
+from darts.models.latency import CellLatencies, Latencies, latencies_of
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
@@ -84,7 +85,8 @@ class BlackBoxSearch:
         known = self.journal.recall(key)
         if known is not None:
             line, seconds = known
-            return Answer(line["score"], {}, Cost(line["cost/epochs"], seconds, line["cost/macs"]))
+            metrics = {name: line[name] for name in ("accuracy", *self.scorer.costs) if name in line}
+            return Answer(line["score"], metrics, Cost(line["cost/epochs"], seconds, line["cost/macs"]))
         start = time.perf_counter()
         score, metrics = self.scorer.score(request.genotype, request.fraction)
         seconds, macs = time.perf_counter() - start, self.scorer.macs(request.genotype, request.fraction)
@@ -158,10 +160,11 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
         language, batch_size = settings.language, PLACEHOLDER_COLUMNS
     data = searched_data(settings.dataset, language, loop.train_fraction, batch_size, settings.seed, device)
     table = load_table(settings.benchmark, settings.space)
-    scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
+    latencies = known_latencies(settings, data)
+    scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder, latencies))
     if settings.method.partial_effort and not scorer.partial_effort:
         log.info("this evaluator knows no smaller effort: every rung costs a whole evaluation, once")
-    generator = Generator(settings.space, settings.rules, limits(settings, data, device))
+    generator = Generator(settings.space, settings.rules, *limits(settings, data, device, latencies))
     pool = Pool(
         settings.space,
         generator.draw if generator.bounded else settings.space.sample,
@@ -171,6 +174,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     claim_folder(folder, KIND, own, device, data_record(summary, own))
     write_bytes(folder / "split.json", data.split.to_json().encode())
     log_summary(summary)
+    tell_of_latency(settings.constraints, latencies, device)
     journal = Journal(folder, device, settings.logger, scorer.limits)
     if journal.before:
         log.info("resuming after %d evaluations", len(journal.before))
@@ -179,15 +183,28 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     return BlackBoxSearch(settings, folder, device, data, table, scorer, pool, Ledger(settings.budget), journal, own)
 
 
-def limits(settings: BlackBoxSettings, data: SearchedData, device: torch.device) -> list[Limit]:
-    """What a cell may cost, as sums over its edges."""
-    if not settings.constraints.any or not isinstance(data, SearchData):  # constraints are on networks of images
-        return []
-    model = CostModel(settings.constraints, settings.space, data.shape, device)
-    return [
-        Limit(name, most, model.rest[name], {kind: table.tolist() for kind, table in model.tables[name].items()})
-        for name, most in model.limits.items()
-    ]
+def known_latencies(settings: BlackBoxSettings, data: SearchedData) -> Latencies | None:
+    """The latencies of a table, where one is given."""
+    if not isinstance(data, SearchData):  # constraints are on networks of images
+        return None
+    return latencies_of(settings.constraints, settings.space, data.shape)
+
+
+def limits(
+    settings: BlackBoxSettings, data: SearchedData, device: torch.device, latencies: Latencies | None
+) -> tuple[list[Limit], list[Lookup]]:
+    """What a cell may cost: sums over its edges, and what a table says of whole cells."""
+    if not settings.constraints.any or not isinstance(data, SearchData):
+        return [], []
+    model = CostModel(settings.constraints, settings.space, data.shape, device, latencies)
+    sums, lookups = [], []
+    for name, most in model.limits.items():
+        if name == LATENCY and isinstance(latencies, CellLatencies):
+            lookups.append(Lookup(name, most, latencies.least(), latencies.of))
+        else:
+            tables = {kind: table.tolist() for kind, table in model.tables[name].items()}
+            sums.append(Limit(name, most, model.rest[name], tables))
+    return sums, lookups
 
 
 def finish(search: BlackBoxSearch) -> Genotype:

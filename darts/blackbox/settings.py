@@ -207,6 +207,14 @@ class BlackBoxSettings(EvaluationSettings):
         budget = self.budget
         limited = any(limit is not None for limit in vars(budget).values())
         require(limited, "budget", "unlimited", "limited in evaluations, epochs, minutes or macs with this method")
+        several = isinstance(self.evaluator, MultiObjective)
+        allowed = f"multi_objective with method={self.method.name}, which weighs several aims"
+        scores = OF_IMAGES.get(type(self.evaluator), "of a text")
+        require(several or not self.method.weighs_aims, "evaluator", scores, allowed)
+        used = several or self.constraints.latency_ms is not None
+        table = self.constraints.latency_table
+        allowed = "null, or constraints.latency_ms or evaluator=multi_objective with it"
+        require(used or table is None, "constraints.latency_table", table, allowed)
         how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
         allowed = "a file with evaluator=table, which reads it"
         require(not isinstance(how, TableLookup) or bool(self.benchmark.table), "benchmark.table", None, allowed)

@@ -27,7 +27,19 @@ class Request:
     fraction: float = 1.0
 
 
-Asking = Generator[Request, float, None]  # asks with requests, is told scores: the higher, the better
+class Score(float):
+    """A score, the higher the better; `aims` are what it weighs where that is several, each the higher the better."""
+
+    aims: tuple[float, ...]
+
+    def __new__(cls, value: float, aims: Iterable[float] = ()) -> Score:
+        """A float like any other, which most strategies take it for."""
+        made = super().__new__(cls, value)
+        made.aims = tuple(aims)
+        return made
+
+
+Asking = Generator[Request, float, None]  # asks with requests, is told a `Score` for each
 
 
 Scored = tuple[float, Genotype]
@@ -77,6 +89,7 @@ class Strategy(SearchMethod):
     """A search method that asks and is told."""
 
     partial_effort: ClassVar[bool] = False  # asks for a fraction of the whole effort at times
+    weighs_aims: ClassVar[bool] = False  # looks at the aims of a score
 
     def ask(self, pool: Pool, generator: random.Random) -> Asking:
         """The search itself; ends when it has nothing more to ask."""

@@ -60,6 +60,7 @@ EXAMPLES = {
         '"searched=[runs/search/RUN]"',
     ),
     "describe": ("genotype=darts_v2", "genotype=latest json=true", "experiment=darts_imagenet genotype=darts_v2"),
+    "measure": ("space=darts network.channels=16 network.cells=5", "device=cuda batch_size=64"),
     "front": ('table=ACCURACIES.csv costs=LATENCIES.csv "cost=[pixel2]" "limits=[18]"',),
     "predict": ("images=PICTURES/test labels=folders",),
     "export": ("to=onnx", "weights=runs/final/RUN to=pt2 fold=true"),

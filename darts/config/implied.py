@@ -22,6 +22,7 @@ FOLLOWING = [  # a choice and one that follows from it
     (("dataset", "text_folder"), ("evaluator", "brief_training_text")),
     (("experiment", "darts_ptb"), ("evaluator", "brief_training_text")),
     (("experiment", "darts_wikitext2"), ("evaluator", "brief_training_text")),
+    (("method", "nsga2"), ("evaluator", "multi_objective")),
     (("experiment", "pc_darts_imagenet"), ("method", "pc_darts")),
 ]
 IGNORED_IF_IMPLIED = ("evaluator=brief_training_text",)  # which a search by gradients ignores, and does not refuse

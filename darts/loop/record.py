@@ -92,6 +92,7 @@ def _files_identity(settings: Any) -> dict[str, str]:
         "benchmark.content": getattr(getattr(settings, "benchmark", None), "table", None),
         "evaluator.supernet_content": getattr(inner, "supernet", None),
         "start_from.content": getattr(settings, "start_from", None),
+        "constraints.latency_content": getattr(getattr(settings, "constraints", None), "latency_table", None),
     }
     found = {}
     for key, place in named.items():

@@ -6,30 +6,25 @@ stay counts k / n, and on it each candidate that may be chosen counts its weight
 
 from __future__ import annotations
 
+import logging
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from darts.models.latency import Latencies, places
 from darts.models.network import build_network
 from darts.models.operations import candidate
 from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
 from darts.spaces.genotype import Genotype
-from darts.spaces.search_space import InputShape, SearchSpace, halvings, plan_cells
-
-Sides = tuple[int, int]  # height and width of a map
-
-
-def divided(sides: Sides, stride: int) -> Sides:
-    """Return height and width of a map after a stride; what does not divide is rounded up."""
-    return -(-sides[0] // stride), -(-sides[1] // stride)
+from darts.spaces.search_space import InputShape, SearchSpace, Sides
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -65,6 +60,7 @@ def _macs_of_operators(network: nn.Module, *arguments: Any) -> int:
     return counter.get_total_flops() // 2
 
 
+log = logging.getLogger(__name__)
 LAYERS = (nn.Conv2d, nn.Linear)  # whose multiply-adds are their outputs times the weights of one
 OWN_FILES = ("operations", "network", "supernet", "depthwise", "batch_norm", "pooling", "stem")
 OWN = {f"darts.models.{name}" for name in OWN_FILES}
@@ -94,12 +90,20 @@ def _macs_of_layers(network: nn.Module, *arguments: Any) -> int:
     return total
 
 
+WARM_UP, REPETITIONS = 3, 20  # passes before a latency is measured, and those of which it is the median
+
+
+def latency_ms(network: nn.Module, images: Tensor, repetitions: int = REPETITIONS, warm_up: int = WARM_UP) -> float:
+    """Median time of a forward pass in evaluation mode, in milliseconds, after passes of warm-up."""
+    return statistics.median(latencies_ms(network, images, repetitions, warm_up))
+
+
 @torch.no_grad()
-def latency_ms(network: nn.Module, images: Tensor, repetitions: int = 20) -> float:
-    """Median time of a forward pass in evaluation mode, in milliseconds, after three passes of warm-up."""
+def latencies_ms(network: nn.Module, images: Tensor, repetitions: int, warm_up: int) -> list[float]:
+    """Times of forward passes in evaluation mode, in milliseconds, without those of warm-up."""
     network.eval()
-    times = [_timed(lambda: network(images), images.device) for _ in range(3 + repetitions)]
-    return 1000 * statistics.median(times[3:])
+    times = [1000 * _timed(lambda: network(images), images.device) for _ in range(warm_up + repetitions)]
+    return times[warm_up:]
 
 
 def _timed(action: Callable[[], Any], device: torch.device) -> float:
@@ -110,17 +114,22 @@ def _timed(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-COSTS = ("parameters", "macs", "latency_ms")
+LATENCY = "latency_ms"
+COSTS = ("parameters", "macs", LATENCY)
 
 
 @dataclass
 class CostModel:
-    """Expected costs, of one image, of the network that `settings.network` would make of a mixture."""
+    """Expected costs, of one image, of the network that `settings.network` would make of a mixture.
+
+    Where there is a table of latencies they are its own, else measured on `device`.
+    """
 
     settings: ConstraintSettings
     space: SearchSpace
     shape: InputShape
     device: torch.device
+    latencies: Latencies | None = None
     limits: dict[str, float] = field(init=False)
     tables: dict[str, dict[str, Tensor]] = field(init=False)  # cost -> cell type -> (edges, candidates), all cells
     rest: dict[str, float] = field(init=False)  # cost -> what does not lie on edges
@@ -130,16 +139,25 @@ class CostModel:
     def __post_init__(self) -> None:
         given = {name: getattr(self.settings, name) for name in COSTS}
         self.limits = {name: float(limit) for name, limit in given.items() if limit is not None}
-        self.tables = {name: self._table(name) for name in self.limits}
-        reference = self.space.sample(random.Random(0))
-        known = self.measured(reference) if self.limits else {}
+        by_table = self.latencies is not None
+        counted = [name for name in self.limits if not (by_table and name == LATENCY)]
+        self.tables = {name: self._table(name) for name in counted}
         self.selectable = {kind: self._selectable(kind) for kind in self.space.cell_types}
         self.kept = self._kept()
-        self.rest = {name: known[name] - self._on_edges(name, reference) for name in self.limits}
+        reference = self.space.sample(random.Random(0))
+        known = network_costs(reference, self.settings.network, self.shape, self.device, counted)
+        self.rest = {name: known[name] - self._on_edges(name, reference) for name in counted}
+        if self.latencies is not None and LATENCY in self.limits:
+            sums = self.latencies.sums
+            self.tables[LATENCY] = {kind: torch.tensor(own).to(self._like()) for kind, own in sums.tables.items()}
+            self.rest[LATENCY] = sums.rest
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
         """The costs, among those that are limited, of a genotype's own network."""
-        return network_costs(genotype, self.settings.network, self.shape, self.device, self.limits)
+        return costs_of(genotype, self.settings.network, self.shape, self.device, self.limits, self.latencies)
+
+    def _like(self) -> Tensor:
+        return torch.zeros((), device=self.device)
 
     def expected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """By cost, its expectation under the scores (edges, candidates) of every cell type; differentiable."""
@@ -171,28 +189,14 @@ class CostModel:
             kind: torch.zeros(len(self.space.edges()), len(self.space.candidates)) for kind in self.space.cell_types
         }
         known: dict[tuple[str, int, int, Sides], float] = {}
-        for kind, row, width, stride, sides in self._places():
+        for kind, row, width, stride, sides in places(self.space, self.settings.network, self.shape):
             for column in self.space.selectable(kind, row):
                 key = self.space.candidates[column], width, stride, sides
                 if key not in known:
                     operation = placed(candidate(key[0]).build(width, stride, True), self.device)
-                    known[key] = _cost(name, operation, _map((width, *sides), self.device))
+                    known[key] = _cost(name, operation, zero_map((width, *sides), self.device))
                 table[kind][row, column] += known[key]
         return {kind: matrix.to(self.device) for kind, matrix in table.items()}
-
-    def _places(self) -> Iterator[tuple[str, int, int, int, Sides]]:
-        """Cell type, edge, channels, stride, height and width of the map, of every edge of every cell."""
-        size, inputs = self.settings.network, self.space.layout.inputs
-        sides = divided(self.shape.sides, 2 ** halvings(size.stem_reductions))
-        for plan in plan_cells(size.cells, size.channels, self.space.multipliers(), self.space.layout):
-            after = divided(sides, plan.stride)
-            searched = plan.kind in self.space.cell_types
-            edges = self.space.edges() if searched else []
-            for row, (source, _) in enumerate(edges):
-                outer = source < inputs
-                stride, size_before = (plan.stride, sides) if outer else (1, after)
-                yield plan.kind, row, plan.channels, stride, size_before
-            sides = after
 
     def _on_edges(self, name: str, genotype: Genotype) -> float:
         pairs = [(kind, place) for kind, cell in genotype.cells.items() for place in self.space.places(cell)]
@@ -216,13 +220,43 @@ def network_costs(
     genotype: Genotype, size: NetworkSettings, shape: InputShape, device: torch.device, names: Iterable[str] = COSTS
 ) -> dict[str, float]:
     """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image."""
+    wanted = list(names)
+    if not wanted:
+        return {}
     network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
-    image = _map(shape.map_shape, device)
-    return {name: _cost(name, placed(network, device), image) for name in names}
+    image = zero_map(shape.map_shape, device)
+    return {name: _cost(name, placed(network, device), image) for name in wanted}
 
 
-def _map(shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    return torch.zeros(1, *shape, device=device).contiguous(memory_format=torch.channels_last)
+def costs_of(
+    genotype: Genotype,
+    size: NetworkSettings,
+    shape: InputShape,
+    device: torch.device,
+    names: Iterable[str],
+    latencies: Latencies | None,
+) -> dict[str, float]:
+    """The same, with the latency of a table where there is one."""
+    wanted = list(names)
+    if latencies is None or LATENCY not in wanted:
+        return network_costs(genotype, size, shape, device, wanted)
+    others = network_costs(genotype, size, shape, device, [name for name in wanted if name != LATENCY])
+    return {**others, LATENCY: latencies.of(genotype)}
+
+
+def tell_of_latency(settings: ConstraintSettings, latencies: Latencies | None, device: torch.device) -> None:
+    """Say at a search's start where its latencies come from."""
+    if latencies is not None:
+        log.info("%s", latencies.told())
+    elif settings.latency_ms is not None:
+        threads = torch.get_num_threads()
+        log.info("latency: of one image, operation by operation on %s, %d threads: medians of %d passes after %d",
+                 device, threads, REPETITIONS, WARM_UP)  # fmt: skip
+
+
+def zero_map(shape: tuple[int, int, int], device: torch.device, images: int = 1) -> Tensor:
+    """Maps of zeros (images, channels, height, width), as networks are given them."""
+    return torch.zeros(images, *shape, device=device).contiguous(memory_format=torch.channels_last)
 
 
 def _cost(name: str, module: torch.nn.Module, image: Tensor) -> float:

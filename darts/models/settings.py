@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from darts.runtime.errors import require
-from darts.spaces.search_space import is_stem
+from darts.spaces.search_space import InputShape, is_size, is_stem, size_of
 
 
 @dataclass
@@ -24,6 +24,25 @@ class NetworkSettings:
         require(3 <= self.cells <= 1000, "network.cells", self.cells, "from 3 (both cell types occur) to 1000")
         allowed = "a whole number from 0 to 6, or imagenet"
         require(is_stem(self.stem_reductions), "network.stem_reductions", self.stem_reductions, allowed)
+
+
+@dataclass
+class InputSettings:
+    """The images that a network is made for."""
+
+    channels: int  # of an image
+    size: Any  # pixels: the side of a square image, or [height, width]
+    classes: int  # answers of the network
+
+    def __post_init__(self) -> None:
+        require(1 <= self.channels <= 4096, "input.channels", self.channels, "from 1 to 4096")
+        allowed = "from 1 to 4096, or [height, width] of such"
+        require(is_size(self.size), "input.size", self.size, allowed)
+        require(1 <= self.classes <= 1_000_000, "input.classes", self.classes, "from 1 to 1000000")
+
+    def shape(self) -> InputShape:
+        """What the network is given and asked for."""
+        return InputShape(self.channels, size_of(self.size), self.classes)
 
 
 class Engine(Enum):
@@ -46,7 +65,9 @@ class ConstraintSettings:
 
     parameters: float | None  # trained values of the network
     macs: float | None  # multiply-adds of one image
-    latency_ms: float | None  # of one image on the search's device
+    latency_ms: float | None  # of one image, on the search's device or as latency_table says
+    latency_table: str | None  # a CSV file: latencies of all cells by device, or of operations by darts.measure
+    device: str | None  # which column of latency_table
     weight: float  # of the penalty while the expected cost is above a limit
     network: NetworkSettings  # the size at which the found cell is to be used
 
@@ -55,6 +76,10 @@ class ConstraintSettings:
             limit = getattr(self, name)
             require(limit is None or 0 < limit < math.inf, f"constraints.{name}", limit, "above 0, finite, or null")
         require(0 <= self.weight < math.inf, "constraints.weight", self.weight, "at least 0, finite")
+
+        given = self.latency_table is not None
+        allowed = "null, or constraints.latency_table with it"
+        require(given or self.device is None, "constraints.device", self.device, allowed)
 
     @property
     def any(self) -> bool:

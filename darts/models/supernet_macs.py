@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from darts.models.cost import Sides, count_macs, divided
+from darts.models.cost import count_macs
 from darts.models.mixture import Mixture, MixtureWeights
 from darts.models.operations import search_operation
 from darts.models.supernet import Mixing, Supernet
-from darts.spaces.search_space import CellPlan, InputShape, Layout, SearchSpace, Stem, halvings
+from darts.spaces.search_space import CellPlan, InputShape, Layout, SearchSpace, Sides, Stem, divided, halvings
 
 DIFFERENTIATED = 3  # passes: forward, the gradient in the activations, the gradient in the weights
 

@@ -21,7 +21,8 @@ from darts.loop.record import (
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import WeightOptimiser
 from darts.methods.schedule import Stage
-from darts.models.cost import CostModel
+from darts.models.cost import CostModel, tell_of_latency
+from darts.models.latency import latencies_of
 from darts.models.layout import choose_layout
 from darts.models.mixture import Moment
 from darts.runtime import distributed
@@ -169,7 +170,11 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
 
 def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device) -> CostModel | None:
     """What the found network will cost, where that is limited."""
-    return CostModel(settings.constraints, settings.space, shape, device) if settings.constraints.any else None
+    if not settings.constraints.any:
+        return None
+    latencies = latencies_of(settings.constraints, settings.space, shape)
+    tell_of_latency(settings.constraints, latencies, device)
+    return CostModel(settings.constraints, settings.space, shape, device, latencies)
 
 
 # Variants

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from omegaconf import DictConfig
 
-from darts.blackbox import predictor, strategies  # noqa: F401  they register themselves
+from darts.blackbox import nsga2, predictor, strategies  # noqa: F401  they register themselves
 from darts.blackbox.settings import BlackBoxSettings, Evaluator, Rules, TextBlackBoxSettings
 from darts.config.compose import dotted_key, is_among, typed_settings
 from darts.config.implied import IGNORED_IF_IMPLIED, task_names
@@ -81,6 +81,9 @@ class SearchSettings(RunSettings):
         if isinstance(self.dataset, SeveralDatasets):
             require(not self.graphs, "graphs", True, "false with several tasks, whose batches are of many shapes")
             require(not self.constraints.any, "constraints", "given", f"null, {OF_ONE_NETWORK}")
+        table, used = self.constraints.latency_table, self.constraints.latency_ms is not None
+        allowed = "null, or constraints.latency_ms with it"
+        require(used or table is None, "constraints.latency_table", table, allowed)
         limit, needed = self.budget.epochs, self.planned_epochs()
         within = limit is None or needed <= limit + 1e-9
         allowed = f"at least {needed:g}, the passes over all training images of search.epochs ({self.search.epochs})"

@@ -1,6 +1,6 @@
-"""Fronts of two aims: the cells that no other beats in quality and cost at once, and how much of the plane they hold.
+"""Fronts: cells that no other beats in several aims at once, and how much of the plane of two aims they hold.
 
-Quality is to be high, and cost low. Arrays have one entry a cell.
+Quality is to be high, and cost low; of several aims each is to be high. Arrays have one entry, or one row, a cell.
 """
 
 from __future__ import annotations
@@ -21,6 +21,38 @@ def front(quality: Numbers, cost: Numbers) -> NDArray[numpy.int64]:
     best = numpy.maximum.accumulate(quality[order])
     better = numpy.r_[True, best[1:] > best[:-1]]
     return order[better]
+
+
+def ranks(aims: Numbers) -> NDArray[numpy.int64]:
+    """Of each row of `aims` (cells, aims), the number of its front: 0 where no other dominates it, then without those.
+
+    Deb et al. 2002, section III A.
+    """
+    at_least, better = aims[:, None] >= aims[None], aims[:, None] > aims[None]
+    dominates = at_least.all(axis=2) & better.any(axis=2)  # (the one, the other)
+    found = numpy.full(len(aims), -1)
+    number = 0
+    while (found < 0).any():
+        left = found < 0
+        dominated = (dominates & left[:, None]).any(axis=0)
+        found[left & ~dominated] = number
+        number += 1
+    return found
+
+
+def crowding(aims: Numbers) -> Numbers:
+    """Of each row of `aims` (cells of one front, aims), how far apart its neighbours are, summed over the aims.
+
+    The ends of every aim are infinitely far; each aim is scaled by its range (Deb et al. 2002, section III B).
+    """
+    total = numpy.zeros(len(aims))
+    for values in aims.T:
+        order = numpy.argsort(values, kind="stable")
+        total[order[[0, -1]]] = numpy.inf
+        spread = values[order[-1]] - values[order[0]]
+        if spread > 0:
+            total[order[1:-1]] += (values[order[2:]] - values[order[:-2]]) / spread
+    return total
 
 
 def hypervolume(quality: Numbers, cost: Numbers, limits: tuple[float, float]) -> float:

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from darts.runtime.errors import UserError, one_line, require
 from darts.runtime.files import read_regular
@@ -127,7 +127,23 @@ class Table:
 
     def accuracy(self, genotype: Genotype, column: str) -> float:
         """Of a cell, in percent; raises `UserError` for a cell or a column that the table lacks."""
+        return self.value(genotype, column)
+
+    def value(self, genotype: Genotype, column: str) -> float:
+        """What a column says of a cell; raises `UserError` for a cell or a column that the table lacks."""
         return float(self.values(column)[self._row(genotype)])
+
+    def require_costs(self, column: str) -> None:
+        """`UserError` naming a cell whose cost in a column is no number of at least 0."""
+        import numpy
+
+        values = self.values(column)
+        strange = ~(numpy.isfinite(values) & (values >= 0))
+        if strange.any():
+            row = int(strange.argmax())
+            cell = next(cell for cell, place in self.index.items() if place == row)
+            told = f"{column} of {one_line(cell)} is {values[row]:g}; it must be a number of at least 0"
+            raise UserError(f"{self.place}: {told}")
 
     def rank(self, genotype: Genotype, column: str) -> int:
         """1 for the best cell; cells of equal accuracy share the better rank."""
@@ -141,7 +157,7 @@ class Table:
     def _row(self, genotype: Genotype) -> int:
         text = _joined(genotype)  # of another cell, it is none of the index
         if text not in self.index:
-            raise UserError(f"benchmark.table has no entry for {text}")
+            raise UserError(f"{self.place.split()[0]} has no entry for {text}")
         return self.index[text]
 
     def values(self, name: str) -> numpy.ndarray:
@@ -179,10 +195,7 @@ def _from_csv(path: Path, setting: str) -> Table:
 
     place = f"{setting} {one_line(path)}"
     try:
-        data = read_regular(path)
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""))
-        rows = [(reader.line_num, *row) for row in reader if row]
+        rows, digest = read_rows(path)
         lines, *values = zip(*rows, strict=True)
         names = [column[0].strip() for column in values]
         cells = [cell.strip() for cell in values[names.index("arch")][1:]]
@@ -194,7 +207,18 @@ def _from_csv(path: Path, setting: str) -> Table:
     if twice:
         raise UserError(f"{place}: line {lines[0]} has the column {one_line(twice[0])!r} twice; each name once")
     table = _without_repeats(cells, columns, place, lines[1:])
-    return dataclasses.replace(table, digest=hashlib.sha256(data).hexdigest())
+    return dataclasses.replace(table, digest=digest)
+
+
+def read_rows(path: Path) -> tuple[list[tuple[Any, ...]], str]:
+    """The rows of a CSV file, gzipped or not, each behind the number of its line; and the file's SHA-256.
+
+    Errors: OSError, EOFError, ValueError, csv.Error and zlib.error, for the caller to name the file.
+    """
+    data = read_regular(path)
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    reader = csv.reader(io.StringIO(text, newline=""))
+    return [(reader.line_num, *row) for row in reader if row], hashlib.sha256(data).hexdigest()
 
 
 def _without_repeats(

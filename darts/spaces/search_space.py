@@ -55,6 +55,14 @@ def halvings(stem: Stem) -> int:
     return 3 if isinstance(stem, str) else stem
 
 
+Sides = tuple[int, int]  # height and width of a map
+
+
+def divided(sides: Sides, stride: int) -> Sides:
+    """Return height and width of a map after a stride; what does not divide is rounded up."""
+    return -(-sides[0] // stride), -(-sides[1] // stride)
+
+
 @dataclass(frozen=True)
 class InputShape:
     """What a network is given and asked for: maps of `channels` x height x width, `classes` answers."""
