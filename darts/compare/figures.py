@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from darts.blackbox.pareto import UNITS, front
+from darts.compare.devices import Device
 from darts.compare.plan import RANDOM
 from darts.compare.report import Report, by_cell
 from darts.compare.scale import Scale
@@ -84,6 +85,28 @@ def _place(outcome: Outcome, cost: str, unit: float, scale: Scale) -> dict[str, 
     """A network in the picture; "accuracy" is what the front takes: its score, of which more is better."""
     shown = scale.factor * outcome.value
     return {"accuracy": scale.metric.score(shown), "shown": shown, cost: getattr(outcome, cost) / unit}
+
+
+def draw_device(device: Device, colour: Mapping[str, str]) -> Figure:
+    """The true front of a device, and of each method the cells that its searches offer."""
+    figure = new_figure(7.5, 4)
+    axes = figure.subplots()
+    for method in dict.fromkeys(offer.method for offer in device.offers):
+        cells = [cell for offer in device.offers if offer.method == method for cell in offer.cells]
+        axes.plot([cell.latency for cell in cells], [cell.accuracy for cell in cells], "o", alpha=0.5, markersize=4,
+                  color=colour.get(method, "#7f7f7f"), label=label(method))  # fmt: skip
+    places = [point.latency for point in device.true_front], [point.accuracy for point in device.true_front]
+    axes.plot(*places, "-", color="#333333", linewidth=1, drawstyle="steps-post", label="true front")
+    for limit in device.within:
+        axes.axvline(float(limit), color="#999999", linewidth=1, linestyle=":")
+    shown = [value for value in places[1] if value > 0]
+    lowest = min([cell.accuracy for offer in device.offers for cell in offer.cells] + shown)
+    axes.set(xlabel=f"latency on {device.name}, ms", ylabel="accuracy %", ylim=(max(lowest - 3, 0), None))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
+    figure.tight_layout()
+    return figure
 
 
 COSTS = {  # unit and words

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darts.compare import figures, tables
 from darts.compare.checklist import checklist
+from darts.compare.devices import Device
 from darts.compare.figures import History
 from darts.compare.report import Claim, Report
 from darts.compare.sentences import sentences
@@ -31,6 +32,7 @@ CAPTIONS = {
     "accuracies": "Every network a point, each cell's mean a stroke, each group's median a diamond with its interval.",
     "costs": "Each search's cell over what the search spent.",
     "progress": "What each method held for best after so much cost: its searches' mean, worst and best.",
+    "device": "The cells that the searches offer, a point each, and the front of all cells of the table.",
     "sizes": "Every network over its size; the line is the Pareto front of all.",
 }
 STYLE = """
@@ -109,6 +111,8 @@ def write_report(
         "progress": figures.draw_progress(report, histories),
         "sizes": figures.draw_sizes(report),
     }
+    if report.device is not None:
+        drawn["device"] = figures.draw_device(report.device, figures.colours(report))
     known = {name: figure for name, figure in drawn.items() if figure is not None}
     for name, figure in known.items():
         save_figure(figure, folder / "figures" / name, (".png", ".svg", ".pdf"))
@@ -132,6 +136,10 @@ def _about(report: Report, environment: Mapping[str, Any]) -> list[tuple[str, st
     data, table = report.data, report.settings.get("benchmark.table")
     if table is not None:
         lines.append(("Accuracies", f"{table}, column {report.settings.get('benchmark.column')}"))
+        if report.device is not None:
+            latencies = report.settings.get("constraints.latency_table")
+            digests = ", ".join(f"SHA-256 {digest[:12]}" for digest in report.device.sources.values())
+            lines.append(("Latencies", f"{latencies}, column {report.device.name} ({digests})"))
     elif data:
         place = f" in {data['folder']}" if data.get("folder") else ""
         tested = f", test data {data['test_digest']}" if data.get("test_digest") else ""
@@ -161,6 +169,7 @@ def _markdown(
         tables.markdown(tables.summary(report)),
         tables.notes(report),
         *(f"![{name}](figures/{name}.png)" for name in drawn),
+        *_device_in_markdown(report),
         *(["## Foretold and found", tables.markdown(tables.forecast(report))] if report.planned else []),
         *(["## Every group against every other", tables.markdown(tables.two_way(report))] if report.pairs else []),
         "## Every network",
@@ -169,6 +178,23 @@ def _markdown(
         tables.markdown(answers),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _device_in_markdown(report: Report) -> list[str]:
+    if report.device is None:
+        return []
+    told = [f"## On {report.device.name}", tables.markdown(tables.fronts(report.device))]
+    if report.device.within:
+        told.append(tables.markdown(tables.picks(report.device)))
+    return [*told, tables.ON_DEVICE]
+
+
+def _device_section(device: Device) -> str:
+    """The fronts for a device, and what to take within limits."""
+    parts = [_section(f"On {device.name}", tables.fronts(device))]
+    if device.within:
+        parts.append(_table(tables.picks(device)))
+    return "".join([*parts, f'<p class="note">{_text(tables.ON_DEVICE)}</p>'])
 
 
 def _failures(report: Report) -> list[str]:
@@ -196,6 +222,7 @@ def _page(
         *(f"<p>{_text(line)}</p>" for line in _failures(report)),
         f'{_table(tables.summary(report))}<p class="note">{_text(tables.notes(report))}</p>',
         pictures,
+        "" if report.device is None else _device_section(report.device),
         _section("Foretold and found", tables.forecast(report) if report.planned else []),
         _section("Every group against every other", tables.two_way(report) if report.pairs else []),
         f"<h2>The cells</h2>{_cells(cells)}",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from darts.compare.devices import Device
 from darts.compare.plan import RANDOM, SEARCHED
 from darts.compare.power import LEVEL, SAMPLING, SEARCH, Design
 from darts.compare.scale import Scale, scale_of
@@ -94,6 +95,7 @@ class Background:
     planned: Sequence[Design] = ()
     circumstances: Sequence[str] = ()
     terms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    device: Device | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Report:
     planned: list[Design]  # what was foretold of the claims before anything ran
     circumstances: list[str]  # the different hardware and versions of the runs
     terms: dict[str, list[str]]  # the different data, spaces and budgets of the searches, by what they are of
+    device: Device | None = None  # what the searches offer for a device, where the comparison is on one
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -160,6 +163,7 @@ def make_report(outcomes: Sequence[Outcome], settings: dict[str, Any], backgroun
         planned=list(known.planned),
         circumstances=list(known.circumstances),
         terms={name: list(values) for name, values in known.terms.items()},
+        device=known.device,
     )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from darts.compare import page, plan, power, trials
+from darts.compare import devices, page, plan, power, trials
 from darts.compare.power import Design
 from darts.compare.report import Background, Report, make_report
 from darts.compare.settings import CompareSettings
@@ -34,6 +34,7 @@ def foretold(settings: CompareSettings) -> list[Design]:
     """What the comparison could show, once everything that its settings name has been found to be usable."""
     trials.check_searches(settings)
     load_table(settings.benchmark, settings.space)
+    devices.judge_of(settings)
     for reference in settings.searched or []:
         plan.find_given(settings, reference)
     return power.forecast(settings)
@@ -82,4 +83,5 @@ def background(settings: CompareSettings, folder: Path, failed: Sequence[str], p
         planned=planned,
         circumstances=trials.circumstances(settings, folder),
         terms=trials.search_terms(settings, folder),
+        device=devices.on_device(settings, folder),
     )

@@ -38,6 +38,7 @@ PASSED = (
     "graphs",
     "runs",
     "benchmark",
+    "constraints",
     "experiment",
     "logger",
     "plugins",
@@ -113,7 +114,7 @@ def settings_of_search(settings: CompareSettings, method: str, seed: int) -> Sea
     if is_random_search(method) and not limited(limits):
         limits = budget_of_baseline(settings)
     given_limits = [f"budget.{name}={shown(value)}" for name, value in limits.items()] if limited(limits) else []
-    scored = [] if settings.scored_by is None else [f"evaluator={settings.scored_by}"]
+    scored = scoring(settings)
     name, *own = method.split()
     refuse_shared_settings(settings, method, own)
     any_method = [] if method in settings.methods else ["for_method=null"]  # an experiment may be of one method
@@ -123,12 +124,22 @@ def settings_of_search(settings: CompareSettings, method: str, seed: int) -> Sea
     found = _composed(method, (*given, *following, *searches, *own))
     for override in own:
         refuse_unused(dotted_key(override), found)
-    if settings.budget.evaluations is not None and isinstance(found, SearchSettings):
+    by_table = settings.scored_by == "table"  # whose answers cost nothing else
+    if settings.budget.evaluations is not None and isinstance(found, SearchSettings) and not by_table:
         raise UserError(
             f"budget.evaluations is {settings.budget.evaluations}, but {name} searches by gradients and makes none; "
             "give budget.epochs, budget.minutes or budget.macs"
         )
     return found
+
+
+def scoring(settings: CompareSettings) -> list[str]:
+    """What scores cells in the searches: on a device, where no limit is given, accuracy and latency as two aims."""
+    own = settings.scored_by
+    two_aims = settings.constraints.latency_table is not None and settings.constraints.latency_ms is None
+    if two_aims and own != "multi_objective":
+        return ["evaluator=multi_objective", *([] if own is None else [f"evaluator@evaluator.accuracy={own}"])]
+    return [] if own is None else [f"evaluator={own}"]
 
 
 def seed_of(method: str, seed: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from darts.config.compose import is_among
 from darts.config.registry import command_settings
 from darts.loop.settings import Budget, RunSettings, check_task
+from darts.models.settings import ConstraintSettings
 from darts.runtime.errors import UserError, require
 from darts.spaces.nasbench201 import BenchmarkTable
 from darts.tasks.settings import LanguageSettings
@@ -66,6 +67,8 @@ class CompareSettings(RunSettings):
     allow_underpowered: bool  # run a comparison that can show nothing, whatever the difference
     train: FinalLoop
     benchmark: BenchmarkTable  # a table of true accuracies, which then judges in place of retraining
+    constraints: ConstraintSettings  # of all searches; with a table of latencies the report has their fronts
+    limits: list[float]  # ms: which cell the searches would take that is no slower
     trial: str | None  # one trial only, by name: what the launcher runs
     language: LanguageSettings  # of a text: how each cell's model is trained
 
@@ -98,6 +101,21 @@ class CompareSettings(RunSettings):
         single = len(self.searched) == 1 or (bool(self.methods) and len(self.seeds) == 1)
         allowed = "null with a single cell or search, of which there is no test at equal size"
         require(self.adjust_for is None or not single, "adjust_for", self.adjust_for, allowed)
+
+        self._check_device()
+
+    def _check_device(self) -> None:
+        """What a comparison on a device asks for."""
+        table = self.constraints.latency_table
+        sound = all(0 < limit < math.inf for limit in self.limits)
+        require(sound, "limits", self.limits, "numbers above 0, finite: milliseconds")
+        require(table is not None or not self.limits, "limits", self.limits, "empty without constraints.latency_table")
+        if table is None:
+            return
+        allowed = "a table of the cells' accuracies with constraints.latency_table"
+        require(self.benchmark.table is not None, "benchmark.table", None, allowed)
+        require(bool(self.methods), "methods", [], "names of methods with constraints.latency_table")
+        require(not self.tasks, "tasks", self.tasks, "empty with constraints.latency_table")
 
     def refuse_unused(self, key: str) -> None:
         """`UserError` where a setting is given that the retrainings do not use; `key`: its dotted name."""

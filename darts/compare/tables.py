@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from darts.compare.devices import Device
 from darts.compare.plan import RANDOM
 from darts.compare.power import SAMPLING, SEARCH
 from darts.compare.report import Claim, Group, Report
@@ -30,6 +31,12 @@ AT_EQUAL_SIZE = (
 BY_TABLE = (
     " Accuracies are a table's: nothing was trained; parameters and multiply-adds are of the network that `network` "
     "and `dataset` describe."
+)
+ON_DEVICE = (
+    "Hypervolume: the part of the unit square that the offered cells dominate, accuracy from 0 to 1, latency scaled from "
+    "the least to the greatest of all cells. A search offers the cells on its own front, by what it was told, or the one "
+    "that it found; the tables judge them. Regret: what the true front holds more. p: by ranks, two-sided, a search one "
+    "observation, corrected by Holm's method. Within a limit a search takes the best by what it was told."
 )
 COLUMNS = ("cells", "number", "trained", "METRIC: median", "mean", "std over cells", "std over retrainings",
            "relative improvement", "p: random sampling", "A12", "p: random search", "parameters", "multiply-adds",
@@ -130,6 +137,39 @@ def forecast(report: Report) -> Rows:
         cells = f"{design.first} and {design.second}"
         rows.append([design.group, design.against, cells, f"{design.least:.3g}", *powers, difference, p_value(claim),
                      outcome])  # fmt: skip
+    return rows
+
+
+def fronts(device: Device) -> Rows:
+    """A row for each method: how much its searches' fronts hold, and what is missing to the true one."""
+    rows = [["method", "searches", "cells offered", "hypervolume: mean", "median (interval)", "regret: mean",
+             "p: random search", "A12"]]  # fmt: skip
+    for own in device.methods:
+        offers = [offer for offer in device.offers if offer.method == own.method]
+        cells = statistics.fmean(len(offer.cells) for offer in offers)
+        middle = f"{statistics.median(offer.hypervolume for offer in offers):.4f}"
+        if own.interval is not None:
+            middle += f" ({own.interval.low:.4f} to {own.interval.high:.4f})"
+        p = "-" if own.p is None else f"{own.p:.4f}"
+        beats = "-" if own.test is None else f"{own.test.superiority:.2f}"
+        rows.append([own.method, str(own.searches), f"{cells:.1f}", f"{own.hypervolume:.4f}", middle,
+                     f"{own.regret:.4f}", p, beats])  # fmt: skip
+    whole = f"{device.hypervolume:.4f}"
+    return [*rows, ["the true front", "-", str(len(device.true_front)), whole, "-", "0", "-", "-"]]
+
+
+def picks(device: Device) -> Rows:
+    """A row for each method and limit: what its searches would take."""
+    rows = [["at most, ms", "method", "searches that offer one", "accuracy: mean", "worst to best", "most would take"]]
+    for limit, best in device.within.items():
+        for own in device.methods:
+            (pick,) = [pick for pick in own.picks if pick.limit == limit]
+            shown = ["-"] * 3
+            if pick.mean is not None:
+                shown = [f"{pick.mean:.2f}%", f"{pick.worst:.2f} to {pick.best:.2f}", str(pick.cell)]
+            rows.append([limit, own.method, f"{pick.searches} of {own.searches}", *shown])
+        true = ["-"] * 3 if best is None else [f"{best.accuracy:.2f}%", f"in {best.latency:g} ms", best.cell]
+        rows.append([limit, "the best of all cells", "-", *true])
     return rows
 
 

@@ -154,8 +154,12 @@ class Table:
         """What is written down of a cell: its accuracy and rank."""
         return {"table/accuracy": self.accuracy(genotype, column), "table/rank": self.rank(genotype, column)}
 
+    def text(self, genotype: Genotype) -> str:
+        """How the table names a cell; of another cell a text that is none of the index."""
+        return _joined(genotype)
+
     def _row(self, genotype: Genotype) -> int:
-        text = _joined(genotype)  # of another cell, it is none of the index
+        text = self.text(genotype)
         if text not in self.index:
             raise UserError(f"{self.place.split()[0]} has no entry for {text}")
         return self.index[text]
