@@ -25,7 +25,17 @@ ENGINES = {
 }
 METHODS = {
     name: [f"method={name}", "network.channels=4"]
-    for name in ("pc_darts", "sdarts_adv", "drnas", "gdas", "idarts", "oles", "fair_darts", "darts_minus")
+    for name in (
+        "pc_darts",
+        "sdarts_adv",
+        "drnas",
+        "gdas",
+        "idarts",
+        "oles",
+        "fair_darts",
+        "darts_minus",
+        "darts_front",
+    )
 }
 VARIANTS = {
     "lambda_darts": ["method=lambda_darts", "network.cells=5"],

@@ -25,6 +25,7 @@ from darts.methods.discretisation import FewSkips, Threshold
 from darts.models.mixture import START, MixtureWeights, Moment, dense_mixture
 from darts.models.supernet import MixedOperation, Mixing, Supernet, shuffled
 from darts.search import loop as search
+from darts.search import state as search_state
 from darts.spaces.search_space import InputShape, plan_cells
 from tests.conftest import TINY_SEARCH, composed, space_of
 
@@ -186,7 +187,7 @@ def test_a_supernet_that_drops_edges_is_the_reference_and_knows_its_probability(
     assert type(state.supernet) is Supernet
     state.epoch = 2
     search.set_dropout(state)
-    dropouts = list(state.dropouts())
+    dropouts = list(search_state.dropouts(state))
     edges = sum(len(state.settings.space.edges()) for _ in state.supernet.kinds)
     assert len(dropouts) == edges and {dropout.probability for dropout in dropouts} == {0.5}
 

@@ -444,6 +444,7 @@ def test_what_is_tested_is_the_epoch_of_the_lowest_validation_loss(text, tmp_pat
 REFUSED = {
     "pc_darts": "channels", "drnas_progressive": "channels", "darts_minus": "edge_extras", "p_darts": "edge_extras",
     "r_darts_dp": "edge_extras", "oles": "weight_gradient", "lambda_darts": "weight_gradient",
+    "darts_front": "preference",
 }  # fmt: skip
 
 

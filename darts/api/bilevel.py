@@ -15,6 +15,7 @@ from darts.models.mixture import Mixture, Moment
 from darts.models.supernet import Supernet
 from darts.runtime.device import ready_device
 from darts.runtime.errors import UserError, require
+from darts.search.preferences import alpha_at
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, new_state
 from darts.search.step import architecture_step, joint_step, weight_step
@@ -94,7 +95,8 @@ class Bilevel:
         """The mixture weights of the present moment, as the supernet takes them, with a gradient in alpha."""
         state = self._state
         with state.noise("mixture"):
-            return self.settings.method.mixture(state.alpha, state.masks, self.moment, self.settings.space)
+            alpha = alpha_at(state, state.alpha)
+            return self.settings.method.mixture(alpha, state.masks, self.moment, self.settings.space)
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Logits of the supernet under the mixture without its random draws, and without a gradient."""

@@ -1,6 +1,6 @@
 """What a comparison's searches offer for a device: their fronts of accuracy and latency, beside a table's true one.
 
-A search offers the cells of its own front, by what it was told (pareto.json), or the one cell that it found. Tables then
+A search offers the cells of its own front, by what it was told (pareto.json), or the one cell that it found. Tables
 judge them: nothing is chosen by the accuracy that counts.
 """
 

@@ -33,10 +33,10 @@ BY_TABLE = (
     "and `dataset` describe."
 )
 ON_DEVICE = (
-    "Hypervolume: the part of the unit square that the offered cells dominate, accuracy from 0 to 1, latency scaled from "
-    "the least to the greatest of all cells. A search offers the cells on its own front, by what it was told, or the one "
-    "that it found; the tables judge them. Regret: what the true front holds more. p: by ranks, two-sided, a search one "
-    "observation, corrected by Holm's method. Within a limit a search takes the best by what it was told."
+    "Hypervolume: the part of the unit square that the offered cells dominate, accuracy from 0 to 1, latency scaled "
+    "from the least to the greatest of all cells. A search offers the cells on its own front, by what it was told, or "
+    "the one that it found; the tables judge them. Regret: what the true front holds more. p: by ranks, two-sided, a "
+    "search one observation, corrected by Holm's method. Within a limit a search takes the best by what it was told."
 )
 COLUMNS = ("cells", "number", "trained", "METRIC: median", "mean", "std over cells", "std over retrainings",
            "relative improvement", "p: random sampling", "A12", "p: random search", "parameters", "multiply-adds",

@@ -33,7 +33,7 @@ from darts.runtime.errors import UserError, unknown
 T = TypeVar("T")
 
 METHOD_PLACES = (
-    *("relaxation", "channels", "edge_extras", "regularisers", "perturbation", "hypergradient"),
+    *("relaxation", "preference", "channels", "edge_extras", "regularisers", "perturbation", "hypergradient"),
     *("weight_gradient", "schedule", "stopping", "discretisation"),
 )
 GROUPS = {

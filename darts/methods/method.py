@@ -16,6 +16,7 @@ from darts.methods.discretisation import Discretisation
 from darts.methods.edge_extras import EdgeExtras
 from darts.methods.hypergradient import FiniteDifference, Hypergradient, Neumann
 from darts.methods.perturbation import Perturbation
+from darts.methods.preference import Preference
 from darts.methods.regularisers import Regulariser
 from darts.methods.relaxation import Relaxation
 from darts.methods.schedule import BestOfSamples, Projection, Schedule
@@ -46,6 +47,7 @@ class Method(SearchMethod):
     """A differentiable search method."""
 
     relaxation: Relaxation  # how alpha becomes mixture weights
+    preference: Preference  # what alpha depends on
     channels: Channels  # which channels pass the mixed operation
     edge_extras: EdgeExtras  # what is added to every edge besides the candidates
     regularisers: dict[str, Regulariser]  # what is added to the architecture loss
@@ -65,7 +67,8 @@ class Method(SearchMethod):
     def random(self) -> bool:
         """Whether a step draws random numbers."""
         extras = self.edge_extras
-        return self.relaxation.random or self.perturbation.random or extras.drops_skips or extras.drops_paths
+        parts = self.relaxation.random or self.perturbation.random or self.preference.draws
+        return parts or extras.drops_skips or extras.drops_paths
 
     @property
     def stays_on_device(self) -> bool:
@@ -185,6 +188,11 @@ def clashes(method: Method) -> dict[str, bool]:
         and (method.perturbation.changes or not plain_rule),
         "method/relaxation draws other paths for the weights than for alpha; give "
         "method/hypergradient=first_order": method.hypergradient.single_level and method.relaxation.sampled,
+        "method/preference=along_front gives every step an alpha of its own, which method/relaxation would rescale, "
+        "method/schedule hold or method/hypergradient train with the weights; give parts that do not": (
+            method.preference.draws
+            and (method.relaxation.rescales or method.schedule.holds_decided or method.hypergradient.single_level)
+        ),
         "method/relaxation draws whole genotypes whatever alpha is, so that nothing can move alpha; give "
         "method/schedule=best_of_samples": method.relaxation.whole and not isinstance(method.schedule, BestOfSamples),
         "method/schedule=projection chooses by accuracy and never uses alpha's order, so method/stopping has "

@@ -7,10 +7,11 @@ stay counts k / n, and on it each candidate that may be chosen counts its weight
 from __future__ import annotations
 
 import logging
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,7 +131,9 @@ class CostModel:
     shape: InputShape
     device: torch.device
     latencies: Latencies | None = None
+    also: Sequence[str] = ()  # costs that are to be known without a limit
     limits: dict[str, float] = field(init=False)
+    names: list[str] = field(init=False)  # of all costs that are known
     tables: dict[str, dict[str, Tensor]] = field(init=False)  # cost -> cell type -> (edges, candidates), all cells
     rest: dict[str, float] = field(init=False)  # cost -> what does not lie on edges
     selectable: dict[str, Tensor] = field(init=False)  # cell type -> (edges, candidates), 1 where it may be chosen
@@ -140,21 +143,22 @@ class CostModel:
         given = {name: getattr(self.settings, name) for name in COSTS}
         self.limits = {name: float(limit) for name, limit in given.items() if limit is not None}
         by_table = self.latencies is not None
-        counted = [name for name in self.limits if not (by_table and name == LATENCY)]
+        self.names = list(dict.fromkeys([*self.limits, *self.also]))
+        counted = [name for name in self.names if not (by_table and name == LATENCY)]
         self.tables = {name: self._table(name) for name in counted}
         self.selectable = {kind: self._selectable(kind) for kind in self.space.cell_types}
         self.kept = self._kept()
         reference = self.space.sample(random.Random(0))
         known = network_costs(reference, self.settings.network, self.shape, self.device, counted)
         self.rest = {name: known[name] - self._on_edges(name, reference) for name in counted}
-        if self.latencies is not None and LATENCY in self.limits:
+        if self.latencies is not None and LATENCY in self.names:
             sums = self.latencies.sums
             self.tables[LATENCY] = {kind: torch.tensor(own).to(self._like()) for kind, own in sums.tables.items()}
             self.rest[LATENCY] = sums.rest
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
-        """The costs, among those that are limited, of a genotype's own network."""
-        return costs_of(genotype, self.settings.network, self.shape, self.device, self.limits, self.latencies)
+        """The costs, among those that are limited or to be known, of a genotype's own network."""
+        return costs_of(genotype, self.settings.network, self.shape, self.device, self.names, self.latencies)
 
     def _like(self) -> Tensor:
         return torch.zeros((), device=self.device)
@@ -172,13 +176,24 @@ class CostModel:
 
     def penalty(self, scores: Mapping[str, Tensor]) -> Tensor:
         """weight * sum over the limited costs of max(0, expected / limit - 1)."""
-        excess = [(value / self.limits[name] - 1).clamp_min(0) for name, value in self.expected(scores).items()]
+        expected = self.expected(scores)
+        excess = [(expected[name] / limit - 1).clamp_min(0) for name, limit in self.limits.items()]
         return self.settings.weight * torch.stack(excess).sum()
+
+    def relative(self, name: str, scores: Mapping[str, Tensor]) -> Tensor:
+        """The expectation of one cost from 0, where every edge has its cheapest candidate, to 1; differentiable."""
+        least = torch.full((), self.rest[name], device=self.device)
+        greatest = least.clone()
+        for kind, table in self.tables[name].items():
+            allowed = self.selectable[kind] > 0
+            least = least + (table.masked_fill(~allowed, math.inf).amin(1) * self.kept).sum()
+            greatest = greatest + (table.masked_fill(~allowed, -math.inf).amax(1) * self.kept).sum()
+        return (self.expected(scores)[name] - least) / (greatest - least)
 
     def check(self, costs: Mapping[str, float], where: str) -> None:
         """Raise `UserError` where a found network costs more than it may."""
         for name, value in costs.items():
-            if value > self.limits[name]:
+            if value > self.limits.get(name, math.inf):
                 raise UserError(
                     f"the found cell needs {value:,.6g} {name}, constraints.{name} allows {self.limits[name]:,.6g}; "
                     f"it is kept in {where}; raise constraints.weight or the limit"

@@ -24,6 +24,7 @@ from darts.runtime.seeding import generator, python_generator
 from darts.search.compute import counted
 from darts.search.diagnostics import discrete_mixture, dominant_eigenvalue, edge_lists, search_metrics
 from darts.search.gradient_repeats import gradient_metrics
+from darts.search.preferences import alpha_at
 from darts.search.state import SearchState, reference_supernet
 from darts.search.step import loss_on
 from darts.spaces.genotype import Cell, Edge, Genotype
@@ -55,8 +56,9 @@ def record_epoch(state: SearchState) -> None:
         extra["frozen_operations"] = len(frozen)
         log.info("%d of the supernet's operations are frozen", len(frozen))
     tracker.record(state.epoch, metrics, state.data.train.steps(state.epoch), extra)
+    alpha = alpha_at(state, state.alpha)
     for kind, cell in genotype.cells.items():
-        matrix = state.alpha[kind].tolist()
+        matrix = alpha[kind].tolist()
         tracker.picture(
             state.epoch, f"alpha/{kind}", functools.partial(plotting.draw_alpha, matrix, kind, state.settings.space)
         )
@@ -69,7 +71,8 @@ def observation(state: SearchState, done: int) -> Observation:
     settings, space = state.settings, state.settings.space
     allowed = {kind: torch.tensor(space.allowed(kind)) for kind in space.cell_types}
     relaxation = settings.method.relaxation
-    distributions = {kind: relaxation.scores(state.alpha[kind].detach().cpu(), allowed[kind]) for kind in allowed}
+    alpha = alpha_at(state, state.alpha)
+    distributions = {kind: relaxation.scores(alpha[kind].detach().cpu(), allowed[kind]) for kind in allowed}
 
     def accuracy(active: CandidateMask) -> float:
         mixture = {kind: masked(weights, active[kind]) for kind, weights in state.deterministic_mixture().items()}

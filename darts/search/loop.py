@@ -20,8 +20,9 @@ from darts.loop.record import (
 )
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import WeightOptimiser
+from darts.methods.preference import AlongFront
 from darts.methods.schedule import Stage
-from darts.models.cost import CostModel, tell_of_latency
+from darts.models.cost import LATENCY, CostModel, tell_of_latency
 from darts.models.latency import latencies_of
 from darts.models.layout import choose_layout
 from darts.models.mixture import Moment
@@ -34,7 +35,7 @@ from darts.search.compute import counted
 from darts.search.ending import KIND, finish, finished
 from darts.search.epoch_end import observation, record_epoch
 from darts.search.settings import SearchSettings
-from darts.search.state import SearchState, enter_stage, new_state, stage_schema
+from darts.search.state import SearchState, dropouts, enter_stage, new_state, stage_schema
 from darts.search.step import search_step
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import load_table
@@ -168,16 +169,19 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     return state
 
 
+# Variants
+
+
 def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device) -> CostModel | None:
     """What the found network will cost, where that is limited."""
-    if not settings.constraints.any:
+    rule = settings.method.preference
+    by_table = settings.constraints.latency_table is not None
+    also = [rule.cost or (LATENCY if by_table else "macs")] if isinstance(rule, AlongFront) else []
+    if not (settings.constraints.any or also):
         return None
     latencies = latencies_of(settings.constraints, settings.space, shape)
     tell_of_latency(settings.constraints, latencies, device)
-    return CostModel(settings.constraints, settings.space, shape, device, latencies)
-
-
-# Variants
+    return CostModel(settings.constraints, settings.space, shape, device, latencies, also)
 
 
 def stage_learning_rate(rule: WeightOptimiser, stage: Stage, epoch: int, within: float) -> float:
@@ -203,7 +207,7 @@ def set_dropout(state: SearchState) -> None:
     """Give what drops values or edges its probability of this epoch."""
     stage, extras = state.stage, state.settings.method.edge_extras
     epoch, epochs = state.epoch - stage.first, stage.last - stage.first
-    for dropout in state.dropouts():
+    for dropout in dropouts(state):
         dropout.probability = extras.dropout(stage.number, epoch, epochs, stage.alpha_frozen_fraction)
 
 

@@ -27,6 +27,7 @@ from darts.loop.settings import (
 from darts.methods.discretisation import Threshold
 from darts.methods.hypergradient import FiniteDifference
 from darts.methods.method import Method, SearchMethod
+from darts.methods.preference import AlongFront
 from darts.methods.regularisers import Anchor
 from darts.methods.weight_gradient import LayerAlignment, TrainingLoss
 from darts.models.settings import ConstraintSettings, Engine, NetworkSettings
@@ -81,7 +82,12 @@ class SearchSettings(RunSettings):
         if isinstance(self.dataset, SeveralDatasets):
             require(not self.graphs, "graphs", True, "false with several tasks, whose batches are of many shapes")
             require(not self.constraints.any, "constraints", "given", f"null, {OF_ONE_NETWORK}")
-        table, used = self.constraints.latency_table, self.constraints.latency_ms is not None
+        of_images = not (self.dataset.is_text or isinstance(self.dataset, SeveralDatasets))
+        allowed = "one_alpha with a text or several tasks, whose networks have no such cost"
+        require(of_images or not self.method.preference.draws, "method/preference", "along_front", allowed)
+        rule = self.method.preference
+        learns = isinstance(rule, AlongFront) and rule.cost in (None, "latency_ms")
+        table, used = self.constraints.latency_table, learns or self.constraints.latency_ms is not None
         allowed = "null, or constraints.latency_ms with it"
         require(used or table is None, "constraints.latency_table", table, allowed)
         limit, needed = self.budget.epochs, self.planned_epochs()

@@ -36,6 +36,7 @@ from darts.runtime.seeding import ambient, generator
 from darts.search.build import AnySupernet, SearchedData, build_supernet
 from darts.search.carry import carry_schema, own_carry, own_pass, whole_carry
 from darts.search.compute import count_passes
+from darts.search.preferences import alpha_at, scores_at
 from darts.search.settings import SearchSettings
 from darts.spaces.genotype import Genotype
 from darts.spaces.nasbench201 import Table
@@ -180,11 +181,12 @@ class SearchState(RunState):
         """The present mixture weights without noise and without a gradient, for evaluation."""
         settings = self.settings
         with torch.no_grad():
-            return settings.method.mixture(self.alpha, self.masks, self.moment(0), settings.space, deterministic=True)
+            alpha = alpha_at(self, self.alpha)
+            return settings.method.mixture(alpha, self.masks, self.moment(0), settings.space, deterministic=True)
 
     def scores(self) -> dict[str, Tensor]:
         """What discretisation ranks at present."""
-        return self.settings.method.scores(self.alpha, self.masks, self.settings.space)
+        return scores_at(self)
 
     def genotype(self) -> Genotype:
         """The present genotype."""
@@ -195,7 +197,7 @@ class SearchState(RunState):
         method, space = self.settings.method, self.settings.space
         own = method.penalty(alpha, moment, space)
         terms = [] if own is None else [own]
-        if self.costs is not None:
+        if self.costs is not None and self.costs.limits:
             scores = {kind: method.relaxation.scores(alpha[kind], self.masks[kind]) for kind in space.cell_types}
             terms.append(self.costs.penalty(scores))
         return terms
@@ -233,10 +235,6 @@ class SearchState(RunState):
     def cells(self) -> dict[str, int]:
         """By cell type, how many cells the supernet has."""
         return dict(Counter(self.supernet.kinds))
-
-    def dropouts(self) -> Iterator[SearchDropout]:
-        """What drops values, or whole edges, of the supernet."""
-        return (module for module in self.supernet.modules() if isinstance(module, SearchDropout))
 
 
 def new_state(
@@ -299,7 +297,7 @@ def new_alpha(state: SearchState) -> dict[str, nn.Parameter]:
     settings, space = state.settings, state.settings.space
     draws = generator(settings.seed, "alpha", *([state.stage.number] if state.stage.number else []))
     shapes: dict[str, tuple[int, ...]] = {
-        kind: (len(space.edges()), len(space.candidates)) for kind in space.cell_types
+        kind: settings.method.preference.shape(len(space.edges()), len(space.candidates)) for kind in space.cell_types
     }
     if settings.method.channels.edge_weights:
         shapes |= {EDGES + kind: (len(space.edges()),) for kind in space.cell_types}
@@ -310,6 +308,11 @@ def new_alpha(state: SearchState) -> dict[str, nn.Parameter]:
 
 
 # Variants
+
+
+def dropouts(state: SearchState) -> Iterator[SearchDropout]:
+    """What drops values, or whole edges, of the supernet."""
+    return (module for module in state.supernet.modules() if isinstance(module, SearchDropout))
 
 
 def reference_supernet(state: SearchState) -> AnySupernet:

@@ -20,6 +20,7 @@ from darts.models.mixture import START, Mixture, Moment, dense_mixture
 from darts.runtime import distributed
 from darts.runtime.device import autocast
 from darts.runtime.reduction import whole_loss
+from darts.search.preferences import alpha_of_step, preferred
 from darts.search.state import SearchState
 from darts.tasks.task import Batch, Mean, StepMetrics
 
@@ -121,7 +122,7 @@ def loss_on(
     method, space = state.settings.method, state.settings.space
 
     def loss(weights: Any, alpha: Any) -> Tensor:
-        named_alpha = dict(zip(state.alpha, alpha, strict=True))
+        named_alpha = alpha_of_step(state, dict(zip(state.alpha, alpha, strict=True)))
         named_weights = dict(zip(names, weights, strict=True))
         with state.noise("mixture of alpha"):
             mixture = method.mixture(named_alpha, state.masks, moment, space)
@@ -134,6 +135,7 @@ def loss_on(
         if regularised:
             for term in state.regularisation(named_alpha, moment):
                 total = total + term / distributed.world_size()
+            total = preferred(state, total, named_alpha)
         return total
 
     return loss
@@ -204,7 +206,7 @@ def _output(state: SearchState, batch: Batch, mixture: Mixture) -> Any:
 def _training_mixture(state: SearchState, batch: Batch, moment: Moment) -> Mixture:
     """What the weights are trained under, without a gradient."""
     method, space, masks = state.settings.method, state.settings.space, state.masks
-    alpha = {name: matrix.detach() for name, matrix in state.alpha.items()}
+    alpha = alpha_of_step(state, {name: matrix.detach() for name, matrix in state.alpha.items()})
     with torch.no_grad(), state.noise("mixture"):
         candidates = method.training_candidates(alpha, masks, moment, space)
     if method.perturbation.changes:

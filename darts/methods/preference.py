@@ -1,0 +1,81 @@
+"""What alpha depends on: nothing, or the preference between loss and cost, for a whole front by one search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from darts.config.registry import register
+from darts.runtime.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COSTS = ("parameters", "macs", "latency_ms")
+
+
+@dataclass
+class Preference:
+    """How alpha follows the preference, a number from 0 (the loss alone counts) to 1 (the cost alone)."""
+
+    draws: ClassVar[bool] = False  # whether every step has a preference of its own
+
+    def shape(self, edges: int, candidates: int) -> tuple[int, ...]:
+        """Return the shape of a cell type's architecture parameters."""
+        return edges, candidates
+
+    def alpha(self, parameters: Tensor, preference: Tensor | float) -> Tensor:
+        """Return alpha (edges, candidates) of a preference, differentiable in the parameters of `shape`."""
+        return parameters
+
+
+@register("preference", "one_alpha")
+@dataclass
+class OneAlpha(Preference):
+    """One alpha for the loss, beside which limits on the cost are a penalty."""
+
+
+# Variants
+
+
+@register("preference", "along_front")
+@dataclass
+class AlongFront(Preference):
+    """Alpha as a piecewise linear function of the preference, trained in one search by preferences drawn uniformly.
+
+    After Sukthanker et al. 2024 (MODNAS, arXiv 2402.18213), whose hypernetwork also takes a device. A step minimises
+    (1 - preference) * loss + preference * weight * cost, the cost scaled from the least to the greatest of the space.
+    """
+
+    points: int  # preferences, evenly from 0 to 1, that have an alpha of their own; between two it is interpolated
+    weight: float  # of the cost beside the loss
+    cost: str | None  # parameters, macs or latency_ms; null: latency_ms by constraints.latency_table, without one macs
+    chosen: float  # the preference whose cell is the result, and by whose mixture the search is judged
+    cells: int  # preferences, evenly from 0 to 1, whose cells are tried at the end
+
+    draws: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require(2 <= self.points <= 1000, "method.preference.points", self.points, "from 2 to 1000")
+        require(0 < self.weight < math.inf, "method.preference.weight", self.weight, "above 0, finite")
+        allowed = f"{', '.join(COSTS)}, or null"
+        require(self.cost is None or self.cost in COSTS, "method.preference.cost", self.cost, allowed)
+        require(0 <= self.chosen <= 1, "method.preference.chosen", self.chosen, "from 0 to 1")
+        require(2 <= self.cells <= 1000, "method.preference.cells", self.cells, "from 2 to 1000")
+
+    def shape(self, edges: int, candidates: int) -> tuple[int, ...]:
+        """One alpha for each point."""
+        return self.points, edges, candidates
+
+    def alpha(self, parameters: Tensor, preference: Tensor | float) -> Tensor:
+        """The points on both sides, by their distances."""
+        import torch
+
+        points = torch.arange(self.points, device=parameters.device, dtype=parameters.dtype)
+        near = (1 - (preference * (self.points - 1) - points).abs()).clamp_min(0)
+        return torch.tensordot(near, parameters, 1)
+
+    def weighed(self, loss: Tensor, cost: Tensor, preference: Tensor) -> Tensor:
+        """What a step's alpha minimises; `cost` from 0 to 1."""
+        return (1 - preference) * loss + preference * self.weight * cost
