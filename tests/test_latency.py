@@ -25,6 +25,7 @@ from darts.search import loop as search
 from darts.spaces import nasbench201
 from darts.spaces.search_space import InputShape
 from tests.conftest import ROOT, TINY, TINY_DATA, composed, run_command, some
+from tests.faults.test_kills import Killed, kill_after
 from tests.test_generator import FREE, rules
 from tests.test_strategies import STRATEGIES
 
@@ -383,3 +384,41 @@ def test_measuring_refuses_what_makes_no_sense():
     ):
         done = run_command(["-m", "darts.measure", override], ROOT)
         assert done.returncode == 2 and told in done.stderr, done.stderr
+
+
+# Latencies measured by the search itself.
+
+
+def test_a_resumed_search_goes_on_with_the_latencies_it_began_with(tmp_path):
+    """Measuring again gives other numbers, and with them another search; the folder keeps the first ones."""
+    own = [*TINY, *CANDIDATES, "search.epochs=2", "search.batch_size=16", "logger=none", *CONSTRAINED]
+    own += ["constraints.latency_ms=1e-3", "constraints.weight=3", "checkpoint.minutes=1e-9"]
+    settings, again = composed("search", *own), tmp_path / "again"
+    with pytest.raises(UserError, match=r"constraints\.latency_ms allows 0\.001"):
+        search.run(settings, tmp_path / "whole")
+    again.mkdir()
+    (again / "latency.json").write_bytes((tmp_path / "whole" / "latency.json").read_bytes())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, search, "search_step", 4)
+        search.run(settings, again)
+    with pytest.raises(UserError, match=r"constraints\.latency_ms allows 0\.001"):
+        search.run(settings, again)
+    assert (again / "history.jsonl").read_bytes() == (tmp_path / "whole" / "history.jsonl").read_bytes()
+
+
+def test_a_limit_of_a_search_by_scores_stays_where_it_was_measured(tmp_path):
+    own = [*TINY_DATA, *CANDIDATES, "search.batch_size=16", "logger=none", *CONSTRAINED, "method=random"]
+    own += ["evaluator=zero_cost", "evaluator.proxy=PARAMETERS", "evaluator.network.channels=2", "budget.evaluations=6"]
+    settings = composed("search", *own, "constraints.latency_ms=1e6")
+    blackbox.run(settings, tmp_path)
+    (tmp_path / "genotype.json").unlink()
+    kept = json.loads((tmp_path / "latency.json").read_text())
+    kept["tables"]["normal"] = [[0.0 if value == 0 else 1e9 for value in row] for row in kept["tables"]["normal"]]
+    (tmp_path / "latency.json").write_text(json.dumps(kept))
+    with pytest.raises(
+        UserError, match=r"constraints\.latency_ms is 1e\+06; the smallest cell that the rules allow needs"
+    ):
+        blackbox.run(settings, tmp_path)
+    (tmp_path / "latency.json").write_text("{}")
+    with pytest.raises(UserError, match=r"latency\.json is damaged: .*; remove it to measure again"):
+        blackbox.run(settings, tmp_path)

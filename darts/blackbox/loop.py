@@ -164,7 +164,7 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder, latencies))
     if settings.method.partial_effort and not scorer.partial_effort:
         log.info("this evaluator knows no smaller effort: every rung costs a whole evaluation, once")
-    generator = Generator(settings.space, settings.rules, *limits(settings, data, device, latencies))
+    generator = Generator(settings.space, settings.rules, *limits(settings, data, device, latencies, folder))
     pool = Pool(
         settings.space,
         generator.draw if generator.bounded else settings.space.sample,
@@ -191,12 +191,13 @@ def known_latencies(settings: BlackBoxSettings, data: SearchedData) -> Latencies
 
 
 def limits(
-    settings: BlackBoxSettings, data: SearchedData, device: torch.device, latencies: Latencies | None
+    settings: BlackBoxSettings, data: SearchedData, device: torch.device, latencies: Latencies | None, folder: Path
 ) -> tuple[list[Limit], list[Lookup]]:
     """What a cell may cost: sums over its edges, and what a table says of whole cells."""
     if not settings.constraints.any or not isinstance(data, SearchData):
         return [], []
     model = CostModel(settings.constraints, settings.space, data.shape, device, latencies)
+    model.keep_latency(folder)
     sums, lookups = [], []
     for name, most in model.limits.items():
         if name == LATENCY and isinstance(latencies, CellLatencies):

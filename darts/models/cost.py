@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ from darts.models.latency import Latencies, places
 from darts.models.network import build_network
 from darts.models.operations import candidate
 from darts.models.settings import ConstraintSettings, NetworkSettings
+from darts.runtime import distributed
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
+from darts.runtime.files import read_json, write_json
+from darts.runtime.schema import FINITE, Length
 from darts.spaces.genotype import Genotype
 from darts.spaces.search_space import InputShape, SearchSpace, Sides
 
@@ -159,6 +163,27 @@ class CostModel:
     def measured(self, genotype: Genotype) -> dict[str, float]:
         """The costs, among those that are limited or to be known, of a genotype's own network."""
         return costs_of(genotype, self.settings.network, self.shape, self.device, self.names, self.latencies)
+
+    def keep_latency(self, folder: Path) -> None:
+        """Write latencies that were measured here into a run's folder, or take those that it holds.
+
+        A resumed run would measure others, and go on otherwise than it began. All processes take the first one's.
+        """
+        if self.latencies is not None or LATENCY not in self.names:
+            return
+        kept = None
+        if distributed.is_main_process():
+            file, edges = folder / "latency.json", len(self.space.edges())
+            if not file.exists():
+                tables = {kind: table.tolist() for kind, table in self.tables[LATENCY].items()}
+                write_json(file, {"rest": self.rest[LATENCY], "tables": tables})
+            rows = Length(edges, Length(len(self.space.candidates), FINITE))
+            schema = {"rest": FINITE, "tables": dict.fromkeys(self.space.cell_types, rows)}
+            kept = read_json(file, schema, "remove it to measure again")
+        kept = distributed.broadcast(kept)
+        self.rest[LATENCY] = kept["rest"]
+        for kind, table in self.tables[LATENCY].items():
+            table.copy_(torch.tensor(kept["tables"][kind]))
 
     def _like(self) -> Tensor:
         return torch.zeros((), device=self.device)

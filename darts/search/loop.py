@@ -154,7 +154,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     data = open_data(settings, device)
     summary = summary_of(settings.dataset, data)
     table = load_table(settings.benchmark, settings.space)
-    costs = cost_model(settings, data.shape, device) if isinstance(data.shape, InputShape) else None
+    costs = cost_model(settings, data.shape, device, folder) if isinstance(data.shape, InputShape) else None
     state = new_state(settings, data, device, folder, saved)
     state.experiment, state.costs, state.table = own, costs, table
     if distributed.is_main_process():
@@ -172,7 +172,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
 # Variants
 
 
-def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device) -> CostModel | None:
+def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device, folder: Path) -> CostModel | None:
     """What the found network will cost, where that is limited."""
     rule = settings.method.preference
     by_table = settings.constraints.latency_table is not None
@@ -181,7 +181,9 @@ def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device
         return None
     latencies = latencies_of(settings.constraints, settings.space, shape)
     tell_of_latency(settings.constraints, latencies, device)
-    return CostModel(settings.constraints, settings.space, shape, device, latencies, also)
+    model = CostModel(settings.constraints, settings.space, shape, device, latencies, also)
+    model.keep_latency(folder)
+    return model
 
 
 def stage_learning_rate(rule: WeightOptimiser, stage: Stage, epoch: int, within: float) -> float:
