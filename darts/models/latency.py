@@ -121,6 +121,7 @@ class OperationLatencies:
 
 
 Latencies = CellLatencies | OperationLatencies
+_fitted: dict[tuple[str, str, tuple[str, ...]], tuple[Sums, Quality]] = {}  # what a process has fitted, by content
 
 
 def places(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> Iterator[Place]:
@@ -233,8 +234,10 @@ def cell_latencies(table: Table, device: str | None, space: SearchSpace) -> Cell
         shown = ", ".join(table.columns)
         raise UserError(f"constraints.device is {device!r}; it must be a column of {SETTING}: {shown}")
     table.require_costs(device)
-    sums, quality = fitted_sums(table, device, space)
-    return CellLatencies(table, device, sums, quality)
+    key = table.digest, device, tuple(space.candidates)
+    if key not in _fitted:
+        _fitted[key] = fitted_sums(table, device, space)
+    return CellLatencies(table, device, *_fitted[key])
 
 
 def fitted_sums(table: Table, device: str, space: SearchSpace) -> tuple[Sums, Quality]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -190,11 +191,19 @@ def read_table(path: Path, trust_pickle: bool = False, setting: str = "benchmark
         allowed = f"true to open {path}: official files are pickles, which can run any code; or give a CSV file"
         require(trust_pickle, "benchmark.trust_pickle", trust_pickle, allowed)
         return _official(path)
-    return _from_csv(path, setting)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{setting} {one_line(path)}: cannot be read ({error.strerror})") from None
+    return _from_csv(path, setting, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 
-def _from_csv(path: Path, setting: str) -> Table:
-    """A CSV table, as Excel saves it too; rows that say the same of a cell are one."""
+@functools.lru_cache(maxsize=4)
+def _from_csv(path: Path, setting: str, state: tuple[int, ...]) -> Table:
+    """A CSV table, as Excel saves it too; rows that say the same of a cell are one.
+
+    A file is read once in a process, as long as its `state` (time of change, size, number) stays.
+    """
     import numpy
 
     place = f"{setting} {one_line(path)}"
