@@ -19,6 +19,7 @@ from darts.tasks.settings import Augmentation
 from darts.use.trained import load_network
 from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, TORCHRUN, composed, run_command, some
 from tests.parallel_cases import SEARCHES, everything
+from tests.test_text import small, written
 
 
 def together(out: Path, *arguments: str) -> list[dict[str, dict[str, torch.Tensor]]]:
@@ -243,3 +244,31 @@ def test_the_commands_run_on_two_processes_and_leave_what_one_leaves(tmp_path):
     assert result["test_accuracy"] == measures["accuracy"] > 0
     assert measures["confusion"] == confusion_in_one_process(tmp_path / "final" / "weights.pt")
     assert not [path for path in Path(tmp_path).iterdir() if path.name not in ("one", "two", "final")]
+
+
+@pytest.mark.parametrize("method", some(["darts_second_order", "darts", "sdarts_rs"], "darts_second_order"))
+def test_a_text_is_learned_by_two_processes_as_by_one(method, tmp_path):
+    """Columns are divided, masks are drawn for all of them; float32 sums differ in their order only."""
+    text = written(tmp_path / "text")
+    own = [f"method={method}", "search.batch_size=4", "search.epochs=2", "language.dropout_hidden=0.3"]
+    own += ["weight_optimiser.learning_rate=1", "architecture_optimiser.learning_rate=3e-3"]  # 20 would be chaos
+    trained = ["train.batch_size=4", "train.epochs=4", "language.test_columns=2", "language.average_from=2",
+               "genotype=darts_v2", "language.dropout_hidden=0.3"]  # fmt: skip
+    for name, command in (
+        ("search", ["train_search.py", *small(text, *own)]),
+        ("final", ["train_final.py", *small(text, *trained)]),
+    ):
+        found = []
+        for processes, start in (("two", TORCHRUN), ("one", [])):
+            folder = tmp_path / f"{name}_{processes}"
+            done = run_command([*start, str(ROOT / command[0]), *command[1:], f"hydra.run.dir={folder}"], tmp_path)
+            assert done.returncode == 0, done.stderr
+            found.append([json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()])
+        two, one = found
+        assert len(one) == len(two) > 1
+        for first, second in zip(two, one, strict=True):
+            for key in ("train/loss", "valid/loss", "valid/perplexity"):
+                assert first[key] == pytest.approx(second[key], rel=1e-4), key
+            assert first.get("cells") == second.get("cells")
+    results = [json.loads((tmp_path / f"final_{name}" / "result.json").read_text()) for name in ("two", "one")]
+    assert results[0]["test_perplexity"] == pytest.approx(results[1]["test_perplexity"], rel=1e-4)

@@ -23,6 +23,8 @@ def main(settings: DictConfig) -> float:
 
     if typed.tasks:
         return compared_over_tasks(typed)
+    if typed.protocols:
+        return compared_under_protocols(typed)
     planned = run.foretold(typed)
     for line in power.forecast_lines(typed, planned):
         log.info("%s", line)
@@ -47,6 +49,20 @@ def compared_over_tasks(typed: CompareSettings) -> float:
     with lock_folder(folder), deferred_signals():
         p, text = several.run_all(typed, folder, planned)
     log.info("\n%s\nsummary: %s, %s", text, folder / "tasks.md", folder / "tasks.json")
+    return p
+
+
+def compared_under_protocols(typed: CompareSettings) -> float:
+    """The same under several training protocols; returns the least corrected p-value of all."""
+    from darts.compare import protocols
+
+    folder = Path(HydraConfig.get().runtime.output_dir).resolve()
+    planned = protocols.foretold(typed, folder)
+    if typed.plan:
+        return 1.0
+    with lock_folder(folder), deferred_signals():
+        p, text = protocols.run_all(typed, folder, planned)
+    log.info("\n%s\nsummary: %s, %s", text, folder / "protocols.md", folder / "protocols.json")
     return p
 
 

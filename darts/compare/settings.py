@@ -51,6 +51,7 @@ class PowerSettings:
 class CompareSettings(RunSettings):
     """The settings of `python -m darts.compare`: what is searched, the retraining protocol, what goes through it."""
 
+    protocols: list[str]  # train every cell by each of several settings, NAME: KEY=VALUE ...; do they rank alike?
     tasks: list[str]  # search on each of several data sets and on all of them, and retrain every cell on each
     searches_in: str | None  # the folder of the searches, which comparisons may share; null: within this one's
     methods: list[str]  # searches to run, each a method's name or 'NAME KEY=VALUE ...'
@@ -80,6 +81,11 @@ class CompareSettings(RunSettings):
             require(len(self.tasks) > 1, "tasks", self.tasks, "at least two data sets, or give dataset=NAME")
             require(bool(self.methods), "methods", [], "names of methods with tasks, such as methods=[darts]")
             require(self.trial is None, "trial", self.trial, "null with tasks")
+        if self.protocols:
+            require(len(self.protocols) > 1, "protocols", self.protocols, "at least two, or give the settings alone")
+            require(not self.tasks, "tasks", self.tasks, "empty with protocols")
+            require(self.benchmark.table is None, "benchmark.table", self.benchmark.table, "null with protocols")
+            require(self.trial is None, "trial", self.trial, "null with protocols")
         if self.searched is None:
             self.searched = [] if self.methods else ["latest"]
         require(bool(self.searched or self.methods), "searched", self.searched, "a genotype, or give methods")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
 
 log = logging.getLogger(__name__)
+Typed = Mapping[str, tuple[list[str], Path]]  # of several comparisons, by name: what would be typed, and the folder
 REPLACED = ("tasks", "methods", "searches_in", "dataset", "trial")  # of what was typed, in each task's comparison
 WITHIN = ("hydra.run.dir", "hydra.sweep.dir")
 WRITTEN = ("tasks.json", "tasks.md")
@@ -108,39 +109,59 @@ def as_typed(overrides: Sequence[str], folder: Path) -> Iterator[CompareSettings
 
 def foretold(settings: CompareSettings, folder: Path) -> dict[str, list[Design]]:
     """By task what its comparison could show; `UserError` where one can show nothing."""
+    return foretold_each(typed_on_tasks(settings, folder), settings.plan, "on")
+
+
+def typed_on_tasks(settings: CompareSettings, folder: Path) -> Typed:
+    """By task what would be typed for its comparison, and its folder."""
+    names = task_names(settings.tasks)
+    return {task: (overrides_on(settings, task, folder), task_folder(folder, task)) for task in names}
+
+
+def foretold_each(typed: Typed, plan: bool, word: str) -> dict[str, list[Design]]:
+    """By name what each comparison could show; `UserError` where one can show nothing, unless it is only planned."""
     found = {}
-    for task in task_names(settings.tasks):
-        with as_typed(overrides_on(settings, task, folder), task_folder(folder, task)) as own:
-            found[task] = run.foretold(own)
-            log.info("on %s:", task)
-            for line in forecast_lines(own, found[task]):
+    for name, (overrides, place) in typed.items():
+        with as_typed(overrides, place) as own:
+            found[name] = run.foretold(own)
+            log.info("%s %s:", word, name)
+            for line in forecast_lines(own, found[name]):
                 log.info("%s", line)
-            if not settings.plan:
-                refuse_powerless(own, found[task])
+            if not plan:
+                refuse_powerless(own, found[name])
     return found
 
 
-def run_all(settings: CompareSettings, folder: Path, planned: dict[str, list[Design]]) -> tuple[float, str]:
-    """Run the comparison of every task; returns the least corrected p, and the summary as Markdown."""
+def run_each(typed: Typed, folder: Path, planned: Mapping[str, list[Design]]) -> dict[str, Report]:
+    """Run every comparison, all of them checked before, in folders of their own within one; returns their reports."""
     refuse_other_run(folder, run.KIND, {})
     claim_folder(folder, run.KIND, {}, torch.device("cpu"))
-    for task in planned:
-        place = task_folder(folder, task)
-        with as_typed(overrides_on(settings, task, folder), place) as own:
+    for overrides, place in typed.values():
+        with as_typed(overrides, place) as own:
             run.check(own, place)
     reports = {}
-    for task, designs in planned.items():
-        place = task_folder(folder, task)
-        with as_typed(overrides_on(settings, task, folder), place) as own, lock_folder(place):
-            reports[task], _ = run.run(own, place, designs)
+    for name, (overrides, place) in typed.items():
+        with as_typed(overrides, place) as own, lock_folder(place):
+            reports[name], _ = run.run(own, place, planned[name])
+    return reports
+
+
+def end_of(folder: Path, reports: Mapping[str, Report]) -> float:
+    """Write down that all comparisons have ended, where no trial failed; returns their least corrected p."""
+    if not any(report.failed for report in reports.values()):
+        record_end(folder)
+    return min(claim.p for report in reports.values() for claim in report.claims)
+
+
+def run_all(settings: CompareSettings, folder: Path, planned: Mapping[str, list[Design]]) -> tuple[float, str]:
+    """Run the comparison of every task; returns the least corrected p, and the summary as Markdown."""
+    reports = run_each(typed_on_tasks(settings, folder), folder, planned)
     text = summary(settings, reports)
     rows = content(settings, reports)
     keep_earlier_summary(folder, rows)
     write_json(folder / "tasks.json", rows)
     write_bytes(folder / "tasks.md", text.encode())
-    if not any(report.failed for report in reports.values()):
-        record_end(folder)
-    return min(claim.p for report in reports.values() for claim in report.claims), text
+    return end_of(folder, reports), text
 
 
 def keep_earlier_summary(folder: Path, rows: list[dict[str, object]]) -> None:
