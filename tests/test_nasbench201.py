@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import random
 import time
 
@@ -154,3 +155,13 @@ def test_official_files_are_opened_only_if_trusted(name, tmp_path):
         nasbench201.read_table(place)
     with pytest.raises(UserError, match=r"needs the package '(nats_bench|nas_201_api)'"):
         nasbench201.read_table(place, trust_pickle=True)
+
+
+def test_a_table_that_changes_is_read_again(tmp_path):
+    """A process reads a file once; another content is another table, whatever its length."""
+    file, text = tmp_path / "table.csv", next(nasbench201.all_strings())
+    for second, value in enumerate(("10.5", "20.5", "10.5")):
+        file.write_text(f"arch,accuracy\n{text},{value}\n")
+        os.utime(file, (second, second))  # clocks of file systems are coarse
+        assert nasbench201.read_table(file).values("accuracy").tolist() == [float(value)]
+        assert nasbench201.read_table(file) is nasbench201.read_table(file)
