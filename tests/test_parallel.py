@@ -246,6 +246,7 @@ def test_the_commands_run_on_two_processes_and_leave_what_one_leaves(tmp_path):
     assert not [path for path in Path(tmp_path).iterdir() if path.name not in ("one", "two", "final")]
 
 
+@pytest.mark.slow(60)
 @pytest.mark.parametrize("method", some(["darts_second_order", "darts", "sdarts_rs"], "darts_second_order"))
 def test_a_text_is_learned_by_two_processes_as_by_one(method, tmp_path):
     """Columns are divided, masks are drawn for all of them; float32 sums differ in their order only."""

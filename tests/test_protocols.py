@@ -92,6 +92,7 @@ def test_what_makes_no_comparison_under_protocols_is_refused(given, told):
         composed("compare", "methods=[darts]", *given)
 
 
+@pytest.mark.slow(60)
 def test_the_same_cells_are_trained_under_each_protocol(tmp_path):
     own = ["protocols=['short: train.epochs=1','long: train.epochs=2 weight_optimiser.learning_rate=0.05']",
            "methods=[random]", "seeds=[0,1]", "random.samples=2", "allow_underpowered=true", "logger=none"]  # fmt: skip
