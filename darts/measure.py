@@ -15,11 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from darts.config.command import cli_command
-from darts.config.compose import typed_settings
+from darts.config.compose import quoted, typed_settings
 from darts.config.registry import command_settings
 from darts.loop.settings import CommonSettings, check_size
 from darts.models.settings import InputSettings, NetworkSettings
-from darts.runtime.errors import require
+from darts.runtime.errors import UserError, require
 from darts.spaces.search_space import Skeleton, size_of
 
 if TYPE_CHECKING:
@@ -72,24 +72,41 @@ def main(settings: DictConfig) -> int:
     from darts.runtime.files import write_bytes
 
     device = choose_device(typed.device)
+    file = Path(HydraConfig.get().runtime.output_dir) / "operations.csv"
+    if file.exists():
+        raise UserError(f"{file} is there already; give another hydra.run.dir")
     with memory_advice("lower batch_size, network.channels, network.cells or input.size", saved=False):
         found = measured(typed, device)
-    file = Path(HydraConfig.get().runtime.output_dir) / "operations.csv"
     threads = torch.get_num_threads()
     write_bytes(file, table(found, typed, device, threads).encode())
     images = "1 image" if typed.batch_size == 1 else f"{typed.batch_size} images"
     passes = f"medians of {typed.repetitions} passes of {images} after {typed.warm_up}"
     print(f"{len(found) - 1} operations and the rest of the network on {device}, {threads} threads: {passes}")
     widest = max(found, key=lambda key: found[key].spread)  # the rest has none
-    spread = f"at most {100 * found[widest].spread:.0f}% of the median ({widest.operation})"
-    print(f"from first to third quartile: {spread}")
+    if typed.repetitions > 1:
+        spread = f"at most {100 * found[widest].spread:.0f}% of the median ({widest.operation})"
+        print(f"from first to third quartile: {spread}")
     print(f"result: {file}")
-    print(f"next:   constraints.latency_table={file} constraints.latency_ms=... in a search of this space and size")
+    print(f"next:   python train_search.py {following(typed, file)}")
     return len(found)
 
 
+def following(settings: MeasureSettings, file: Path) -> str:
+    """The settings of a search that looks at the measurements, but for the limit, which is up to the user."""
+    size = settings.network
+    given = {
+        "space": settings.space.name,
+        "constraints.latency_table": quoted(str(file)),
+        "constraints.network.channels": size.channels,
+        "constraints.network.cells": size.cells,
+        "constraints.network.stem_reductions": size.stem_reductions,
+        "constraints.latency_ms": "LIMIT",
+    }
+    return " ".join(f"{key}={value}" for key, value in given.items())
+
+
 def measured(settings: MeasureSettings, device: torch.device) -> dict[Measured, Timing]:
-    """The latency of every operation at every place of the network, and last of all but these.
+    """The latency of every operation that may be chosen, at every place of the network, and last of all but these.
 
     Raises `UserError` for a space of which an operation cannot be built.
     """
@@ -117,9 +134,11 @@ def measured(settings: MeasureSettings, device: torch.device) -> dict[Measured, 
             name = space.candidates[chosen[place.edge]]
             on_edges += found[Measured(name, place.channels, place.stride, *place.sides)].median
     rest = whole.median - on_edges  # below 0 where operations take longer alone than among others
-    found[rest_of(size, shape)] = Timing(rest, rest, rest)
+    found[rest_of(space, size, shape)] = Timing(rest, rest, rest)
     told = f"its operations alone {on_edges:.3f} ms, so that {rest:.3f} ms are the rest of the network"
     print(f"a network of a random cell takes {whole.median:.3f} ms, {told}")
+    if rest < 0:
+        print("warning: operations take no longer than their network; measure again, with more repetitions")
     return found
 
 

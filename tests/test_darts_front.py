@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import darts
 from darts.compare.devices import genotype_of
 from darts.methods.preference import AlongFront
 from darts.models.cost import LATENCY, CostModel
@@ -93,7 +94,8 @@ def test_its_gradient_is_that_of_loss_and_cost_weighed_by_hand(cells, tmp_path):
 
 def test_the_relative_cost_is_0_of_the_cheapest_mixture_and_1_of_the_dearest(cells):  # noqa: F811
     space = composed("search", "space=nasbench201").space
-    model = CostModel(constraints(cells, "toy"), space, InputShape(3, 32, 10), torch.device("cpu"), known(cells))
+    given = constraints(cells, "toy"), space, InputShape(3, 32, 10), torch.device("cpu"), known(cells)
+    model = CostModel(*given, also=[LATENCY])
     none, conv = space.candidates.index("none"), space.candidates.index("nor_conv_3x3")
     sure = torch.eye(5)
     for column, expected in ((none, 0.0), (conv, 1.0), (space.candidates.index("avg_pool_3x3"), 0.5)):
@@ -158,6 +160,27 @@ def test_a_search_killed_resumes_bit_for_bit(cells, tmp_path, moment, monkeypatc
 def test_parts_and_values_that_make_no_sense_are_refused(override, told):
     with pytest.raises(UserError, match=told):
         composed("search", "method=darts_front", override)
+
+
+def test_a_limit_and_a_cost_that_is_the_same_for_all_cells_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"constraints is 'given'; it must be null with method/preference=along_front"):
+        composed("search", "method=darts_front", "constraints.parameters=1e6")
+    free = "space.candidates=[none,skip_connect,avg_pool_3x3]"  # which cost no multiply-add
+    with pytest.raises(UserError, match=r"method\.preference\.cost is 'macs'; it must be another cost: this one is"):
+        search.start_or_resume(composed("search", *SPACE201, *SIZE, "method=darts_front", free), tmp_path)
+
+
+def test_one_step_in_ones_own_loop_weighs_the_cost_as_a_search_does():
+    """The cost's weight reaches alpha: the same step with more weight on it has a larger gradient."""
+    norms = []
+    for weight in ("0.001", "1000"):
+        own = ["method=darts_front", "space=nasbench201", f"method.preference.weight={weight}", *SIZE]
+        loop = darts.Bilevel(*own, channels=1, size=8, classes=3, steps=4)
+        torch.manual_seed(0)
+        batches = [(torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,))) for _ in range(2)]
+        loop.step(*batches)
+        norms.append(float(loop.alpha["normal"].grad.norm()))
+    assert norms[1] > 100 * norms[0]
 
 
 def test_several_tasks_and_texts_have_no_front():

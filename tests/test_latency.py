@@ -153,10 +153,15 @@ def test_a_table_that_does_not_fit_is_refused(cells, device, space, told):
         (f"arch,toy\n{TEXTS[0]},fast\n", r"bad\.csv: not a table"),
         (f"arch,toy\n{TEXTS[0]},1\n{TEXTS[1]},-1\n", r"bad\.csv: toy of .* is -1; it must be a number of at least 0"),
         (f"arch,toy\n{TEXTS[0]},1\n{TEXTS[0]},2\n", r"bad\.csv: line 3, .*: toy is 2, and 1 in line 2; leave one"),
-        (f"arch,toy\n{TEXTS[0]},1\n", r"it must be a table with cells of the space"),
-        ("arch,toy\n|a~0|,1\n|b~0|,2\n", r"is not a cell of NAS-Bench-201"),
+        (f"arch,toy\n{TEXTS[0]},1\n", r"it must be a table of all 15,625 cells of the space, not of 1"),
+        ("arch,toy\n|a~0|,1\n|b~0|,2\n", r"constraints\.latency_table .*bad\.csv: .* is not a cell of NAS-Bench-201"),
+        (
+            "arch,toy\n" + "".join(f"{text},2\n" for text in TEXTS),
+            r"a column of different numbers, not 2 for",
+        ),
+        ("arch;toy\nx;1\n", r"bad\.csv: its columns are divided by ';'; they must be by ','"),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_a_damaged_table_of_cells_is_named(content, told, tmp_path):
     (tmp_path / "bad.csv").write_text(content)
@@ -266,6 +271,7 @@ def test_a_search_by_gradients_looks_at_the_table(cells, tmp_path):
 # Tables of operations.
 
 
+REST = "rest of 3 cells of 2 nodes in the skeleton darts, stem 2, 1 to 10"
 SIZE = ["network.channels=2", "network.cells=3", "network.stem_reductions=2"]
 CONSTRAINED = [f"constraints.{item}" for item in SIZE]
 CANDIDATES = ["space.candidates=[none,skip_connect,max_pool_3x3,sep_conv_3x3]", "space.nodes=2"]
@@ -288,7 +294,7 @@ def test_measured_operations_are_those_of_the_networks_edges(operations):
     by_place = {(key.channels, key.stride, key.height) for key in found if not key.operation.startswith("rest")}
     assert by_place == {(4, 2, 8), (4, 1, 4), (8, 2, 4), (8, 1, 2), (2, 1, 8)}
     names = {key.operation for key in found}
-    assert names == {"skip_connect", "max_pool_3x3", "sep_conv_3x3", "rest of 3 cells, stem 2, 10 classes"}
+    assert names == {"skip_connect", "max_pool_3x3", "sep_conv_3x3", REST}
     rows = list(csv.DictReader(operations.open()))
     assert len(rows) == len(found) and {row["threads"] for row in rows} == {"1"}
     for row in rows[:-1]:
@@ -335,7 +341,7 @@ def test_a_search_adds_up_what_was_measured(operations, tmp_path):
     latencies = latencies_of(settings.constraints, settings.space, shape)
     assert isinstance(latencies, OperationLatencies)
     rows = {tuple(row.values())[:5]: float(row["latency_ms"]) for row in csv.DictReader(operations.open())}
-    expected = rows["rest of 3 cells, stem 2, 10 classes", "2", "1", "32", "32"]
+    expected = rows[REST, "2", "1", "32", "32"]
     for place in places(settings.space, settings.constraints.network, shape):
         chosen = dict(settings.space.places(genotype.cells[place.kind]))
         if place.edge in chosen:
@@ -355,6 +361,35 @@ def test_a_table_of_other_operations_names_what_it_lacks_and_how_to_measure_it(o
         latencies_of(settings.constraints, settings.space, InputShape(1, 32, 10))
 
 
+@pytest.mark.parametrize(
+    ("override", "channels"),
+    [("space.nodes=2", 3), ("space.nodes=1", 1), ("constraints.network.cells=4", 1)],
+)
+def test_a_table_of_another_network_is_not_taken_for_this_one(operations, override, channels):
+    own = ["constraints.latency_ms=1", f"constraints.latency_table={operations}", *CONSTRAINED, *CANDIDATES, override]
+    settings = composed("search", *own)
+    with pytest.raises(UserError, match=r"has no row of rest of .*; measure with python -m darts\.measure"):
+        latencies_of(settings.constraints, settings.space, InputShape(channels, 32, 10))
+
+
+def test_sums_below_0_are_refused_and_costs_of_0_are_not_weighed(operations, judged, tmp_path):
+    head, *rows = operations.read_text().splitlines()
+    worse = [*rows[:-1], rows[-1].replace(rows[-1].split(",")[-6], "-100")]
+    (tmp_path / "worse.csv").write_text("\n".join([head, *worse]))
+    assert "-100" in worse[-1]
+    own = ["constraints.latency_ms=1", f"constraints.latency_table={tmp_path / 'worse.csv'}", *CONSTRAINED, *CANDIDATES]
+    settings = composed("search", *own)
+    with pytest.raises(UserError, match=r"the least sum of a cell is -.* ms, with -100 ms for the rest of the network"):
+        latencies_of(settings.constraints, settings.space, InputShape(1, 32, 10))
+    lines = ["arch,toy", *(f"{text},{of_text(text) - 3}" for text in TEXTS)]
+    (tmp_path / "zero.csv").write_text("\n".join(lines))
+    own = [*by_table(judged, tmp_path / "zero.csv"), "method=breadth_first", "budget.evaluations=15625"]
+    own += ["evaluator=multi_objective", "evaluator@evaluator.accuracy=table", "evaluator.accuracy.column=valid"]
+    settings = composed("search", *own, "evaluator.targets.latency_ms=10", "rules.forbidden=[nor_conv_3x3]")
+    with pytest.raises(UserError, match=r"evaluator\.targets\.latency_ms: a cell costs 0, which no exponent can weigh"):
+        blackbox.run(settings, tmp_path / "run")
+
+
 HEAD = "operation,channels,stride,height,width,latency_ms\n"
 
 
@@ -362,13 +397,18 @@ HEAD = "operation,channels,stride,height,width,latency_ms\n"
     ("content", "told"),
     [
         ("operation,channels,stride,height,width\n", r"a table of operations has a column 'latency_ms'"),
-        (HEAD + "a,2,1,8,8,fast\n", r"line 2 is a,2,1,8,8,fast; it needs whole numbers"),
-        (HEAD + "a,2,1,8,8,1\na,2,1,8,8,-1\n", r"line 3 is .*; it needs whole numbers, and a latency of at least 0"),
+        (HEAD + "a,2,1,8,8,fast\n", r"line 2 is a,2,1,8,8,fast; it needs 6 columns, whole numbers"),
+        (
+            HEAD + "a,2,1,8,8,1\na,2,1,8,8,-1\n",
+            r"line 3 is .*; it needs 6 columns, whole numbers, and a latency of at least 0",
+        ),
         (HEAD + "a,2,1,8,8,nan\n", r"line 2 is"),
         (HEAD + "a,2,1,8\n", r"line 2 is"),
         (HEAD + "a,2,1,8,8,1\na,2,1,8,8,2\n", r"line 3 says another latency of a again"),
+        (HEAD + "a,2,1,8,8,0,123\n", r"line 2 is a,2,1,8,8,0,123; it needs 6 columns"),
+        (HEAD.replace("stride", "channels"), r"the column 'channels' is there twice; each name once"),
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_a_damaged_table_of_operations_is_named(content, told, tmp_path):
     (tmp_path / "bad.csv").write_text(content)

@@ -15,6 +15,7 @@ from darts.models.mixture import Mixture, Moment
 from darts.models.supernet import Supernet
 from darts.runtime.device import ready_device
 from darts.runtime.errors import UserError, require
+from darts.search.loop import cost_model
 from darts.search.preferences import alpha_at
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, new_state
@@ -36,7 +37,8 @@ class Bilevel:
     decides (schedules that prune, early stopping, budgets) play no part. `size` is the side of the images, or (height,
     width); `steps` is how many the loop will take, from which temperatures and fading weights know how far it is.
 
-    Attributes: `supernet`, `alpha` (cell type -> parameter (edges, candidates)), `settings`.
+    Attributes: `supernet`, `alpha` (cell type -> parameter (edges, candidates); of darts_front (points, edges,
+    candidates)), `settings`. Limits of `constraints` and a front's cost weigh on alpha as in a search.
     """
 
     def __init__(self, *overrides: str, channels: int, size: Size, classes: int, steps: int) -> None:
@@ -50,7 +52,9 @@ class Bilevel:
         self._place = tempfile.TemporaryDirectory()  # of records that nobody reads
         shape = InputShape(channels, size, classes)
         data = SearchData(shape, _NO_IMAGES, _NO_IMAGES, _NO_SPLIT)
-        self._state: SearchState = new_state(settings, data, device, Path(self._place.name))
+        folder = Path(self._place.name)
+        self._state: SearchState = new_state(settings, data, device, folder)
+        self._state.costs = cost_model(settings, shape, device, folder)
         set_learning_rate(self._state.weight_optimiser, settings.weight_optimiser.learning_rate)
 
     @property

@@ -261,6 +261,8 @@ def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
         costs = costs_of(genotype, how.network, shape, context.device, names, context.latencies)
         weighed = accuracy
         for name, target in aimed.items():
+            if costs[name] <= 0:
+                raise UserError(f"evaluator.targets.{name}: a cell costs {costs[name]:g}, which no exponent can weigh")
             weighed *= (costs[name] / target) ** how.exponent
         return weighed, {**metrics, "accuracy": accuracy, **costs}
 

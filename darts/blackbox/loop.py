@@ -174,7 +174,8 @@ def start_or_resume(settings: BlackBoxSettings, folder: Path) -> BlackBoxSearch:
     claim_folder(folder, KIND, own, device, data_record(summary, own))
     write_bytes(folder / "split.json", data.split.to_json().encode())
     log_summary(summary)
-    tell_of_latency(settings.constraints, latencies, device)
+    names = [LATENCY] if settings.constraints.latency_ms is not None else []
+    tell_of_latency(names, latencies, device)
     journal = Journal(folder, device, settings.logger, scorer.limits)
     if journal.before:
         log.info("resuming after %d evaluations", len(journal.before))

@@ -208,7 +208,7 @@ class BlackBoxSettings(EvaluationSettings):
         limited = any(limit is not None for limit in vars(budget).values())
         require(limited, "budget", "unlimited", "limited in evaluations, epochs, minutes or macs with this method")
         several = isinstance(self.evaluator, MultiObjective)
-        allowed = f"multi_objective with method={self.method.name}, which weighs several aims"
+        allowed = f"multi_objective (in a comparison scored_by) with method={self.method.name}, which has several aims"
         scores = OF_IMAGES.get(type(self.evaluator), "of a text")
         require(several or not self.method.weighs_aims, "evaluator", scores, allowed)
         used = several or self.constraints.latency_ms is not None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from darts.compare.searches import RANDOM_SEARCH, finished_searches
 from darts.compare.settings import CompareSettings
 from darts.compare.statistics import MedianInterval, RankTest, holm, median_interval, rank_test
-from darts.models.latency import SETTING, CellLatencies, latencies_of
+from darts.models.latency import SETTING, CellLatencies, latencies_of, read_operations
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import read_json
 from darts.runtime.schema import FINITE, JSON
@@ -61,7 +61,7 @@ class Pick:
     mean: float | None  # accuracy, percent
     worst: float | None
     best: float | None
-    cell: str | None  # the one that most searches would take, of several the most accurate
+    cell: str | None  # the one that most searches would take, of several the best by what they were told
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,16 @@ def judge_of(settings: CompareSettings) -> Judge | None:
     if settings.constraints.latency_table is None:
         return None
     accuracies = load_table(settings.benchmark, settings.space)
+    path = Path(settings.constraints.latency_table).expanduser()
+    whole = accuracies is not None and not (path.is_file() and read_operations(path) is not None)
+    allowed = "a table of whole cells in a comparison, which judges cells by it; this one is of operations"
+    require(whole, SETTING, settings.constraints.latency_table, allowed)
     shape = shape_of(require_labelled(settings.dataset))
     latencies = latencies_of(settings.constraints, settings.space, shape)
     if accuracies is None or not isinstance(latencies, CellLatencies):
-        place = settings.constraints.latency_table
-        raise UserError(f"{SETTING} is {place}; a comparison needs one of whole cells, with benchmark.table beside it")
+        raise TypeError("a comparison on a device has two tables of cells")
     alone = accuracies.index.keys() ^ latencies.table.index.keys()
-    allowed = f"of the same cells as benchmark.table, not like {min(alone, default='')}"
+    allowed = f"a table of the same cells as benchmark.table; only one of the two has {min(alone, default='')}"
     require(not alone, SETTING, settings.constraints.latency_table, allowed)
     return Judge(accuracies, settings.benchmark.column, latencies, settings.limits)
 
@@ -165,7 +168,7 @@ def on_device(settings: CompareSettings, folder: Path) -> Device | None:
     within = {}
     for limit in judge.limits:
         best = best_within(quality, cost, limit)
-        within[f"{limit:g}"] = None if best is None else Point(texts[best], float(quality[best]), float(cost[best]))
+        within[shown(limit)] = None if best is None else Point(texts[best], float(quality[best]), float(cost[best]))
     whole = hypervolume(quality / 100, cost, judge.bounds)
     sources = {str(settings.benchmark.table): judge.accuracies.digest}
     sources[str(settings.constraints.latency_table)] = judge.latencies.table.digest
@@ -189,8 +192,13 @@ def offer_of(judge: Judge, method: str, seed: int, place: Path, space: SearchSpa
     import numpy
 
     quality, cost = (numpy.array([getattr(cell, name) for cell in cells]) for name in ("accuracy", "latency"))
-    within = {f"{limit:g}": taken(cells, limit) for limit in judge.limits}
+    within = {shown(limit): taken(cells, limit) for limit in judge.limits}
     return Offer(method, seed, cells, hypervolume(quality / 100, cost, judge.bounds), within)
+
+
+def shown(limit: float) -> str:
+    """A limit as the report names it, with all its digits."""
+    return f"{limit:.15g}"
 
 
 def cells_of(judge: Judge, place: Path, space: SearchSpace) -> list[Offered]:
@@ -259,6 +267,6 @@ def pick_of(offers: Sequence[Offer], limit: str) -> Pick:
         return Pick(limit, 0, None, None, None, None)
     accuracies = [cell.accuracy for cell in cells]
     names = [cell.cell for cell in cells]
-    favourite = max(cells, key=lambda cell: (names.count(cell.cell), cell.accuracy))
+    favourite = max(cells, key=lambda cell: (names.count(cell.cell), cell.told))
     mean = statistics.fmean(accuracies)
     return Pick(limit, len(cells), mean, min(accuracies), max(accuracies), favourite.cell)

@@ -115,6 +115,7 @@ class CompareSettings(RunSettings):
         table = self.constraints.latency_table
         sound = all(0 < limit < math.inf for limit in self.limits)
         require(sound, "limits", self.limits, "numbers above 0, finite: milliseconds")
+        require(len(set(self.limits)) == len(self.limits), "limits", self.limits, "different numbers")
         require(table is not None or not self.limits, "limits", self.limits, "empty without constraints.latency_table")
         if table is None:
             return

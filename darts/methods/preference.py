@@ -51,7 +51,7 @@ class AlongFront(Preference):
     points: int  # preferences, evenly from 0 to 1, that have an alpha of their own; between two it is interpolated
     weight: float  # of the cost beside the loss
     cost: str | None  # parameters, macs or latency_ms; null: latency_ms by constraints.latency_table, without one macs
-    chosen: float  # the preference whose cell is the result, and by whose mixture the search is judged
+    chosen: float  # the preference whose cell becomes genotype.json; history.jsonl has the supernet under its mixture
     cells: int  # preferences, evenly from 0 to 1, whose cells are tried at the end
 
     draws: ClassVar[bool] = True

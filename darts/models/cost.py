@@ -25,7 +25,7 @@ from darts.models.operations import candidate
 from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime import distributed
 from darts.runtime.device import placed
-from darts.runtime.errors import UserError
+from darts.runtime.errors import UserError, require
 from darts.runtime.files import read_json, write_json
 from darts.runtime.schema import FINITE, Length
 from darts.spaces.genotype import Genotype
@@ -141,6 +141,7 @@ class CostModel:
     tables: dict[str, dict[str, Tensor]] = field(init=False)  # cost -> cell type -> (edges, candidates), all cells
     rest: dict[str, float] = field(init=False)  # cost -> what does not lie on edges
     selectable: dict[str, Tensor] = field(init=False)  # cell type -> (edges, candidates), 1 where it may be chosen
+    bounds: dict[str, tuple[float, float]] = field(init=False)  # of costs without a limit: what can be expected
     kept: Tensor = field(init=False)  # (edges,), how likely an edge stays
 
     def __post_init__(self) -> None:
@@ -159,6 +160,7 @@ class CostModel:
             sums = self.latencies.sums
             self.tables[LATENCY] = {kind: torch.tensor(own).to(self._like()) for kind, own in sums.tables.items()}
             self.rest[LATENCY] = sums.rest
+        self.bounds = {name: self._bounds(name) for name in self.also}
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
         """The costs, among those that are limited or to be known, of a genotype's own network."""
@@ -184,6 +186,7 @@ class CostModel:
         self.rest[LATENCY] = kept["rest"]
         for kind, table in self.tables[LATENCY].items():
             table.copy_(torch.tensor(kept["tables"][kind]))
+        self.bounds = {name: self._bounds(name) for name in self.also}
 
     def _like(self) -> Tensor:
         return torch.zeros((), device=self.device)
@@ -207,13 +210,19 @@ class CostModel:
 
     def relative(self, name: str, scores: Mapping[str, Tensor]) -> Tensor:
         """The expectation of one cost from 0, where every edge has its cheapest candidate, to 1; differentiable."""
-        least = torch.full((), self.rest[name], device=self.device)
-        greatest = least.clone()
+        least, greatest = self.bounds[name]
+        return (self.expected(scores)[name] - least) / (greatest - least)
+
+    def _bounds(self, name: str) -> tuple[float, float]:
+        """What a mixture can be expected to cost; `UserError` where that is one number."""
+        least = greatest = self.rest[name]
         for kind, table in self.tables[name].items():
             allowed = self.selectable[kind] > 0
-            least = least + (table.masked_fill(~allowed, math.inf).amin(1) * self.kept).sum()
-            greatest = greatest + (table.masked_fill(~allowed, -math.inf).amax(1) * self.kept).sum()
-        return (self.expected(scores)[name] - least) / (greatest - least)
+            least += float((table.masked_fill(~allowed, math.inf).amin(1) * self.kept).sum())
+            greatest += float((table.masked_fill(~allowed, -math.inf).amax(1) * self.kept).sum())
+        different = greatest > least
+        require(different, "method.preference.cost", name, f"another cost: this one is {least:.6g} for all cells")
+        return least, greatest
 
     def check(self, costs: Mapping[str, float], where: str) -> None:
         """Raise `UserError` where a found network costs more than it may."""
@@ -284,11 +293,11 @@ def costs_of(
     return {**others, LATENCY: latencies.of(genotype)}
 
 
-def tell_of_latency(settings: ConstraintSettings, latencies: Latencies | None, device: torch.device) -> None:
-    """Say at a search's start where its latencies come from."""
+def tell_of_latency(names: Iterable[str], latencies: Latencies | None, device: torch.device) -> None:
+    """Say at a search's start where its latencies come from; `names`: of the costs that it looks at."""
     if latencies is not None:
         log.info("%s", latencies.told())
-    elif settings.latency_ms is not None:
+    elif LATENCY in names:
         threads = torch.get_num_threads()
         log.info("latency: of one image, operation by operation on %s, %d threads: medians of %d passes after %d",
                  device, threads, REPETITIONS, WARM_UP)  # fmt: skip

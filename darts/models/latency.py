@@ -27,6 +27,7 @@ from darts.spaces.search_space import InputShape, SearchSpace, Sides, divided, h
 
 log = logging.getLogger(__name__)
 SETTING = "constraints.latency_table"
+CELL_TYPE = "normal"  # of the benchmark's cells
 REST = "rest"  # begins the name of what is not an operation
 Numbers = NDArray[numpy.float64]
 
@@ -67,6 +68,15 @@ class Sums:
         for kind, cell in genotype.cells.items():
             for edge, column in space.places(cell):
                 total += float(self.tables[kind][edge, column])
+        return total
+
+    def least(self, space: SearchSpace) -> float:
+        """Of the fastest network, ms: at each node the edges that may stay and take least."""
+        total = self.rest
+        for kind, table in self.tables.items():
+            for node in range(space.nodes):
+                edges = [table[edge, space.selectable(kind, edge)].min() for edge in space.incoming(node)]
+                total += float(sum(sorted(edges)[: space.kept(node)]))
         return total
 
 
@@ -137,9 +147,10 @@ def places(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> Iter
         sides = after
 
 
-def rest_of(size: NetworkSettings, shape: InputShape) -> Measured:
+def rest_of(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> Measured:
     """What the row of a network's rest, all but the operations on edges, is called."""
-    name = f"{REST} of {size.cells} cells, stem {size.stem_reductions}, {shape.classes} classes"
+    cell = f"{space.nodes} nodes in the skeleton {space.skeleton.value}"
+    name = f"{REST} of {size.cells} cells of {cell}, stem {size.stem_reductions}, {shape.channels} to {shape.classes}"
     return Measured(name, size.channels, 1, *shape.sides)
 
 
@@ -165,8 +176,13 @@ def read_operations(path: Path) -> dict[Measured, float] | None:
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise UserError(f"{SETTING} {one_line(path)}: not a table ({one_line(error)})") from None
     names = [name.strip() for name in rows[0][1:]] if rows else []
+    if len(names) == 1 and ";" in names[0]:
+        raise UserError(f"{SETTING} {one_line(path)}: its columns are divided by ';'; they must be by ','")
     if "operation" not in names:
         return None
+    twice = sorted(name for name in set(names) if names.count(name) > 1)
+    if twice:
+        raise UserError(f"{SETTING} {one_line(path)}: the column {one_line(twice[0])!r} is there twice; each name once")
     missing = [name for name in OPERATION_COLUMNS if name not in names]
     if missing:
         raise UserError(f"{SETTING} {one_line(path)}: a table of operations has a column {missing[0]!r}")
@@ -174,6 +190,8 @@ def read_operations(path: Path) -> dict[Measured, float] | None:
     found: dict[Measured, float] = {}
     for line, *values in rows[1:]:
         try:
+            if len(values) != len(names):
+                raise ValueError
             operation, *numbers, latency = (values[column] for column in columns)
             channels, stride, height, width = map(int, numbers)
             key, milliseconds = Measured(operation.strip(), channels, stride, height, width), float(latency)
@@ -181,7 +199,7 @@ def read_operations(path: Path) -> dict[Measured, float] | None:
         except (IndexError, ValueError):
             sound = False
         if not sound:
-            told = "whole numbers, and a latency of at least 0"
+            told = f"{len(names)} columns, whole numbers, and a latency of at least 0"
             raise UserError(f"{SETTING} {one_line(path)}: line {line} is {one_line(','.join(values))}; it needs {told}")
         if found.setdefault(key, milliseconds) != milliseconds:
             raise UserError(f"{SETTING} {one_line(path)}: line {line} says another latency of {key.operation} again")
@@ -207,7 +225,12 @@ def added_up(
         for column in space.selectable(place.kind, place.edge):
             wanted = Measured(space.candidates[column], place.channels, place.stride, *place.sides)
             tables[place.kind][place.edge, column] += latency(wanted)
-    return Sums(tables, latency(rest_of(size, shape)))
+    sums = Sums(tables, latency(rest_of(space, size, shape)))
+    least = sums.least(space)
+    if least <= 0:
+        told = f"the least sum of a cell is {least:.3g} ms, with {sums.rest:.3g} ms for the rest of the network"
+        raise UserError(f"{SETTING} {one_line(file)}: {told}; measure again, with more warm_up and repetitions")
+    return sums
 
 
 def measuring(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> str:
@@ -243,24 +266,41 @@ def cell_latencies(table: Table, device: str | None, space: SearchSpace) -> Cell
 def fitted_sums(table: Table, device: str, space: SearchSpace) -> tuple[Sums, Quality]:
     """The sums over edges that come nearest to the cells of a table, by least squares, and how near they come.
 
-    On each edge the least candidate counts 0, so that `rest` is what the fastest of all sums takes.
+    The cheapest candidate of each edge counts 0; `rest` is the sum of the cell that has these. `UserError` for a table
+    that lacks cells of the space, or says the same of all.
     """
-    chosen, rows = [], []
-    for text, row in table.index.items():
-        (cell,) = from_string(text).cells.values()
-        if set(cell.operations()) <= set(space.candidates):
-            chosen.append([column for _, column in space.places(cell)])
-            rows.append(row)
-    require(len(rows) > 1, SETTING, table.place.partition(" ")[2], "a table with cells of the space")
+    chosen, rows = cells_in(table, space)
+    place, number = table.place.partition(" ")[2], space.count()
+    require(len(rows) == number, SETTING, place, f"a table of all {number:,} cells of the space, not of {len(rows):,}")
     edges, candidates = len(space.edges()), len(space.candidates)
     codes = numpy.eye(candidates)[numpy.array(chosen)].reshape(len(rows), edges * candidates)
     values = table.values(device)[rows]
+    different = bool(values.max() > values.min())
+    require(different, "constraints.device", device, f"a column of different numbers, not {values[0]:g} for all cells")
     design = numpy.hstack([codes, numpy.ones((len(rows), 1))])
     solution = numpy.linalg.lstsq(design, values, rcond=None)[0]
     matrix, rest = solution[:-1].reshape(edges, candidates), float(solution[-1])
     least = matrix.min(axis=1, keepdims=True)
     sums = Sums(dict.fromkeys(space.cell_types, matrix - least), rest + float(least.sum()))
     return sums, quality_of(design @ solution, values)
+
+
+def cells_in(table: Table, space: SearchSpace) -> tuple[list[list[int]], list[int]]:
+    """Of the cells of a table that are in the space, the candidates' columns by edge, and the rows."""
+    allowed = space.allowed(CELL_TYPE)
+    chosen, rows = [], []
+    for text, row in table.index.items():
+        try:
+            genotype = from_string(text)
+        except UserError as error:
+            raise UserError(f"{table.place}: {error}") from None
+        cell = genotype.cells[CELL_TYPE]
+        if len(cell.nodes) == space.nodes and set(cell.operations()) <= set(space.candidates):
+            places = list(space.places(cell))
+            if all(allowed[edge][column] for edge, column in places):
+                chosen.append([column for _, column in places])
+                rows.append(row)
+    return chosen, rows
 
 
 def quality_of(predicted: Numbers, values: Numbers) -> Quality:

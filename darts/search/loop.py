@@ -180,8 +180,8 @@ def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device
     if not (settings.constraints.any or also):
         return None
     latencies = latencies_of(settings.constraints, settings.space, shape)
-    tell_of_latency(settings.constraints, latencies, device)
     model = CostModel(settings.constraints, settings.space, shape, device, latencies, also)
+    tell_of_latency(model.names, latencies, device)
     model.keep_latency(folder)
     return model
 

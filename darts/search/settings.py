@@ -86,6 +86,9 @@ class SearchSettings(RunSettings):
         allowed = "one_alpha with a text or several tasks, whose networks have no such cost"
         require(of_images or not self.method.preference.draws, "method/preference", "along_front", allowed)
         rule = self.method.preference
+        limited = self.constraints.any and rule.draws
+        allowed = "null with method/preference=along_front, whose front has a cell for every limit"
+        require(not limited, "constraints", "given", allowed)
         learns = isinstance(rule, AlongFront) and rule.cost in (None, "latency_ms")
         table, used = self.constraints.latency_table, learns or self.constraints.latency_ms is not None
         allowed = "null, or constraints.latency_ms with it"
