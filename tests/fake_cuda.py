@@ -276,7 +276,7 @@ def search_state(command: str, overrides: list[str]) -> SearchState:
 def fake_costs(settings: SearchSettings, shape: InputShape) -> CostModel | None:
     """The limits of cost, where there are any; they are measured on the host."""
     with unset_fake_temporarily():
-        costs = search.cost_model(settings, shape, torch.device("cpu"))
+        costs = search.cost_model(settings, shape, torch.device("cpu"), Path(tempfile.mkdtemp()))
     if costs is not None:
         tensors = [*costs.tables.values(), costs.selectable, vars(costs)]
         costs.device = CUDA
