@@ -102,9 +102,7 @@ def cells_of(accuracies: Table, costs: Table, column: str, cost: str) -> Cells:
     """The cells of two tables, in the order of the first one's rows; `UserError` for a cost that is no number."""
     texts = list(accuracies.index)
     costs.require_costs(cost)
-    quality, known = accuracies.values(column), costs.values(cost)
-    own = quality[[accuracies.index[text] for text in texts]]
-    spent = known[[costs.index[text] for text in texts]]
+    own, spent = accuracies.values_of(texts, column), costs.values_of(texts, cost)
     require(bool(spent.max() > spent.min()), "cost", cost, f"a column of different numbers, not all {spent.max():g}")
     return Cells(texts, own, spent)
 

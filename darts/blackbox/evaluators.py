@@ -27,11 +27,11 @@ from darts.blackbox.settings import (
     ZeroCost,
 )
 from darts.loop.settings import taken_over
-from darts.models.cost import COSTS, LATENCY, costs_of, network_costs
+from darts.models.cost import costs_of, network_costs
 from darts.models.latency import Latencies
 from darts.models.network import build_network
 from darts.models.recurrent import macs_of_a_word
-from darts.models.settings import NetworkSettings
+from darts.models.settings import COSTS, LATENCY, NetworkSettings
 from darts.models.supernet import Mixing
 from darts.models.supernet_macs import DIFFERENTIATED, SupernetMacs
 from darts.runtime.device import placed

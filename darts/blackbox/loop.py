@@ -32,8 +32,9 @@ from darts.loop.record import (
     require_record,
     require_same_data,
 )
-from darts.models.cost import LATENCY, CostModel, tell_of_latency
+from darts.models.cost import CostModel, tell_of_latency
 from darts.models.latency import CellLatencies, Latencies, latencies_of
+from darts.models.settings import COSTS, LATENCY
 from darts.runtime.device import memory_advice, ready_device
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
@@ -236,7 +237,7 @@ def finish(search: BlackBoxSearch) -> Genotype:
     journal.results(search.experiment, {"score": score, **search._truth(found)})
     plotting.save_cells(genotype, folder / "cells")
     plotting.save_figure(plotting.draw_progress(journal.history), folder / "cells" / "progress")
-    costs = [name for name in ("parameters", "macs", "latency_ms") if name in journal.history[0]]
+    costs = [name for name in COSTS if name in journal.history[0]]
     if costs:
         kept = front(journal.history, costs)
         write_json(folder / "pareto.json", kept)

@@ -16,7 +16,7 @@ from darts.loop.settings import (
     WeightOptimiser,
     check_size,
 )
-from darts.models.settings import ConstraintSettings, NetworkSettings
+from darts.models.settings import COSTS, ConstraintSettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.spaces.nasbench201 import BenchmarkTable
 from darts.tasks.settings import LanguageSettings, TextDataset
@@ -145,8 +145,7 @@ class MultiObjective(Evaluator):
     exponent: float  # of cost / target; negative: less is better
 
     def __post_init__(self) -> None:
-        names = ["parameters", "macs", "latency_ms"]
-        require(sorted(self.targets) == sorted(names), "evaluator.targets", sorted(self.targets), ", ".join(names))
+        require(sorted(self.targets) == sorted(COSTS), "evaluator.targets", sorted(self.targets), ", ".join(COSTS))
         for name, target in self.targets.items():
             sound = target is None or 0 < target < math.inf
             require(sound, f"evaluator.targets.{name}", target, "above 0, finite, or null")

@@ -21,10 +21,8 @@ def main(settings: DictConfig) -> float:
     typed = typed_settings(settings, CompareSettings)
     from darts.compare import power, run
 
-    if typed.tasks:
-        return compared_over_tasks(typed)
-    if typed.protocols:
-        return compared_under_protocols(typed)
+    if typed.tasks or typed.protocols:
+        return compared_several_times(typed)
     planned = run.foretold(typed)
     for line in power.forecast_lines(typed, planned):
         log.info("%s", line)
@@ -38,31 +36,18 @@ def main(settings: DictConfig) -> float:
     return min(claim.p for claim in found.claims)
 
 
-def compared_over_tasks(typed: CompareSettings) -> float:
-    """The same over several tasks; returns the least corrected p-value of all."""
-    from darts.compare import several
+def compared_several_times(typed: CompareSettings) -> float:
+    """The same over several tasks, or under several protocols; returns the least corrected p-value of all."""
+    from darts.compare import protocols, several
 
+    name, rule = ("tasks", several) if typed.tasks else ("protocols", protocols)
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
-    planned = several.foretold(typed, folder)
+    planned = rule.foretold(typed, folder)
     if typed.plan:
         return 1.0
     with lock_folder(folder), deferred_signals():
-        p, text = several.run_all(typed, folder, planned)
-    log.info("\n%s\nsummary: %s, %s", text, folder / "tasks.md", folder / "tasks.json")
-    return p
-
-
-def compared_under_protocols(typed: CompareSettings) -> float:
-    """The same under several training protocols; returns the least corrected p-value of all."""
-    from darts.compare import protocols
-
-    folder = Path(HydraConfig.get().runtime.output_dir).resolve()
-    planned = protocols.foretold(typed, folder)
-    if typed.plan:
-        return 1.0
-    with lock_folder(folder), deferred_signals():
-        p, text = protocols.run_all(typed, folder, planned)
-    log.info("\n%s\nsummary: %s, %s", text, folder / "protocols.md", folder / "protocols.json")
+        p, text = rule.run_all(typed, folder, planned)
+    log.info("\n%s\nsummary: %s, %s", text, folder / f"{name}.md", folder / f"{name}.json")
     return p
 
 

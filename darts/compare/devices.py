@@ -6,11 +6,15 @@ judge them: nothing is chosen by the accuracy that counts.
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
 
 from darts.compare.searches import RANDOM_SEARCH, finished_searches
 from darts.compare.settings import CompareSettings
@@ -26,10 +30,6 @@ from darts.spaces.search_space import SearchSpace
 from darts.spaces.sources import finished_genotype
 from darts.tasks.datasets import shape_of
 from darts.tasks.settings import require_labelled
-
-if TYPE_CHECKING:
-    import numpy
-    from numpy.typing import NDArray
 
 
 class Offered(NamedTuple):
@@ -116,18 +116,15 @@ class Judge:
         """Accuracies of all cells, percent."""
         return self.accuracies.values(self.column)
 
-    @property
+    @functools.cached_property
     def cost(self) -> NDArray[numpy.float64]:
         """Latencies of all cells in the order of the accuracies, ms."""
-        table = self.latencies.table
-        values = table.values(self.latencies.device)
-        return values[[table.index[text] for text in self.accuracies.index]]
+        return self.latencies.table.values_of(self.accuracies.index, self.latencies.device)
 
-    @property
+    @functools.cached_property
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest latency of all cells."""
-        cost = self.cost
-        return float(cost.min()), float(cost.max())
+        return float(self.cost.min()), float(self.cost.max())
 
     def offered(self, genotype: Genotype, told: float) -> Offered:
         """A cell with what counts."""
@@ -189,8 +186,6 @@ def on_device(settings: CompareSettings, folder: Path) -> Device | None:
 def offer_of(judge: Judge, method: str, seed: int, place: Path, space: SearchSpace) -> Offer:
     """What a search that lies in a folder offers."""
     cells = sorted(cells_of(judge, place, space), key=lambda cell: cell.latency)
-    import numpy
-
     quality, cost = (numpy.array([getattr(cell, name) for cell in cells]) for name in ("accuracy", "latency"))
     within = {shown(limit): taken(cells, limit) for limit in judge.limits}
     return Offer(method, seed, cells, hypervolume(quality / 100, cost, judge.bounds), within)

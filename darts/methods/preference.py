@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from darts.config.registry import register
+from darts.models.settings import COSTS, LATENCY
 from darts.runtime.errors import require
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-COSTS = ("parameters", "macs", "latency_ms")
 
 
 @dataclass
@@ -28,6 +27,10 @@ class Preference:
     def alpha(self, parameters: Tensor, preference: Tensor | float) -> Tensor:
         """Return alpha (edges, candidates) of a preference, differentiable in the parameters of `shape`."""
         return parameters
+
+    def costs(self, by_table: bool) -> tuple[str, ...]:
+        """Return the costs that alpha weighs without a limit; `by_table`: a table of latencies is given."""
+        return ()
 
 
 @register("preference", "one_alpha")
@@ -75,6 +78,10 @@ class AlongFront(Preference):
         points = torch.arange(self.points, device=parameters.device, dtype=parameters.dtype)
         near = (1 - (preference * (self.points - 1) - points).abs()).clamp_min(0)
         return torch.tensordot(near, parameters, 1)
+
+    def costs(self, by_table: bool) -> tuple[str, ...]:
+        """The one beside the loss."""
+        return (self.cost or (LATENCY if by_table else "macs"),)
 
     def weighed(self, loss: Tensor, cost: Tensor, preference: Tensor) -> Tensor:
         """What a step's alpha minimises; `cost` from 0 to 1."""

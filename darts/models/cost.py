@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from darts.models.latency import Latencies, places
 from darts.models.network import build_network
 from darts.models.operations import candidate
-from darts.models.settings import ConstraintSettings, NetworkSettings
+from darts.models.settings import COSTS, LATENCY, ConstraintSettings, NetworkSettings
 from darts.runtime import distributed
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError, require
@@ -119,10 +119,6 @@ def _timed(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-LATENCY = "latency_ms"
-COSTS = ("parameters", "macs", LATENCY)
-
-
 @dataclass
 class CostModel:
     """Expected costs, of one image, of the network that `settings.network` would make of a mixture.
@@ -158,7 +154,9 @@ class CostModel:
         self.rest = {name: known[name] - self._on_edges(name, reference) for name in counted}
         if self.latencies is not None and LATENCY in self.names:
             sums = self.latencies.sums
-            self.tables[LATENCY] = {kind: torch.tensor(own).to(self._like()) for kind, own in sums.tables.items()}
+            self.tables[LATENCY] = {
+                kind: torch.as_tensor(own, dtype=torch.float32, device=self.device) for kind, own in sums.tables.items()
+            }
             self.rest[LATENCY] = sums.rest
         self.bounds = {name: self._bounds(name) for name in self.also}
 
@@ -187,9 +185,6 @@ class CostModel:
         for kind, table in self.tables[LATENCY].items():
             table.copy_(torch.tensor(kept["tables"][kind]))
         self.bounds = {name: self._bounds(name) for name in self.also}
-
-    def _like(self) -> Tensor:
-        return torch.zeros((), device=self.device)
 
     def expected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """By cost, its expectation under the scores (edges, candidates) of every cell type; differentiable."""

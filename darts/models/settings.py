@@ -10,6 +10,9 @@ from typing import Any
 from darts.runtime.errors import require
 from darts.spaces.search_space import InputShape, is_size, is_stem, size_of
 
+LATENCY = "latency_ms"
+COSTS = ("parameters", "macs", LATENCY)  # of a network, each of one image
+
 
 @dataclass
 class NetworkSettings:
@@ -72,7 +75,7 @@ class ConstraintSettings:
     network: NetworkSettings  # the size at which the found cell is to be used
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "macs", "latency_ms"):
+        for name in COSTS:
             limit = getattr(self, name)
             require(limit is None or 0 < limit < math.inf, f"constraints.{name}", limit, "above 0, finite, or null")
         require(0 <= self.weight < math.inf, "constraints.weight", self.weight, "at least 0, finite")

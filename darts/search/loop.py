@@ -20,9 +20,8 @@ from darts.loop.record import (
 )
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import WeightOptimiser
-from darts.methods.preference import AlongFront
 from darts.methods.schedule import Stage
-from darts.models.cost import LATENCY, CostModel, tell_of_latency
+from darts.models.cost import CostModel, tell_of_latency
 from darts.models.latency import latencies_of
 from darts.models.layout import choose_layout
 from darts.models.mixture import Moment
@@ -174,9 +173,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
 
 def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device, folder: Path) -> CostModel | None:
     """What the found network will cost, where that is limited."""
-    rule = settings.method.preference
-    by_table = settings.constraints.latency_table is not None
-    also = [rule.cost or (LATENCY if by_table else "macs")] if isinstance(rule, AlongFront) else []
+    also = settings.method.preference.costs(by_table=settings.constraints.latency_table is not None)
     if not (settings.constraints.any or also):
         return None
     latencies = latencies_of(settings.constraints, settings.space, shape)

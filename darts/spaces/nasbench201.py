@@ -15,7 +15,7 @@ import io
 import itertools
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +133,10 @@ class Table:
     def value(self, genotype: Genotype, column: str) -> float:
         """What a column says of a cell; raises `UserError` for a cell or a column that the table lacks."""
         return float(self.values(column)[self._row(genotype)])
+
+    def values_of(self, cells: Iterable[str], name: str) -> numpy.ndarray:
+        """A column in the order of the given cells, as another table has them."""
+        return self.values(name)[[self.index[cell] for cell in cells]]
 
     def require_costs(self, column: str) -> None:
         """`UserError` naming a cell whose cost in a column is no number of at least 0."""
