@@ -33,7 +33,7 @@ from darts.tasks.settings import require_labelled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from darts.spaces.nasbench201 import Table
+    from darts.spaces.table import Table
 
 log = logging.getLogger("darts")
 KIND = "rank correlation"  # what run.json calls it
@@ -116,7 +116,7 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     from darts.loop.record import claim_folder, experiment, refuse_other_run, require_same_data
     from darts.runtime.device import ready_device
     from darts.runtime.files import append_line, read_lines, write_lines
-    from darts.spaces.nasbench201 import load_table
+    from darts.spaces.table import load_table
     from darts.tasks.batches import search_data
 
     allowed = "a file, or give results=[FOLDER,...]"

@@ -18,10 +18,11 @@ from darts.config.registry import command_settings
 from darts.loop.settings import CommonSettings, check_size
 from darts.models.settings import InputSettings, NetworkSettings
 from darts.runtime.errors import UserError, require
-from darts.spaces.nasbench201 import has_string, to_string
+from darts.spaces.genotype import called, in_a_list
 from darts.spaces.notation import has_notation, to_notation
 from darts.spaces.search_space import Skeleton, sides_of, size_of
 from darts.spaces.sources import find_genotype
+from darts.spaces.strings import has_string, to_string
 
 if TYPE_CHECKING:
     from darts.spaces.genotype import Cell, Genotype
@@ -48,7 +49,7 @@ class DescribeSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size("input.size", size_of(self.input.size), self.network)
+        check_size("input.size", size_of(self.input.size), self.network, self.space)
         allowed = "a space of images: what is described is a network of images"
         require(self.space.skeleton is not Skeleton.recurrent, "space", self.space.name, allowed)
 
@@ -58,12 +59,13 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
     import torch
 
     from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary, latency_ms
-    from darts.models.network import build_network
+    from darts.models.network import network_of_size
     from darts.runtime.device import choose_device, placed
 
     device = choose_device(settings.device)
     size, shape = settings.network, settings.input.shape()
-    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape)
+    chain = settings.space.chain
+    network = network_of_size(genotype, size, shape, True, chain)
     placed(network, device)
     images = torch.zeros(1, *shape.map_shape, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -72,7 +74,7 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
         "space": genotype.space,
         **printed_forms(genotype),
         "channels": size.channels,
-        "cells": size.cells,
+        "cells": size.cells if chain is None else chain.layers,
         "parameters": count_parameters_without_auxiliary(network),
         "parameters_with_auxiliary": count_parameters(network),
         "macs": count_macs(network, images),
@@ -82,7 +84,7 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
 
 
 def printed_forms(genotype: Genotype) -> dict[str, str]:
-    """A genotype in the forms that others print and read: `notation` the papers', `string` NAS-Bench-201's.
+    """A genotype in the forms that others print and read: `notation` the papers', `string` its benchmark's.
 
     A form that cannot express the genotype is left out.
     """
@@ -130,7 +132,7 @@ def draw(settings: DescribeSettings, genotype: Genotype, folder: Path) -> list[P
         return save_cells(genotype, folder)
     files = []
     for kind, cell in genotype.cells.items():
-        files += save_figure(draw_graph(cell, f"{kind} cell"), folder / f"{kind}_graph")
+        files += save_figure(draw_graph(cell, f"{called(kind)}"), folder / f"{kind}_graph")
     return files
 
 
@@ -164,8 +166,8 @@ def tell_difference(first: Genotype, second: Genotype, metrics: dict[str, Any]) 
         if kind not in second.cells:
             continue
         own, theirs = (edges_of(genotype.cells[kind]) for genotype in (first, second))
-        print(f"{kind:9} cell: {len(own & theirs)} edges in common, only in the first: {listed(own - theirs)}; only "
-              f"in the second: {listed(theirs - own)}")  # fmt: skip
+        print(f"{in_a_list(kind)}: {len(own & theirs)} edges in common, only in the first: {listed(own - theirs)}; "
+              f"only in the second: {listed(theirs - own)}")  # fmt: skip
 
 
 def edges_of(cell: Cell) -> set[tuple[int, str, int]]:
@@ -181,9 +183,10 @@ def listed(edges: set[tuple[int, str, int]]) -> str:
 def tell(settings: DescribeSettings, genotype: Genotype, metrics: dict[str, Any], files: Sequence[Path]) -> None:
     """Print what a genotype is and costs."""
     typed = settings
-    print(f"{name_of(typed.genotype)}: {metrics['channels']} channels, {metrics['cells']} cells")
+    units = "cells" if typed.space.chain is None else "layers"
+    print(f"{name_of(typed.genotype)}: {metrics['channels']} channels, {metrics['cells']} {units}")
     for kind, cell in genotype.cells.items():
-        print(f"{kind:9} cell: {cell}")
+        print(f"{in_a_list(kind)}: {cell}")
     for form in ("notation", "string"):
         if form in metrics:
             print(f"{form:13} {metrics[form]}")

@@ -21,6 +21,7 @@ from darts.runtime.errors import UserError, one_line, require
 from darts.runtime.files import lock_folder, read_json, read_regular, write_bytes, writing
 from darts.runtime.schema import Within
 from darts.runtime.text import encoded
+from darts.spaces.genotype import called
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -209,7 +210,7 @@ def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path,
         "batch size, seed": f"{known.get('train.batch_size')}, {known.get('seed')}",
         "test accuracy": _result(weights),
         "checked": f"largest difference from the network in PyTorch on {CHECKED} pictures at most: {difference:.2g}",
-        **{f"{kind} cell": f"`{cell}`" for kind, cell in network.genotype.cells.items()},
+        **{f"{called(kind)}": f"`{cell}`" for kind, cell in network.genotype.cells.items()},
         "licence": "to be filled in",
     }
     rows = [f"| {name} | {value} |" for name, value in table.items()]

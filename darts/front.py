@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from darts.spaces.nasbench201 import Table
+    from darts.spaces.table import Table
 
 log = logging.getLogger("darts")
 DEAD = 0.1  # below it a cost in milliseconds is that of a network that a compiler has optimised away
@@ -144,7 +144,7 @@ def remarks(cost: NDArray[Any]) -> list[str]:
 
 
 def _table(place: str, setting: str) -> Table:
-    from darts.spaces.nasbench201 import read_table
+    from darts.spaces.table import read_table
 
     return read_table(Path(place).expanduser(), setting=setting)
 

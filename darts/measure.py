@@ -41,7 +41,7 @@ class MeasureSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_size("input.size", size_of(self.input.size), self.network)
+        check_size("input.size", size_of(self.input.size), self.network, self.space)
         allowed = "a space of images: what is measured is a network of images"
         require(self.space.skeleton is not Skeleton.recurrent, "space", self.space.name, allowed)
         require(1 <= self.batch_size <= 65536, "batch_size", self.batch_size, "from 1 to 65536")
@@ -98,7 +98,7 @@ def following(settings: MeasureSettings, file: Path) -> str:
         "space": settings.space.name,
         "constraints.latency_table": quoted(str(file)),
         "constraints.network.channels": size.channels,
-        "constraints.network.cells": size.cells,
+        **({} if settings.space.chain is not None else {"constraints.network.cells": size.cells}),
         "constraints.network.stem_reductions": size.stem_reductions,
         "constraints.latency_ms": "LIMIT",
     }
@@ -110,29 +110,27 @@ def measured(settings: MeasureSettings, device: torch.device) -> dict[Measured, 
 
     Raises `UserError` for a space of which an operation cannot be built.
     """
-    from darts.models.cost import zero_map
-    from darts.models.latency import Measured, places, rest_of
-    from darts.models.network import build_network
-    from darts.models.operations import candidate
+    from darts.models.cost import operation_at, zero_map
+    from darts.models.latency import places, rest_of
+    from darts.models.network import network_of_size
 
     space, size, shape = settings.space, settings.network, settings.input.shape()
     found: dict[Measured, Timing] = {}
     for place in places(space, size, shape):
         for column in space.selectable(place.kind, place.edge):
-            key = Measured(space.candidates[column], place.channels, place.stride, *place.sides)
+            key = place.measured(space.candidates[column])
             if key not in found:
-                operation = candidate(key.operation).build(place.channels, place.stride, True)
-                image = zero_map((place.channels, *place.sides), device, settings.batch_size)
-                found[key] = timed(operation, image, settings)
+                image = zero_map((place.input_channels, *place.sides), device, settings.batch_size)
+                found[key] = timed(operation_at(place, key.operation), image, settings)
     cell = space.sample(random.Random(settings.seed))
-    network = build_network(cell, size.cells, size.channels, size.stem_reductions, shape, False)
+    network = network_of_size(cell, size, shape, False, space.chain)
     whole = timed(network, zero_map(shape.map_shape, device, settings.batch_size), settings)
     on_edges = 0.0
     for place in places(space, size, shape):
         chosen = dict(space.places(cell.cells[place.kind]))
         if place.edge in chosen:
             name = space.candidates[chosen[place.edge]]
-            on_edges += found[Measured(name, place.channels, place.stride, *place.sides)].median
+            on_edges += found[place.measured(name)].median
     rest = whole.median - on_edges  # below 0 where operations take longer alone than among others
     found[rest_of(space, size, shape)] = Timing(rest, rest, rest)
     told = f"its operations alone {on_edges:.3f} ms, so that {rest:.3f} ms are the rest of the network"
@@ -157,11 +155,12 @@ def timed(module: torch.nn.Module, images: torch.Tensor, settings: MeasureSettin
 
 def table(found: dict[Measured, Timing], settings: MeasureSettings, device: torch.device, threads: int) -> str:
     """The measurements as CSV."""
-    from darts.models.latency import OPERATION_COLUMNS
+    from darts.models.latency import Measured
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*OPERATION_COLUMNS, "first_quartile_ms", "third_quartile_ms", "batch_size", "device", "threads"])
+    own = ["latency_ms", "first_quartile_ms", "third_quartile_ms", "batch_size", "device", "threads"]
+    writer.writerow([*Measured._fields, *own])
     writer.writerows(rows(found, settings, str(device), threads))
     return text.getvalue()
 

@@ -27,19 +27,19 @@ from darts.blackbox.settings import (
     ZeroCost,
 )
 from darts.loop.settings import taken_over
-from darts.models.cost import costs_of, network_costs
+from darts.models.cost import Costs, network_costs
 from darts.models.latency import Latencies
-from darts.models.network import build_network
+from darts.models.network import network_of_size
 from darts.models.recurrent import macs_of_a_word
 from darts.models.settings import COSTS, LATENCY, NetworkSettings
-from darts.models.supernet import Mixing
-from darts.models.supernet_macs import DIFFERENTIATED, SupernetMacs
+from darts.models.supernet_macs import DIFFERENTIATED
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
 from darts.runtime.seeding import ambient
+from darts.spaces.chain import Chain
 from darts.spaces.genotype import Genotype
-from darts.spaces.nasbench201 import Table
 from darts.spaces.search_space import RECURRENT, InputShape
+from darts.spaces.table import Table
 from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
 from darts.tasks.pieces import TextSearchData, in_columns, train_data_of
@@ -147,7 +147,7 @@ def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefTrai
 
     def macs(genotype: Genotype, epochs: int) -> float:
         passes = DIFFERENTIATED * epochs * train + valid
-        return passes * _network_macs(genotype, how.network, whole.shape)
+        return passes * _network_macs(genotype, how.network, whole.shape, context.settings.space.chain)
 
     own_batches = whole.train.of(how.train.batch_size, "evaluator.train.batch_size").cut_out(how.train.cutout)
     return BriefTrainingJob(dataclasses.replace(whole, train=own_batches), train / (train + valid), macs)
@@ -177,9 +177,9 @@ def images_of(context: EvaluationContext) -> SearchData:
     return context.data
 
 
-def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape) -> float:
+def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape, chain: Chain | None) -> float:
     """Multiply-adds of one image."""
-    return network_costs(genotype, size, shape, torch.device("cpu"), ["macs"])["macs"]
+    return network_costs(genotype, size, shape, torch.device("cpu"), ["macs"], chain)["macs"]
 
 
 def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: int) -> BriefSettings:
@@ -208,12 +208,10 @@ def inherited_weights(how: InheritedWeights, context: EvaluationContext) -> Scor
         batches = data.valid.mixed()
         return path_accuracy(supernet, genotype, context.settings.space, batches, how.batch_statistics), {}
 
-    size, space, shape = how.network, context.settings.space, data.shape
-    plans = space.plan_supernet(size.cells, size.channels, size.stem_reductions)
-    counts = SupernetMacs(plans, space, shape, size.stem_reductions, Mixing())
+    space = context.settings.space
 
     def macs(genotype: Genotype, fraction: float) -> float:
-        return float(len(data.split.valid) * counts.of_one_image(path_of(genotype, space)))
+        return float(len(data.split.valid) * supernet.macs.of_one_image(path_of(genotype, space)))
 
     return Scorer(score, macs=macs, limits=FRACTIONS)
 
@@ -234,16 +232,16 @@ def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
 def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
     """A score of the untrained network on one batch of the training split."""
     data = images_of(context)
-    size, shape = how.network, data.shape
+    size, shape, chain = how.network, data.shape, context.settings.space.chain
     batch = data.train.first(how.batch_size)
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         with ambient(context.settings.seed, "weights"):
-            network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
+            network = network_of_size(genotype, size, shape, False, chain)
         return PROXIES[how.proxy](placed(network, context.device).train(), batch), {}
 
     def macs(genotype: Genotype, fraction: float) -> float:
-        return float(DIFFERENTIATED * how.batch_size * _network_macs(genotype, size, shape))
+        return float(DIFFERENTIATED * how.batch_size * _network_macs(genotype, size, shape, chain))
 
     return Scorer(score, macs=macs)
 
@@ -256,9 +254,11 @@ def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
     if context.latencies is not None:  # a look, beside which building every network would be slow
         names = [name for name in COSTS if name in aimed or name == LATENCY]
 
+    every = Costs(how.network, shape, context.device, context.settings.space.chain, context.latencies)
+
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         accuracy, metrics = inner.score(genotype, fraction)
-        costs = costs_of(genotype, how.network, shape, context.device, names, context.latencies)
+        costs = every.of(genotype, names)
         weighed = accuracy
         for name, target in aimed.items():
             if costs[name] <= 0:

@@ -168,7 +168,7 @@ class Generator:
         return [sum(cheapest[place:]) for place in range(len(cheapest) + 1)]
 
     def _cost(self, limit: Limit, kind: str, node: int, edges: tuple[Edge, ...]) -> float:
-        rows, table = self.space.incoming(node), limit.tables[kind]
+        rows, table = self.space.rows(node), limit.tables[kind]
         return sum(table[rows[edge.source]][self.space.candidates.index(edge.operation)] for edge in edges)
 
     def _broken(self, grown: Grown) -> str | None:

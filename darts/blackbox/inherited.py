@@ -10,9 +10,10 @@ import torch
 from darts.blackbox.settings import EvaluationSettings
 from darts.loop.record import experiment
 from darts.models.batch_norm import frozen_statistics
+from darts.models.building import ImageSupernet, plain_supernet
 from darts.models.mixture import MixtureWeights
 from darts.models.settings import NetworkSettings
-from darts.models.supernet import Supernet
+from darts.models.supernet import Mixing
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
@@ -32,7 +33,7 @@ SAME = (
 
 def trained_supernet(
     folder: Path, size: NetworkSettings, settings: EvaluationSettings, data: SearchData, device: torch.device
-) -> Supernet:
+) -> ImageSupernet:
     """The supernet of a finished search's last checkpoint, as a reference supernet.
 
     Its split of the images must be this search's, or the weights would have seen what judges them.
@@ -50,14 +51,14 @@ def trained_supernet(
     if differing:
         key = differing[0]
         raise UserError(f"evaluator.supernet {folder}: its {key} is {stored[key]!r}, here it is {present.get(key)!r}")
-    plans = settings.space.plan_supernet(size.cells, size.channels, size.stem_reductions)
-    supernet = Supernet(plans, settings.space, data.shape, size.stem_reductions)
+    space = settings.space
+    supernet = plain_supernet(space, size.cells, size.channels, size.stem_reductions, data.shape, Mixing())
     try:
         supernet.load_state_dict(state["supernet"])
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()[:150] if "\n" in str(error) else str(error)[:150]
         raise UserError(
-            f"evaluator.supernet {folder}: not the whole supernet of space {settings.space.name!r} with "
+            f"evaluator.supernet {folder}: not the whole supernet of space {space.name!r} with "
             f"evaluator.network ({reason})"
         ) from None
     placed(supernet, device)
@@ -79,7 +80,7 @@ def path_of(genotype: Genotype, space: SearchSpace) -> dict[str, MixtureWeights]
 
 @torch.no_grad()
 def path_accuracy(
-    supernet: Supernet, genotype: Genotype, space: SearchSpace, batches: Iterable[Batch], batch_statistics: bool
+    supernet: ImageSupernet, genotype: Genotype, space: SearchSpace, batches: Iterable[Batch], batch_statistics: bool
 ) -> float:
     """Accuracy (0 to 1) of a genotype's path through a supernet, whose state stays as it is."""
     first = next(supernet.parameters())

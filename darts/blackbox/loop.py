@@ -43,8 +43,8 @@ from darts.runtime.seeding import python_generator
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import record_of_space
-from darts.spaces.nasbench201 import Table, load_table
 from darts.spaces.sources import finished_genotype
+from darts.spaces.table import Table, load_table
 from darts.tasks.batches import SearchData
 from darts.tasks.searched import SearchedData, searched_data
 from darts.tasks.summary import log_summary, summary_of

@@ -18,7 +18,7 @@ from darts.loop.settings import (
 )
 from darts.models.settings import COSTS, ConstraintSettings, NetworkSettings
 from darts.runtime.errors import require
-from darts.spaces.nasbench201 import BenchmarkTable
+from darts.spaces.table import BenchmarkTable
 from darts.tasks.settings import LanguageSettings, TextDataset
 from darts.tasks.several_settings import OF_ONE_NETWORK, SeveralDatasets
 from darts.train.settings import GRAPHS_OF_TEXT, TrainLoop, refuse_for_sounds
@@ -169,7 +169,7 @@ class EvaluationSettings(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for part in self.dataset.parts().values():
-            check_size(part.size_setting, part.size, self.evaluator.network)
+            check_size(part.size_setting, part.size, self.evaluator.network, self.space)
         how = getattr(self.evaluator, "accuracy", self.evaluator)  # of several objectives
         of_text = isinstance(how, BriefTrainingOfText)
         require(self.dataset.is_text or not of_text, "evaluator", "brief_training_text", "another without a text")

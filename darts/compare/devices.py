@@ -25,9 +25,9 @@ from darts.runtime.files import read_json
 from darts.runtime.schema import FINITE, JSON
 from darts.spaces.fronts import best_within, front, hypervolume
 from darts.spaces.genotype import Cell, Edge, Genotype
-from darts.spaces.nasbench201 import Table, load_table
 from darts.spaces.search_space import SearchSpace
 from darts.spaces.sources import finished_genotype
+from darts.spaces.table import Table, load_table
 from darts.tasks.datasets import shape_of
 from darts.tasks.settings import require_labelled
 

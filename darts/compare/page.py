@@ -20,7 +20,7 @@ from darts.compare.sentences import sentences
 from darts.loop.plotting import draw_cell, save_figure, svg_text
 from darts.runtime.files import write_bytes
 from darts.runtime.text import encoded
-from darts.spaces.genotype import Genotype
+from darts.spaces.genotype import Genotype, called
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -280,8 +280,8 @@ def _cells(cells: Mapping[str, Sequence[tuple[str, Genotype]]]) -> str:
 
 
 def _cell(name: str, genotype: Genotype) -> str:
-    figures = {kind: draw_cell(cell, f"{kind} cell") for kind, cell in genotype.cells.items()}
-    images = "".join(_large(figure, f"{kind} cell of {name}") for kind, figure in figures.items())
+    figures = {kind: draw_cell(cell, f"{called(kind)}") for kind, cell in genotype.cells.items()}
+    images = "".join(_large(figure, f"{called(kind)} of {name}") for kind, figure in figures.items())
     return f'<div class="cell"><h3>{_text(name)}</h3>{images}</div>'
 
 

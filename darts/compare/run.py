@@ -23,7 +23,7 @@ from darts.loop.record import (
     warn_of_other_space,
 )
 from darts.runtime.device import choose_device
-from darts.spaces.nasbench201 import load_table
+from darts.spaces.table import load_table
 from darts.tasks.summary import summary_of_training
 
 log = logging.getLogger(__name__)

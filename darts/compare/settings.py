@@ -11,7 +11,7 @@ from darts.config.registry import command_settings
 from darts.loop.settings import Budget, RunSettings, check_task
 from darts.models.settings import ConstraintSettings
 from darts.runtime.errors import UserError, require
-from darts.spaces.nasbench201 import BenchmarkTable
+from darts.spaces.table import BenchmarkTable
 from darts.tasks.settings import LanguageSettings
 from darts.train.settings import FinalLoop, FinalSettings, TextFinalSettings, refuse_for_sounds, refuse_replaced
 

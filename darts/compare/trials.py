@@ -46,8 +46,8 @@ from darts.runtime.schema import FINITE
 from darts.search import loop as search_loop
 from darts.search.settings import SearchSettings
 from darts.spaces.membership import recorded_space
-from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import CELL_TYPES
+from darts.spaces.table import load_table
 from darts.tasks.batches import train_data
 from darts.tasks.datasets import shape_of
 from darts.tasks.pieces import text_test_pieces
@@ -238,7 +238,8 @@ def _from_table(settings: CompareSettings, trials: Sequence[Trial]) -> list[Outc
         name = trial.genotype.digest()
         if name not in known:
             device = choose_device(settings.device)
-            known[name] = network_costs(trial.genotype, settings.network, shape, device, ("parameters", "macs"))
+            names, chain = ("parameters", "macs"), settings.space.chain
+            known[name] = network_costs(trial.genotype, settings.network, shape, device, names, chain)
         accuracy = table.accuracy(trial.genotype, settings.benchmark.column) / 100
         parameters, macs = (int(known[name][cost]) for cost in ("parameters", "macs"))
         found.append(Outcome(trial.number, trial.group, trial.cell, name, trial.seed, accuracy, parameters, macs, 0.0))

@@ -51,10 +51,11 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
 
 
 def refuse_unused(settings: Any, overrides: Sequence[str]) -> None:
-    """`UserError` for an override, as typed, that settings do not use; a settings class says so by `refuse_unused`."""
-    if hasattr(settings, "refuse_unused"):
-        for override in overrides:
-            settings.refuse_unused(dotted_key(override))
+    """`UserError` for an override, as typed, that settings, or their space, do not use; `refuse_unused` says so."""
+    parts: list[Any] = [settings, getattr(settings, "space", None)]
+    for part in parts:
+        for override in overrides if hasattr(part, "refuse_unused") else []:
+            part.refuse_unused(dotted_key(override))
 
 
 def dotted_key(override: str) -> str:

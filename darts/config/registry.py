@@ -42,10 +42,11 @@ GROUPS = {
     **{kind: kind for kind in ("space", "dataset", "evaluator", "logger", "recipe")},
 }  # by kind of part: the configuration group that its name is chosen from
 _NAME = re.compile(r"[\w.-]+")
-KINDS = (*GROUPS, "operation", "activation")
+KINDS = (*GROUPS, "operation", "activation", "layer")
 
 operations: dict[str, tuple[Any, dict[str, Any]]] = {}  # name -> its constructor, and how it is treated
 activations: dict[str, Any] = {}  # name -> the function of a tensor, entry by entry
+layers: dict[str, tuple[Any, dict[str, Any]]] = {}  # the same of a chain's layers
 choices: dict[str, list[str]] = {}  # by configuration group, the names that plug-ins have added
 _modules: dict[tuple[str, str], str] = {}  # (kind, name) -> the module that registered it
 _loading: list[str] = []  # the plug-in that is being imported, if any
@@ -56,7 +57,8 @@ def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
     """Make a class or function known to the configuration under a name; returns a decorator.
 
     `kind`: a place of a method ("relaxation", "schedule", ...), "strategy", "space", "dataset", "evaluator", "logger",
-    "operation" or "activation" (a candidate of a recurrent cell: a function of a tensor, entry by entry). A part is a
+    "operation", "activation" (a candidate of a recurrent cell: a function of a tensor, entry by entry) or "layer" (a
+    candidate of a chain: a function (input channels, channels, stride, affine) -> nn.Module). A part is a
     dataclass whose fields are its settings; with `values` for all of them it can be chosen at once
     (`method/relaxation=sparse`), without them a YAML file under conf/ gives the values; a field `name` is the name. An
     operation is a function (channels, stride, affine) -> nn.Module; its `values` are fields of
@@ -78,6 +80,8 @@ def register(kind: str, name: str, /, **values: Any) -> Callable[[T], T]:
             operations[name] = thing, values
         elif kind == "activation":
             activations[name] = thing
+        elif kind == "layer":
+            layers[name] = thing, values
         else:
             _store(kind, name, thing, values)
         return thing

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from darts.loop.plotting import BOX, colour, draw_cell_on, edge_name, end_names, new_figure, rows_of
-from darts.spaces.genotype import Cell, Genotype
+from darts.loop.plotting import (
+    BOX,
+    colour,
+    columns_of,
+    draw_cell,
+    draw_cell_on,
+    edge_name,
+    end_names,
+    is_chain_cell,
+    new_figure,
+    rows_of,
+)
+from darts.spaces.genotype import Cell, Genotype, called
 from darts.spaces.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -18,6 +29,8 @@ Place = tuple[float, float]
 
 def draw_graph(cell: Cell, title: str) -> Figure:
     """A cell as a graph: inputs on the left, nodes in the order of their depth, the output on the right."""
+    if is_chain_cell(cell):
+        return draw_cell(cell, title)
     places = graph_places(cell)
     width = max(x for x, _ in places)
     low, high = min(y for _, y in places), max(y for _, y in places)
@@ -95,13 +108,13 @@ def draw_side_by_side(first: Genotype, second: Genotype, names: tuple[str, str])
     for kind in kinds:
         cells = first.cells[kind], second.cells[kind]
         heights.append(max(rows_of(cell) for cell in cells))
-        columns = max(columns, *(len(cell.nodes) + cell.inputs + 1 for cell in cells))
+        columns = max(columns, *map(columns_of, cells))
     figure = new_figure(2 * (1.05 * columns + 0.5), sum(0.42 * (rows + 3) + 0.5 for rows in heights))
     grid = figure.subplots(len(kinds), 2, squeeze=False, gridspec_kw={"height_ratios": [rows + 3 for rows in heights]})
     for row, kind in zip(grid, kinds, strict=True):
         for axes, genotype, name in zip(row, (first, second), names, strict=True):
             draw_cell_on(axes, genotype.cells[kind])
-            axes.set_title(f"{name}, {kind} cell", fontsize=10)
+            axes.set_title(f"{name}, {called(kind)}", fontsize=10)
     figure.tight_layout()
     return figure
 
@@ -127,7 +140,7 @@ def draw_changes(history: Sequence[Mapping[str, Any]], kind: str, space: SearchS
     axes.set_yticks(range(len(edges)), [edge_name(edge, space) for edge in edges], fontsize=7)
     axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), ylim=(len(edges) - 0.5, -0.5), xlabel="epoch", ylabel="edge")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(f"kept operations, {kind} cell", fontsize=10)
+    axes.set_title(f"kept operations, {called(kind)}", fontsize=10)
     handles = [Patch(color=colour(name), label=name) for name in sorted(squares)]
     figure.legend(handles=handles, loc="lower center", ncols=4, fontsize=7, frameon=False)
     figure.tight_layout(rect=(0, 0.1, 1, 1))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from darts.models.activations import all_activations
 from darts.runtime.errors import one_line
 from darts.runtime.files import writing
-from darts.spaces.genotype import Cell, Genotype
+from darts.spaces.genotype import Cell, Genotype, called
 from darts.spaces.search_space import SearchSpace, Skeleton
 from darts.tasks.task import metric_among
 
@@ -35,6 +35,14 @@ COLOURS = {
     "nor_conv_1x1": "#1f77b4",
     "nor_conv_3x3": "#17537f",
     "noise": "#e377c2",
+    "inverted_3x3_e3": "#6baed6",
+    "inverted_3x3_e6": "#1f77b4",
+    "inverted_5x5_e3": "#fdae6b",
+    "inverted_5x5_e6": "#e6550d",
+    "inverted_7x7_e3": "#bcbddc",
+    "inverted_7x7_e6": "#756bb1",
+    "inverted_3x3_e3_relu": "#6baed6",
+    "inverted_5x5_e6_relu": "#e6550d",
     "tanh": "#1f77b4",
     "relu": "#ff7f0e",
     "sigmoid": "#9467bd",
@@ -52,13 +60,21 @@ def colour(operation: str) -> str:
 
 
 def draw_cell(cell: Cell, title: str) -> Figure:
-    """A cell as a chart: a column for each input, node and the output; a row for each edge, drawn as an arrow."""
-    columns = cell.inputs + len(cell.nodes) + 1
+    """A cell as a chart: a column for each input, node and the output; a row for each edge, drawn as an arrow.
+
+    A chain is one column, a box for each layer.
+    """
+    columns = columns_of(cell)
     figure = new_figure(1.15 * columns + 0.6, 0.42 * (rows_of(cell) + 3) + 0.4)
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.88))
     figure.suptitle(title, fontsize=11)
     draw_cell_on(axes, cell)
     return figure
+
+
+def columns_of(cell: Cell) -> int:
+    """How many columns a cell's chart has."""
+    return 2 if is_chain_cell(cell) else cell.inputs + len(cell.nodes) + 1
 
 
 def rows_of(cell: Cell) -> int:
@@ -67,10 +83,22 @@ def rows_of(cell: Cell) -> int:
 
 
 def end_names(cell: Cell) -> tuple[list[str], str]:
-    """What the inputs of a cell and its output are called; of a recurrent cell the first state and the new one."""
+    """What the inputs of a cell and its output are called.
+
+    Of a recurrent cell the first state and the new one, of a chain what is before and behind its layers.
+    """
     if cell.inputs == 1 and all_activations(cell.operations()):
         return ["s₀"], "hₜ"
+    if is_chain_cell(cell):
+        return ["stem"], "head"
     return input_names(cell.inputs), "cₖ"
+
+
+def is_chain_cell(cell: Cell) -> bool:
+    """Whether each node reads the one before it only, so that a cell is a chain of layers."""
+    sources = [[edge.source for edge in edges] for edges in cell.nodes]
+    in_a_row = cell.inputs == 1 and sources == [[number] for number in range(len(sources))]
+    return in_a_row and not all_activations(cell.operations())
 
 
 def input_names(inputs: int) -> list[str]:
@@ -81,6 +109,9 @@ def input_names(inputs: int) -> list[str]:
 def draw_cell_on(axes: Axes, cell: Cell) -> None:
     """Draw the chart of a cell on given axes."""
     inputs, output = end_names(cell)
+    if is_chain_cell(cell):
+        draw_chain_on(axes, [*inputs, *cell.operations(), output])
+        return
     columns = [*inputs, *map(str, range(len(cell.nodes))), output]
     rows = [(edge, node + cell.inputs) for node, edges in enumerate(cell.nodes) for edge in edges]
     axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) + 1.0, -1.5))
@@ -101,13 +132,28 @@ def draw_cell_on(axes: Axes, cell: Cell) -> None:
     _arrow(axes, (min(cell.concat), len(columns) - 1, len(rows)), "#888888")
 
 
+def draw_chain_on(axes: Axes, parts: Sequence[str]) -> None:
+    """Draw the parts of a chain below each other, the layers with their numbers and the colours of their operations."""
+    axes.set(xlim=(-0.5, 1.5), ylim=(len(parts) - 0.4, -0.6))
+    axes.axis("off")
+    for row, name in enumerate(parts):
+        outer = row in (0, len(parts) - 1)
+        box = {**BOX, "facecolor": "#fde9c9" if outer else "white", "edgecolor": "#888888" if outer else colour(name)}
+        axes.text(0.5, row, name, ha="center", va="center", fontsize=8, bbox=box)
+        if not outer:
+            axes.text(-0.4, row, f"{row - 1}", ha="center", va="center", fontsize=7, color="#888888")
+        if row:
+            arrow = {"arrowstyle": "-|>", "color": "#888888", "shrinkA": 8, "shrinkB": 8}
+            axes.annotate("", xy=(0.5, row), xytext=(0.5, row - 1), arrowprops=arrow)
+
+
 def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: SearchSpace) -> Figure:
     """How the mixture weights of every edge of a cell type went: a small chart an edge, a line a candidate."""
     edges = space.edges()
     across = 5 if len(edges) > 5 else len(edges)
     down = -(-len(edges) // across)
     figure = new_figure(2.4 * across, 1.7 * down + 0.8)
-    figure.suptitle(f"mixture weights, {kind} cell", fontsize=11)
+    figure.suptitle(f"mixture weights, {called(kind)}", fontsize=11)
     figure.supxlabel("epoch", fontsize=8, y=0.42 / (1.7 * down + 0.8))
     figure.supylabel("weight", fontsize=8)
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
@@ -133,6 +179,8 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
 def edge_name(edge: tuple[int, int], space: SearchSpace) -> str:
     """An edge as all pictures and logs call it: from an input or node to a node."""
     source, node = edge
+    if space.layout.chained:
+        return f"layer {node}"
     inputs = space.layout.inputs
     if source >= inputs:
         return f"{source - inputs} to {node}"
@@ -149,7 +197,7 @@ def draw_alpha(matrix: Sequence[Sequence[float]], kind: str, space: SearchSpace)
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     axes.set_xticks(range(len(candidates)), candidates, rotation=40, ha="right", fontsize=7)
     axes.set_yticks(range(len(edges)), [edge_name(edge, space) for edge in edges], fontsize=7)
-    axes.set_title(f"alpha, {kind} cell", fontsize=10)
+    axes.set_title(f"alpha, {called(kind)}", fontsize=10)
     figure.colorbar(image, ax=axes)
     figure.tight_layout()
     return figure
@@ -230,7 +278,7 @@ def save_cells(genotype: Genotype, folder: Path, prefix: str = "") -> list[Path]
     """Write each cell of a genotype as PNG and SVG; returns the files."""
     files = []
     for kind, cell in genotype.cells.items():
-        files += save_figure(draw_cell(cell, f"{kind} cell"), folder / f"{prefix}{kind}")
+        files += save_figure(draw_cell(cell, f"{called(kind)}"), folder / f"{prefix}{kind}")
     return files
 
 

@@ -26,7 +26,7 @@ from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.files import note_claim, read_json, require_content, write_json
 from darts.runtime.schema import FINITE, JSON, Schema
-from darts.spaces.genotype import Genotype
+from darts.spaces.genotype import Genotype, in_a_list
 from darts.spaces.membership import found_elsewhere, next_settings
 from darts.spaces.search_space import SearchSpace
 from darts.tasks.content import content_identity
@@ -227,7 +227,7 @@ def announce_cells(genotype: Genotype, folder: Path, about: Sequence[str]) -> No
     """Say what a search found, where it lies and what to type next."""
     log.info("")
     for kind, cell in genotype.cells.items():
-        log.info("%-9s cell: %s", kind, cell)
+        log.info("%s: %s", in_a_list(kind), cell)
     if "table_accuracy" in genotype.provenance:
         log.info("true accuracy by the table: %.2f%%", genotype.provenance["table_accuracy"])
     for line in about:

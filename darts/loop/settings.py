@@ -148,7 +148,7 @@ class RunSettings(DataSettings):
         super().__post_init__()
         check_task(self.dataset, self.space)
         for part in self.dataset.parts().values():
-            check_size(part.size_setting, part.size, self.network)
+            check_size(part.size_setting, part.size, self.network, self.space)
 
 
 def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
@@ -160,9 +160,12 @@ def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
     require(recurrent or not dataset.is_text, "dataset", dataset.name, allowed)
 
 
-def check_size(setting: str, size: Size, network: NetworkSettings) -> None:
-    """Images must be large enough for the stem and the two reduction cells."""
-    halved = halvings(network.stem_reductions) + 2
+def check_size(setting: str, size: Size, network: NetworkSettings, space: SearchSpace) -> None:
+    """Images must be large enough for the stem and the two reduction cells, or for a chain's strides."""
+    stem, chain = network.stem_reductions, space.chain
+    allowed = f"a whole number from 0 to 6 with space={space.name}, a chain with a stem of its own"
+    require(chain is None or type(stem) is int, "network.stem_reductions", stem, allowed)
+    halved = halvings(stem) + (2 if chain is None else chain.halvings)
     least = 2**halved
     allowed = f"at least {least}: the network halves it {halved} times"
     require(min(sides_of(size)) >= least, setting, size, allowed)

@@ -41,9 +41,10 @@ class StrongestEdges(Discretisation):
         nodes = []
         for node in range(space.nodes):
             best = [_strongest(scores[edge], space.selectable(kind, edge)) for edge in space.incoming(node)]
-            order = sorted(range(len(best)), key=lambda source: -best[source][0])
+            order = sorted(range(len(best)), key=lambda place: -best[place][0])
             kept = range(len(best)) if space.edges_kept is None else order[: space.edges_kept]
-            nodes.append(tuple(Edge(space.candidates[best[source][1]], source) for source in kept))
+            sources = space.sources(node)
+            nodes.append(tuple(Edge(space.candidates[best[place][1]], sources[place]) for place in kept))
         return Cell(tuple(nodes), space.joined(), space.layout.inputs)
 
 
@@ -61,6 +62,8 @@ def _strongest(row: list[float], columns: list[int]) -> tuple[float, int]:
 class FewSkips(StrongestEdges):
     """The same with at most `most` skip connections in the normal cell (Chen et al. 2019, P-DARTS, section 3.3.2).
 
+    In a chain: among its layers.
+
     While there are more, the weakest of them loses its score, and edges and operations are chosen again.
     """
 
@@ -71,12 +74,12 @@ class FewSkips(StrongestEdges):
 
     def _cell(self, kind: str, scores: list[list[float]], space: SearchSpace) -> Cell:
         cell = super()._cell(kind, scores, space)
-        if kind != "normal" or "skip_connect" not in space.candidates:
+        if kind == "reduction" or "skip_connect" not in space.candidates:
             return cell
         column, scores = space.candidates.index("skip_connect"), [list(row) for row in scores]
         while cell.operations().count("skip_connect") > self.most:
             skips = [
-                space.incoming(node)[edge.source]
+                space.rows(node)[edge.source]
                 for node, edges in enumerate(cell.nodes)
                 for edge in edges
                 if edge.operation == "skip_connect"
@@ -107,9 +110,7 @@ class Threshold(StrongestEdges):
         cell = super()._cell(kind, scores, space)
         nodes = []
         for node, edges in enumerate(cell.nodes):
-            strength = [
-                scores[space.incoming(node)[edge.source]][space.candidates.index(edge.operation)] for edge in edges
-            ]
+            strength = [scores[space.rows(node)[edge.source]][space.candidates.index(edge.operation)] for edge in edges]
             strongest = max(range(len(edges)), key=lambda index: strength[index])
             kept = [i for i in range(len(edges)) if strength[i] >= self.least or i == strongest]
             stay = space.edges_kept is None and "none" in space.candidates

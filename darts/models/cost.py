@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darts.models.latency import Latencies, places
-from darts.models.network import build_network
+from darts.models.latency import Latencies, Measured, Place, places
+from darts.models.layers import layer
+from darts.models.network import network_of_size
 from darts.models.operations import candidate
 from darts.models.settings import COSTS, LATENCY, ConstraintSettings, NetworkSettings
 from darts.runtime import distributed
@@ -28,8 +29,9 @@ from darts.runtime.device import placed
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import read_json, write_json
 from darts.runtime.schema import FINITE, Length
+from darts.spaces.chain import CHAIN, Chain
 from darts.spaces.genotype import Genotype
-from darts.spaces.search_space import InputShape, SearchSpace, Sides
+from darts.spaces.search_space import InputShape, SearchSpace
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -67,10 +69,10 @@ def _macs_of_operators(network: nn.Module, *arguments: Any) -> int:
 
 log = logging.getLogger(__name__)
 LAYERS = (nn.Conv2d, nn.Linear)  # whose multiply-adds are their outputs times the weights of one
-OWN_FILES = ("operations", "network", "supernet", "depthwise", "batch_norm", "pooling", "stem")
+OWN_FILES = ("operations", "layers", "chain", "network", "supernet", "depthwise", "batch_norm", "pooling", "stem")
 OWN = {f"darts.models.{name}" for name in OWN_FILES}
-WITHOUT_PRODUCTS = (nn.ReLU, nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.BatchNorm2d, nn.AvgPool2d,
-                    nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)  # fmt: skip
+WITHOUT_PRODUCTS = (nn.ReLU, nn.ReLU6, nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.BatchNorm2d,
+                    nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)  # fmt: skip
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -150,7 +152,8 @@ class CostModel:
         self.selectable = {kind: self._selectable(kind) for kind in self.space.cell_types}
         self.kept = self._kept()
         reference = self.space.sample(random.Random(0))
-        known = network_costs(reference, self.settings.network, self.shape, self.device, counted)
+        chain = self.space.chain
+        known = network_costs(reference, self.settings.network, self.shape, self.device, counted, chain)
         self.rest = {name: known[name] - self._on_edges(name, reference) for name in counted}
         if self.latencies is not None and LATENCY in self.names:
             sums = self.latencies.sums
@@ -162,7 +165,8 @@ class CostModel:
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
         """The costs, among those that are limited or to be known, of a genotype's own network."""
-        return costs_of(genotype, self.settings.network, self.shape, self.device, self.names, self.latencies)
+        size, chain = self.settings.network, self.space.chain
+        return Costs(size, self.shape, self.device, chain, self.latencies).of(genotype, self.names)
 
     def keep_latency(self, folder: Path) -> None:
         """Write latencies that were measured here into a run's folder, or take those that it holds.
@@ -232,14 +236,14 @@ class CostModel:
         table = {
             kind: torch.zeros(len(self.space.edges()), len(self.space.candidates)) for kind in self.space.cell_types
         }
-        known: dict[tuple[str, int, int, Sides], float] = {}
-        for kind, row, width, stride, sides in places(self.space, self.settings.network, self.shape):
-            for column in self.space.selectable(kind, row):
-                key = self.space.candidates[column], width, stride, sides
+        known: dict[Measured, float] = {}
+        for place in places(self.space, self.settings.network, self.shape):
+            for column in self.space.selectable(place.kind, place.edge):
+                key = place.measured(self.space.candidates[column])
                 if key not in known:
-                    operation = placed(candidate(key[0]).build(width, stride, True), self.device)
-                    known[key] = _cost(name, operation, zero_map((width, *sides), self.device))
-                table[kind][row, column] += known[key]
+                    operation = placed(operation_at(place, key.operation), self.device)
+                    known[key] = _cost(name, operation, zero_map((place.input_channels, *place.sides), self.device))
+                table[place.kind][place.edge, column] += known[key]
         return {kind: matrix.to(self.device) for kind, matrix in table.items()}
 
     def _on_edges(self, name: str, genotype: Genotype) -> float:
@@ -260,32 +264,51 @@ class CostModel:
         return torch.tensor(likelihoods, device=self.device)
 
 
+def operation_at(place: Place, name: str) -> nn.Module:
+    """An operation as the network of a found cell has it at a place."""
+    if place.kind == CHAIN:
+        return layer(name).build(place.input_channels, place.channels, place.stride, True)
+    return candidate(name).build(place.channels, place.stride, True)
+
+
 def network_costs(
-    genotype: Genotype, size: NetworkSettings, shape: InputShape, device: torch.device, names: Iterable[str] = COSTS
-) -> dict[str, float]:
-    """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image."""
-    wanted = list(names)
-    if not wanted:
-        return {}
-    network = build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, False)
-    image = zero_map(shape.map_shape, device)
-    return {name: _cost(name, placed(network, device), image) for name in wanted}
-
-
-def costs_of(
     genotype: Genotype,
     size: NetworkSettings,
     shape: InputShape,
     device: torch.device,
-    names: Iterable[str],
-    latencies: Latencies | None,
+    names: Iterable[str] = COSTS,
+    chain: Chain | None = None,
 ) -> dict[str, float]:
-    """The same, with the latency of a table where there is one."""
+    """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image.
+
+    `chain`: of the genotype's space, where it is one of chains.
+    """
     wanted = list(names)
-    if latencies is None or LATENCY not in wanted:
-        return network_costs(genotype, size, shape, device, wanted)
-    others = network_costs(genotype, size, shape, device, [name for name in wanted if name != LATENCY])
-    return {**others, LATENCY: latencies.of(genotype)}
+    if not wanted:
+        return {}
+    network = network_of_size(genotype, size, shape, False, chain)
+    image = zero_map(shape.map_shape, device)
+    return {name: _cost(name, placed(network, device), image) for name in wanted}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What networks of one size cost, with the latency of a table where there is one."""
+
+    size: NetworkSettings
+    shape: InputShape
+    device: torch.device
+    chain: Chain | None  # of the space, where it is one of chains
+    latencies: Latencies | None
+
+    def of(self, genotype: Genotype, names: Iterable[str]) -> dict[str, float]:
+        """Of the network of a genotype, of one image."""
+        wanted, looked_up = list(names), self.latencies is not None
+        counted = [name for name in wanted if not (looked_up and name == LATENCY)]
+        found = network_costs(genotype, self.size, self.shape, self.device, counted, self.chain)
+        if self.latencies is not None and LATENCY in wanted:
+            found[LATENCY] = self.latencies.of(genotype)
+        return found
 
 
 def tell_of_latency(names: Iterable[str], latencies: Latencies | None, device: torch.device) -> None:

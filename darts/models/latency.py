@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from darts.models.settings import ConstraintSettings, NetworkSettings
 from darts.runtime.errors import UserError, one_line, require
+from darts.spaces.chain import CHAIN
 from darts.spaces.genotype import Genotype
-from darts.spaces.nasbench201 import SPACE, Table, from_string, read_rows, read_table
 from darts.spaces.search_space import InputShape, SearchSpace, Sides, divided, halvings, plan_cells
+from darts.spaces.strings import SPACES, from_string
+from darts.spaces.table import Table, read_rows, read_table
 
 log = logging.getLogger(__name__)
 SETTING = "constraints.latency_table"
-CELL_TYPE = "normal"  # of the benchmark's cells
 REST = "rest"  # begins the name of what is not an operation
 Numbers = NDArray[numpy.float64]
 
@@ -37,9 +38,14 @@ class Place(NamedTuple):
 
     kind: str  # of the cell
     edge: int
-    channels: int
+    input_channels: int  # of the map that it is given
+    channels: int  # of what it gives
     stride: int
     sides: Sides  # of the map that it is given
+
+    def measured(self, operation: str) -> Measured:
+        """What a row of a table of operations says of an operation here."""
+        return Measured(operation, self.channels, self.stride, *self.sides, self.input_channels)
 
 
 class Measured(NamedTuple):
@@ -50,9 +56,12 @@ class Measured(NamedTuple):
     stride: int
     height: int
     width: int
+    input_channels: int
 
 
-OPERATION_COLUMNS = (*Measured._fields, "latency_ms")
+NUMBERS = Measured._fields[1:-1]
+OPERATION_COLUMNS = ("operation", *NUMBERS, "latency_ms")  # that every table has
+INPUTS = "input_channels"  # a column that may be left out: as many as channels
 
 
 @dataclass(frozen=True)
@@ -137,21 +146,29 @@ _fitted: dict[tuple[str, str, tuple[str, ...]], tuple[Sums, Quality]] = {}  # wh
 def places(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> Iterator[Place]:
     """Every edge of every cell of the network that is made of a cell."""
     sides = divided(shape.sides, 2 ** halvings(size.stem_reductions))
+    for number, layer in enumerate(space.chain.plan(size.channels) if space.chain is not None else []):
+        yield Place(CHAIN, number, *layer, sides)
+        sides = divided(sides, layer.stride)
+    if space.chain is not None:
+        return
     for plan in plan_cells(size.cells, size.channels, space.multipliers(), space.layout):
         after = divided(sides, plan.stride)
         edges = space.edges() if plan.kind in space.cell_types else []
         for edge, (source, _) in enumerate(edges):
             outer = source < space.layout.inputs
             stride, before = (plan.stride, sides) if outer else (1, after)
-            yield Place(plan.kind, edge, plan.channels, stride, before)
+            yield Place(plan.kind, edge, plan.channels, plan.channels, stride, before)
         sides = after
 
 
 def rest_of(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> Measured:
     """What the row of a network's rest, all but the operations on edges, is called."""
-    cell = f"{space.nodes} nodes in the skeleton {space.skeleton.value}"
-    name = f"{REST} of {size.cells} cells of {cell}, stem {size.stem_reductions}, {shape.channels} to {shape.classes}"
-    return Measured(name, size.channels, 1, *shape.sides)
+    cells = f"{size.cells} cells of {space.nodes} nodes in the skeleton {space.skeleton.value}"
+    if space.chain is not None:
+        chain = space.chain
+        cells = f"the chain {chain.stem} {chain.first} {chain.stages} {chain.head}".replace(",", "")
+    name = f"{REST} of {cells}, stem {size.stem_reductions}, {shape.channels} to {shape.classes}"
+    return Measured(name, size.channels, 1, *shape.sides, size.channels)
 
 
 def latencies_of(settings: ConstraintSettings, space: SearchSpace, shape: InputShape) -> Latencies | None:
@@ -186,15 +203,15 @@ def read_operations(path: Path) -> dict[Measured, float] | None:
     missing = [name for name in OPERATION_COLUMNS if name not in names]
     if missing:
         raise UserError(f"{SETTING} {one_line(path)}: a table of operations has a column {missing[0]!r}")
-    columns = [names.index(name) for name in OPERATION_COLUMNS]
+    inputs = INPUTS if INPUTS in names else "channels"
+    columns = [names.index(name) for name in ("operation", *NUMBERS, inputs, "latency_ms")]
     found: dict[Measured, float] = {}
     for line, *values in rows[1:]:
         try:
             if len(values) != len(names):
                 raise ValueError
             operation, *numbers, latency = (values[column] for column in columns)
-            channels, stride, height, width = map(int, numbers)
-            key, milliseconds = Measured(operation.strip(), channels, stride, height, width), float(latency)
+            key, milliseconds = Measured(operation.strip(), *map(int, numbers)), float(latency)
             sound = math.isfinite(milliseconds) and (milliseconds >= 0 or key.operation.startswith(REST))
         except (IndexError, ValueError):
             sound = False
@@ -214,7 +231,8 @@ def added_up(
 
     def latency(wanted: Measured) -> float:
         if wanted not in known:
-            what = f"{wanted.operation}, {wanted.channels} channels, stride {wanted.stride}"
+            inputs = "" if wanted.input_channels == wanted.channels else f"{wanted.input_channels} to "
+            what = f"{wanted.operation}, {inputs}{wanted.channels} channels, stride {wanted.stride}"
             raise UserError(
                 f"{SETTING} {one_line(file)} has no row of {what}, {wanted.height} x {wanted.width}; measure with "
                 f"python -m darts.measure {measuring(space, size, shape)}"
@@ -223,8 +241,7 @@ def added_up(
 
     for place in places(space, size, shape):
         for column in space.selectable(place.kind, place.edge):
-            wanted = Measured(space.candidates[column], place.channels, place.stride, *place.sides)
-            tables[place.kind][place.edge, column] += latency(wanted)
+            tables[place.kind][place.edge, column] += latency(place.measured(space.candidates[column]))
     sums = Sums(tables, latency(rest_of(space, size, shape)))
     least = sums.least(space)
     if least <= 0:
@@ -240,7 +257,7 @@ def measuring(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> s
     given = {
         "space": space.name,
         "network.channels": size.channels,
-        "network.cells": size.cells,
+        **({} if space.chain is not None else {"network.cells": size.cells}),
         "network.stem_reductions": size.stem_reductions,
         "input.channels": shape.channels,
         "input.size": image,
@@ -251,8 +268,8 @@ def measuring(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> s
 
 def cell_latencies(table: Table, device: str | None, space: SearchSpace) -> CellLatencies:
     """The column of a device, and the additive model fitted to it."""
-    allowed = f"of operations with space={space.name}, for it holds cells of {SPACE}"
-    require(space.name == SPACE, SETTING, table.place.partition(" ")[2], allowed)
+    allowed = f"of operations with space={space.name}: {' and '.join(SPACES)} have tables of whole cells"
+    require(space.name in SPACES, SETTING, table.place.partition(" ")[2], allowed)
     if device is None or device not in table.columns:
         shown = ", ".join(table.columns)
         raise UserError(f"constraints.device is {device!r}; it must be a column of {SETTING}: {shown}")
@@ -287,14 +304,15 @@ def fitted_sums(table: Table, device: str, space: SearchSpace) -> tuple[Sums, Qu
 
 def cells_in(table: Table, space: SearchSpace) -> tuple[list[list[int]], list[int]]:
     """Of the cells of a table that are in the space, the candidates' columns by edge, and the rows."""
-    allowed = space.allowed(CELL_TYPE)
+    kind = space.cell_types[0]
+    allowed = space.allowed(kind)
     chosen, rows = [], []
     for text, row in table.index.items():
         try:
-            genotype = from_string(text)
+            genotype = from_string(text, space.name)
         except UserError as error:
             raise UserError(f"{table.place}: {error}") from None
-        cell = genotype.cells[CELL_TYPE]
+        cell = genotype.cells[kind]
         if len(cell.nodes) == space.nodes and set(cell.operations()) <= set(space.candidates):
             places = list(space.places(cell))
             if all(allowed[edge][column] for edge, column in places):

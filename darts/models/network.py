@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.models.activation_checkpointing import checkpointed
+from darts.models.chain import chain_layers, chain_stem, chain_tail
 from darts.models.operations import ResidualReduction, candidate, input_preparations, prepared, tail
+from darts.models.settings import NetworkSettings
 from darts.models.stem import build_stem, first_states
+from darts.spaces.chain import Chain
 from darts.spaces.genotype import Cell, Genotype
 from darts.spaces.search_space import (
     IMAGENET,
@@ -91,28 +95,31 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
+class Widths(NamedTuple):
+    """Channels of what parts of a network give."""
+
+    cells: list[int]  # of each cell's output
+    tail: int  # of what the classifier is given
+
+
 class Network(nn.Module):
-    """The retrained network: the published skeleton with a found cell in it."""
+    """The retrained network: a stem, cells or layers of which the last one's output is averaged, and a classifier."""
 
     # True: keep only cells' outputs; what is within a cell is computed again for the gradient
     activation_checkpointing = False
 
-    def __init__(self, genotype: Genotype, plans: Sequence[CellPlan], shape: InputShape, stem_reductions: Stem) -> None:
+    def __init__(
+        self, stem: nn.Module, cells: Sequence[nn.Module], tail: nn.Module, widths: Widths, classes: int, kind: Stem
+    ) -> None:
+        """`kind`: of the stem, by which the auxiliary head is built."""
         super().__init__()
-        multipliers = genotype.multipliers()
-        self.stem = build_stem(shape.channels, plans[0].input_channels[1], stem_reductions)
-        self.cells = nn.ModuleList(
-            DiscreteCell(plan, genotype.cells[plan.kind])
-            if plan.kind in genotype.cells
-            else ResidualReduction(plan.input_channels[1], plan.channels)
-            for plan in plans
-        )
-        width = output_channels(plans[-1], multipliers)
-        self.tail = tail(width, layout_of(genotype))
-        self.classifier = nn.Linear(width, shape.classes)
-        self.auxiliary_after = 2 * len(plans) // 3
-        middle = output_channels(plans[self.auxiliary_after], multipliers)
-        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, shape.classes, stem_reductions)
+        self.stem = stem
+        self.cells = nn.ModuleList(cells)
+        self.tail = tail
+        self.classifier = nn.Linear(widths.tail, classes)
+        self.auxiliary_after = 2 * len(cells) // 3
+        middle = widths.cells[self.auxiliary_after]
+        self.auxiliary: AuxiliaryHead | None = AuxiliaryHead(middle, classes, kind)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes)."""
@@ -155,8 +162,42 @@ def build_network(
     genotype: Genotype, cells: int, channels: int, stem_reductions: Stem, shape: InputShape, auxiliary: bool = True
 ) -> Network:
     """The network of a genotype with the published skeleton of `cells` cells and `channels` first channels."""
-    plans = plan_cells(cells, channels, genotype.multipliers(), layout_of(genotype), stem_reductions)
-    network = Network(genotype, plans, shape, stem_reductions)
+    multipliers, layout = genotype.multipliers(), layout_of(genotype)
+    plans = plan_cells(cells, channels, multipliers, layout, stem_reductions)
+    stem = build_stem(shape.channels, plans[0].input_channels[1], stem_reductions)
+    built = [
+        DiscreteCell(plan, genotype.cells[plan.kind])
+        if plan.kind in genotype.cells
+        else ResidualReduction(plan.input_channels[1], plan.channels)
+        for plan in plans
+    ]
+    widths = [output_channels(plan, multipliers) for plan in plans]
+    last = tail(widths[-1], layout)
+    network = Network(stem, built, last, Widths(widths, widths[-1]), shape.classes, stem_reductions)
     if not auxiliary:
         network.auxiliary = None
     return network
+
+
+def build_chain(
+    genotype: Genotype, chain: Chain, channels: int, stem_reductions: int, shape: InputShape, auxiliary: bool = True
+) -> Network:
+    """The network of a chain's genotype with the widths of `chain` in proportion to `channels` first channels."""
+    plans = chain.plan(channels)
+    stem = chain_stem(chain, shape.channels, channels, stem_reductions)
+    layers = chain_layers(genotype, plans)
+    last = chain_tail(chain, plans[-1].channels, channels)
+    widths = Widths([plan.channels for plan in plans], chain.width(chain.head, channels))
+    network = Network(stem, layers, last, widths, shape.classes, stem_reductions)
+    if not auxiliary:
+        network.auxiliary = None
+    return network
+
+
+def network_of_size(
+    genotype: Genotype, size: NetworkSettings, shape: InputShape, auxiliary: bool, chain: Chain | None
+) -> Network:
+    """The network of a genotype at the size that settings give; `chain`: of its space, where it is one of chains."""
+    if chain is not None:
+        return build_chain(genotype, chain, size.channels, size.stem_reductions, shape, auxiliary)
+    return build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, auxiliary)

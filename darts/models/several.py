@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from darts.models.building import ImageSupernet
 from darts.models.mixture import Mixture
-from darts.models.supernet import Supernet, SupernetBase
+from darts.models.supernet import SupernetBase
 
 PREFIX = re.compile(r"^supernets\.\d+\.")  # of a tensor's name: whose it is
 
@@ -23,7 +24,7 @@ def own_name(name: str) -> str:
 class SeveralSupernets(SupernetBase):
     """A supernet a task, with a stem, a classifier and batch statistics of its own; one mixture for all."""
 
-    def __init__(self, supernets: Sequence[Supernet], shared_cells: bool) -> None:
+    def __init__(self, supernets: Sequence[ImageSupernet], shared_cells: bool) -> None:
         """`shared_cells`: the first supernet's weights of cells and tail are those of all."""
         super().__init__()
         first = supernets[0]

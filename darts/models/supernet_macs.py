@@ -12,10 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from darts.models.chain import chain_of_space, chain_stem, chain_tail
 from darts.models.cost import count_macs
+from darts.models.layers import layer
 from darts.models.mixture import Mixture, MixtureWeights
 from darts.models.operations import search_operation
 from darts.models.supernet import Mixing, Supernet
+from darts.spaces.chain import CHAIN, LayerPlan
 from darts.spaces.search_space import CellPlan, InputShape, Layout, SearchSpace, Sides, Stem, divided, halvings
 
 DIFFERENTIATED = 3  # passes: forward, the gradient in the activations, the gradient in the weights
@@ -79,6 +82,36 @@ class SupernetMacs:
         with torch.random.fork_rng(devices=[]):
             supernet = Supernet(plans, self.space, shape, stem, Mixing(active=nothing, k=self.mixing.k))
             return count_macs(supernet, image, dict.fromkeys(self.space.cell_types, weights))
+
+
+class ChainMacs(SupernetMacs):
+    """The same of a chain of layers."""
+
+    def __init__(self, space: SearchSpace, channels: int, stem: int, shape: InputShape, mixing: Mixing) -> None:
+        chain = chain_of_space(space)
+        sides, plans = divided(shape.sides, 2**stem), chain.plan(channels)
+        active = mixing.active.get(CHAIN, space.allowed(CHAIN))
+        last = plans[-1]
+        with torch.random.fork_rng(devices=[]):
+            first = chain_stem(chain, shape.channels, channels, stem)
+            head = chain_tail(chain, last.channels, channels)
+        self.rest = count_macs(first, torch.zeros(1, *shape.map_shape))
+        rows = []
+        for plan, row in zip(plans, active, strict=True):
+            names = {column: name for column, name in enumerate(space.candidates) if row[column]}
+            names |= dict(enumerate(mixing.edge_extras, start=len(space.candidates)))
+            rows.append({column: _layer_macs(name, plan, sides) for column, name in names.items()})
+            sides = divided(sides, plan.stride)
+        self.edges = {CHAIN: rows}
+        self.rest += count_macs(head, torch.zeros(1, last.channels, *sides))
+        self.rest += chain.width(chain.head, channels) * shape.classes
+        self.all_edges = sum(sum(columns.values()) for columns in rows)
+
+
+@functools.cache
+def _layer_macs(name: str, plan: LayerPlan, sides: Sides) -> int:
+    with torch.random.fork_rng(devices=[]):
+        return count_macs(layer(name).build(*plan, True), torch.zeros(1, plan.input_channels, *sides))
 
 
 @functools.cache

@@ -6,12 +6,12 @@ import torch
 
 from darts.methods.schedule import CandidateMask, Stage
 from darts.models.batch_norm import synchronise
+from darts.models.building import ImageSupernet, plain_supernet
 from darts.models.fused.supernet import FusedSupernet
 from darts.models.recurrent import AlgebraicSupernet, RecurrentMacs, RecurrentSupernet, dropouts_of
 from darts.models.settings import Engine
 from darts.models.several import SeveralSupernets
 from darts.models.supernet import Mixing, Supernet
-from darts.models.supernet_macs import SupernetMacs
 from darts.runtime.seeding import ambient
 from darts.search.settings import SearchSettings, TextSearchSettings
 from darts.spaces.search_space import InputShape
@@ -20,7 +20,7 @@ from darts.tasks.searched import SearchedData, searched_data
 from darts.tasks.settings import UnrolledEmbedding
 from darts.tasks.several_settings import SeveralDatasets
 
-AnySupernet = Supernet | RecurrentSupernet | SeveralSupernets
+AnySupernet = ImageSupernet | RecurrentSupernet | SeveralSupernets
 SearchedShape = InputShape | TextShape | tuple[InputShape, ...]  # the last of several tasks
 
 
@@ -45,7 +45,7 @@ def build_supernet(settings: SearchSettings, shape: SearchedShape, stage: Stage,
     return supernet
 
 
-def image_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, active: CandidateMask) -> Supernet:
+def image_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, active: CandidateMask) -> ImageSupernet:
     """The supernet of images; draws its weights from the ambient generator."""
     network, space, method = settings.network, settings.space, settings.method
     mixing = Mixing(
@@ -55,13 +55,13 @@ def image_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, ac
         skip_dropout=method.edge_extras.drops_skips,
         path_dropout=method.edge_extras.drops_paths,
     )
-    plans = space.plan_supernet(network.cells + stage.more_cells, network.channels, network.stem_reductions)
-    supernet = Supernet(plans, space, shape, network.stem_reductions, mixing)
+    cells = network.cells + stage.more_cells
+    supernet = plain_supernet(space, cells, network.channels, network.stem_reductions, shape, mixing)
     whole_edges = not (method.relaxation.sampled or method.edge_extras.drops_paths)  # else there is nothing to fuse
-    if settings.engine is Engine.fused and whole_edges:
-        supernet = FusedSupernet(supernet)
+    if settings.engine is Engine.fused and whole_edges and isinstance(supernet, Supernet):
+        macs, supernet = supernet.macs, FusedSupernet(supernet)
+        supernet.macs = macs
     supernet.activation_checkpointing = settings.memory.activation_checkpointing
-    supernet.macs = SupernetMacs(plans, space, shape, network.stem_reductions, mixing)
     return supernet
 
 

@@ -28,7 +28,7 @@ from darts.search.epoch_end import recorded_genotype
 from darts.search.front import cost_of_front, learnt_front
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState
-from darts.spaces.genotype import Genotype, to_json
+from darts.spaces.genotype import Genotype, called, to_json
 from darts.spaces.membership import record_of_space
 from darts.spaces.sources import finished_genotype
 from darts.tasks.task import Metric, metric_among
@@ -127,7 +127,9 @@ def announce(genotype: Genotype, folder: Path) -> None:
     warnings = []
     if genotype.provenance.get("collapsed"):
         kind = first_kind(genotype)
-        warnings.append(f"half of the {kind} cell or more is skip connections: a collapsed search; see docs/methods.md")
+        warnings.append(
+            f"half of the {called(kind)} or more is skip connections: a collapsed search; see docs/methods.md"
+        )
     metric = supernet_metric(genotype)
     value = metric.shown(genotype.provenance[f"supernet_valid_{metric.name}"], digits=1)
     about = f"supernet {metric.name} {value} on the validation split: no forecast of the cell's own {metric.name}"

@@ -27,7 +27,7 @@ from darts.search.gradient_repeats import gradient_metrics
 from darts.search.preferences import alpha_at
 from darts.search.state import SearchState, reference_supernet
 from darts.search.step import loss_on
-from darts.spaces.genotype import Cell, Edge, Genotype
+from darts.spaces.genotype import Cell, Edge, Genotype, called
 from darts.spaces.search_space import SearchSpace
 from darts.tasks.task import Batch
 
@@ -63,7 +63,7 @@ def record_epoch(state: SearchState) -> None:
             state.epoch, f"alpha/{kind}", functools.partial(plotting.draw_alpha, matrix, kind, state.settings.space)
         )
         tracker.text(state.epoch, f"alpha/{kind}", alpha_table(matrix, kind, state.settings.space))
-        tracker.picture(state.epoch, f"cell/{kind}", functools.partial(plotting.draw_cell, cell, f"{kind} cell"))
+        tracker.picture(state.epoch, f"cell/{kind}", functools.partial(plotting.draw_cell, cell, f"{called(kind)}"))
 
 
 def observation(state: SearchState, done: int) -> Observation:

@@ -37,8 +37,8 @@ from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, dropouts, enter_stage, new_state, stage_schema
 from darts.search.step import search_step
 from darts.spaces.genotype import Genotype
-from darts.spaces.nasbench201 import load_table
 from darts.spaces.search_space import InputShape
+from darts.spaces.table import load_table
 from darts.tasks.batches import Batches
 from darts.tasks.pieces import Pieces
 from darts.tasks.several import SeveralBatches

@@ -33,7 +33,7 @@ from darts.methods.weight_gradient import LayerAlignment, TrainingLoss
 from darts.models.settings import ConstraintSettings, Engine, NetworkSettings
 from darts.runtime.errors import UserError, require
 from darts.runtime.settings import ParallelSettings
-from darts.spaces.nasbench201 import BenchmarkTable
+from darts.spaces.table import BenchmarkTable
 from darts.tasks.settings import LanguageSettings, TextDataset
 from darts.tasks.several_settings import OF_ONE_NETWORK, SeveralDatasets
 from darts.train.settings import GRAPHS_OF_TEXT, refuse_replaced
@@ -129,24 +129,46 @@ class SearchSettings(RunSettings):
         allowed = f"with {', '.join(names)}, which method.edge_extras is about"
         require(set(names) <= set(candidates), "space.candidates", candidates, allowed)
         threshold = isinstance(method.discretisation, Threshold)
-        holds = not threshold or self.space.edges_kept is not None or "none" in candidates
+        holds = not threshold or self.space.edges_kept is not None or "none" in candidates or bool(self.space.chain)
         allowed = "with none, which removes an edge where space.edges_kept=null and method/discretisation=threshold"
         require(holds, "space.candidates", candidates, allowed)
         aligned = isinstance(method.weight_gradient, LayerAlignment)
         allowed = "at least 4 with method/weight_gradient=layer_alignment, which compares normal cells"
-        require(self.network.cells >= 4 or not aligned, "network.cells", self.network.cells, allowed)
+        enough = self.network.cells >= 4 or self.space.chain is not None
+        require(enough or not aligned, "network.cells", self.network.cells, allowed)
         anchored = any(isinstance(term, Anchor) for term in method.regularisers.values())
         decay = self.architecture_optimiser.weight_decay
         allowed = "0 with method/regularisers anchor, which takes its place (Chen et al. 2021)"
         require(decay == 0 or not anchored, "architecture_optimiser.weight_decay", decay, allowed)
         for reason in self._reasons_against_graphs() if self.graphs else []:
             require(False, "graphs", True, f"false with {reason}")
+        for reason, clash in self._reasons_against_chains().items() if self.space.chain is not None else []:
+            if clash:
+                raise UserError(f"method={method.name} is for cells, and space={self.space.name} is a chain: {reason}")
+
+    def _reasons_against_chains(self) -> dict[str, bool]:
+        """What parts of methods need cells for, and whether the method has it."""
+        method, extras = self.method, self.method.edge_extras
+        stages = method.schedule.stages(self.search.epochs, self.space)
+        return {
+            "method/channels lets channels bypass an operation, but a layer changes their number; give "
+            "method/channels=all_channels": any(method.channels.k_of_stage(stage.number) > 1 for stage in stages),
+            "method/channels weighs the edges of a node, which a layer has one of; give method/channels="
+            "all_channels": method.channels.edge_weights,
+            "method/edge_extras drops whole edges, and a chain would be cut; give method/edge_extras=none": (
+                extras.drops_paths
+            ),
+            "method/weight_gradient compares normal cells; give method/weight_gradient=training_loss": isinstance(
+                method.weight_gradient, LayerAlignment
+            ),
+            "method/schedule makes the network deeper; give another": any(stage.more_cells for stage in stages),
+        }
 
     def _reasons_against_graphs(self) -> list[str]:
         """Why a step cannot be recorded as a CUDA graph; none for plain DARTS."""
-        from darts.models.operations import candidate
+        from darts.models.building import drawing_candidates
 
-        drawing = [name for name in self.space.candidates if candidate(name).random]
+        drawing = drawing_candidates(self.space)
         reasons = {
             f"method={self.method.name}, whose steps decide on the host what is computed": not (
                 self.method.stays_on_device

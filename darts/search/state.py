@@ -20,10 +20,10 @@ from darts.loop.tracking import Tracker
 from darts.methods.method import EDGES
 from darts.methods.schedule import CandidateMask, Stage
 from darts.methods.weight_gradient import operation_of
+from darts.models.building import drawing_candidates
 from darts.models.cost import CostModel
 from darts.models.fused.supernet import FusedSupernet
 from darts.models.mixture import Mixture, Moment
-from darts.models.operations import candidate
 from darts.models.settings import Engine, MemorySettings
 from darts.models.several import own_name
 from darts.models.supernet import SearchDropout
@@ -39,7 +39,7 @@ from darts.search.compute import count_passes
 from darts.search.preferences import alpha_at, scores_at
 from darts.search.settings import SearchSettings
 from darts.spaces.genotype import Genotype
-from darts.spaces.nasbench201 import Table
+from darts.spaces.table import Table
 from darts.tasks.task import Batch, Task
 
 REMEMBERING = ("schedule", "weight_gradient")  # the places of a method whose parts remember something
@@ -218,8 +218,8 @@ class SearchState(RunState):
 
     def draws(self) -> bool:
         """Whether a step draws random numbers: the method, the supernet's dropout or a candidate."""
-        names = [] if self.task.is_sequence else self.settings.space.candidates
-        return self.settings.method.random or self.supernet.draws or any(candidate(name).random for name in names)
+        drawing = drawing_candidates(self.settings.space)
+        return self.settings.method.random or self.supernet.draws or bool(drawing)
 
     def noise(self, purpose: str, by_process: bool = False) -> AbstractContextManager[None]:
         """Within the block random numbers are those of this step and purpose, however often it is entered.

@@ -18,8 +18,19 @@ from darts.runtime.errors import UserError
 FORMAT = "darts genotype"
 VERSION = 1
 SKIPS = ("skip_connect", "identity")  # what does nothing, in cells of images and in recurrent ones
+KINDS = {"recurrent": "activation", "chain": "layer"}  # by cell type, what its candidates are registered as
 LONGEST_FILE = 1_000_000
 LONGEST_NOTATION = 20_000
+
+
+def called(kind: str) -> str:
+    """What pictures and messages call a cell type."""
+    return kind if kind == "chain" else f"{kind} cell"
+
+
+def in_a_list(kind: str) -> str:
+    """The same where cells stand below each other."""
+    return f"{kind:14}" if kind == "chain" else f"{kind:9} cell"
 
 
 class Edge(NamedTuple):
@@ -91,7 +102,7 @@ class Genotype:
 def to_json(genotype: Genotype) -> str:
     """The strict JSON form; `from_json` gives back an equal genotype."""
     content = {"format": FORMAT, "version": VERSION, **_as_content(genotype), "provenance": dict(genotype.provenance)}
-    kind = "activation" if "recurrent" in genotype.cells else "operation"
+    kind = KINDS.get(next(iter(genotype.cells)), "operation")
     needed = plugins_of([("space", genotype.space), *((kind, name) for name in genotype.operations())])
     if needed:
         content["plugins"] = needed

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 from darts.config.compose import CONF
 from darts.runtime.errors import UserError
-from darts.spaces.genotype import Cell, Genotype
+from darts.spaces.chain import Chain
+from darts.spaces.genotype import Cell, Genotype, called
 from darts.spaces.published import NAMES, published
 from darts.spaces.search_space import SearchSpace, Skeleton
 
@@ -55,13 +56,14 @@ RECORDED = ("nodes", "edges_kept", "candidates", "edge_candidates")  # of a spac
 
 def record_of_space(space: SearchSpace) -> dict[str, Any]:
     """What a search writes down of its space, from which random cells of the same space can be drawn afterwards."""
-    return {name: getattr(space, name) for name in RECORDED}
+    chain = {} if space.chain is None else {"chain": dataclasses.asdict(space.chain)}
+    return {**{name: getattr(space, name) for name in RECORDED}, **chain}
 
 
 def recorded_space(genotype: Genotype) -> dict[str, Any] | None:
     """The space in which a search found a genotype, as `record_of_space` gave it; None where it is not known."""
     known = genotype.provenance.get("space")
-    return known if isinstance(known, dict) and set(known) == set(RECORDED) else None
+    return known if isinstance(known, dict) and set(known) - {"chain"} == set(RECORDED) else None
 
 
 def found_elsewhere(genotype: Genotype, space: SearchSpace) -> str:
@@ -81,7 +83,8 @@ def settings_of_space(genotype: Genotype) -> list[str]:
     known = recorded_space(genotype)
     changes: list[str] | None = []
     if base is not None and known is not None:
-        changes = [_typed(name, value) for name, value in known.items() if value != getattr(base, name)]
+        own = record_of_space(base)
+        changes = [_typed(name, value) for name, value in known.items() if value != own.get(name)]
     elif base is not None:
         changes = settings_that_fit(genotype, base)
     return [f"space={genotype.space}", *(changes or [])]
@@ -127,6 +130,8 @@ def known_spaces() -> dict[str, SearchSpace]:
         values: Any = OmegaConf.to_container(OmegaConf.load(file))
         del values["defaults"]
         values["skeleton"] = Skeleton[values["skeleton"]]
+        if "chain" in values:
+            values["chain"] = Chain(**values["chain"])
         found[file.stem] = SearchSpace(**values)
     return found
 
@@ -142,7 +147,7 @@ def differences(genotype: Genotype, space: SearchSpace) -> Iterator[str]:
         if not found:
             found = list(_differences_of_edges(kind, cell, space, drawn))
         for difference in found:
-            yield f"{kind} cell, {difference}"
+            yield f"{called(kind)}, {difference}"
 
 
 def _differences_of_shape(cell: Cell, space: SearchSpace, drawn: bool) -> Iterator[str]:
@@ -163,7 +168,10 @@ def _differences_of_edges(kind: str, cell: Cell, space: SearchSpace, drawn: bool
         if drawn and len({edge.source for edge in edges}) < kept:
             yield f"node {node}: two edges from one input, the space draws different ones"
         for edge in edges:
-            row = space.incoming(node)[edge.source]
+            row = space.rows(node).get(edge.source)
+            if row is None:
+                yield f"node {node}: reads state {edge.source}, in a chain it reads {space.sources(node)[0]}"
+                continue
             allowed = [space.candidates[column] for column in space.selectable(kind, row)]
             if edge.operation not in allowed:
                 yield f"node {node}, input {edge.source}: {_not_allowed(edge.operation, allowed, space)}"
@@ -181,6 +189,8 @@ def _not_allowed(operation: str, allowed: list[str], space: SearchSpace) -> str:
 
 def _edges_kept(cells: list[Cell], space: SearchSpace) -> int | None:
     """How many edges a space must keep at each node so that the cells are of it: what it keeps, all, or the most."""
+    if space.layout.chained:
+        return space.edges_kept
     all_kept = all(len(edges) == node + cell.inputs for cell in cells for node, edges in enumerate(cell.nodes))
     most = max(len(edges) for cell in cells for edges in cell.nodes)
     none_kept = any("none" in cell.operations() for cell in cells)

@@ -11,6 +11,7 @@ from enum import Enum
 
 from darts.config.registry import register
 from darts.runtime.errors import UserError, require
+from darts.spaces.chain import CHAIN, Chain
 from darts.spaces.genotype import Cell, Edge, Genotype
 
 CELL_TYPES = ("normal", "reduction")
@@ -103,6 +104,7 @@ class Skeleton(Enum):
     darts = "darts"  # two inputs a cell, all nodes joined, reduction cells searched too (Liu et al. 2019)
     nasbench201 = "nasbench201"  # one input, the last node, residual blocks between stages (Dong and Yang 2020)
     recurrent = "recurrent"  # a cell that reads a text word by word; the mean of its nodes (Liu et al. 2019)
+    chain = "chain"  # layers one behind another, each with an operation of its own (Cai, Zhu, Han 2019)
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,14 @@ class Layout:
     joined: bool  # a cell's output joins all of its nodes; else it is the last one
     normalised_pools: bool  # in the supernet a batch norm follows each pooling
     running_statistics: bool  # batch norms of the supernet's candidates keep them; else batches always normalise
+    chained: bool = False  # a node reads the one before it only
 
 
 LAYOUTS = {
     Skeleton.darts: Layout(CELL_TYPES, 2, 3, True, True, True),
     Skeleton.nasbench201: Layout(("normal",), 1, 1, False, False, False),
     Skeleton.recurrent: Layout((RECURRENT,), 1, 1, True, False, True),
+    Skeleton.chain: Layout((CHAIN,), 1, 1, False, False, True, chained=True),
 }
 
 
@@ -135,9 +139,15 @@ class SearchSpace:
     candidates: list[str]  # operations that may be on an edge; the order decides ties
     skeleton: Skeleton  # the network around the cells
     edge_candidates: dict[str, list[list[str]]] | None  # by cell type and edge, where not all are allowed on each
+    chain: Chain | None = None  # widths and strides, with space.skeleton=chain
 
     def __post_init__(self) -> None:
         require(1 <= self.nodes <= MOST_NODES, "space.nodes", self.nodes, f"from 1 to {MOST_NODES}")
+        chained = self.skeleton is Skeleton.chain
+        allowed = "given with space.skeleton=chain, and null with another"
+        require(chained == (self.chain is not None), "space.chain", self.chain, allowed)
+        if self.chain is not None:
+            require(self.nodes == self.chain.layers, "space.nodes", self.nodes, f"{self.chain.layers}, as space.chain")
         most = self.layout.inputs
         allowed = f"from 1 to {most} (the first node has {most} inputs), or null for all"
         require(self.edges_kept is None or 1 <= self.edges_kept <= most, "space.edges_kept", self.edges_kept, allowed)
@@ -167,16 +177,25 @@ class SearchSpace:
 
     def edges(self) -> list[tuple[int, int]]:
         """All edges as (input, node) in the order of the architecture parameters' rows."""
-        return [(source, node) for node in range(self.nodes) for source in range(node + self.layout.inputs)]
+        return [(source, node) for node in range(self.nodes) for source in self.sources(node)]
+
+    def sources(self, node: int) -> range:
+        """The states that a node may read: the cell's inputs and all nodes before it, or the one before it only."""
+        last = node + self.layout.inputs
+        return range(last - 1 if self.layout.chained else 0, last)
 
     def incoming(self, node: int) -> range:
         """Rows of the architecture parameters that belong to the edges into a node; their order is the inputs'."""
-        first = sum(earlier + self.layout.inputs for earlier in range(node))
-        return range(first, first + node + self.layout.inputs)
+        first = sum(len(self.sources(earlier)) for earlier in range(node))
+        return range(first, first + len(self.sources(node)))
+
+    def rows(self, node: int) -> dict[int, int]:
+        """By state that a node may read, the row of the edge from there."""
+        return dict(zip(self.sources(node), self.incoming(node), strict=True))
 
     def kept(self, node: int) -> int:
         """How many of a node's incoming edges discretisation keeps."""
-        return node + self.layout.inputs if self.edges_kept is None else self.edges_kept
+        return len(self.sources(node)) if self.edges_kept is None else self.edges_kept
 
     def allowed(self, kind: str) -> list[list[bool]]:
         """By edge and candidate, whether it is allowed there."""
@@ -197,7 +216,7 @@ class SearchSpace:
         """Row and column of the architecture parameters of each edge of a cell."""
         for node, edges in enumerate(cell.nodes):
             for edge in edges:
-                yield self.incoming(node)[edge.source], self.candidates.index(edge.operation)
+                yield self.rows(node)[edge.source], self.candidates.index(edge.operation)
 
     def joined(self) -> tuple[int, ...]:
         """The states that a cell's output joins."""
@@ -207,6 +226,11 @@ class SearchSpace:
     def multipliers(self) -> dict[str, int]:
         """By cell type, how many nodes a cell's output joins."""
         return dict.fromkeys(CELL_TYPES, len(self.joined()))
+
+    def refuse_unused(self, key: str) -> None:
+        """`UserError` for a setting that networks of this space do not use."""
+        if self.chain is not None and key.endswith("network.cells"):
+            raise UserError(f"{key} is given, but space={self.name} is a chain, whose layers are space.chain.stages")
 
     def plan_supernet(self, cells: int, channels: int, stem: Stem) -> list[CellPlan]:
         """The cells of a supernet, whose stem is as wide as the skeleton says, ImageNet's too (Xu et al. 2020)."""
@@ -231,9 +255,9 @@ class SearchSpace:
     def _sample_cell(self, kind: str, generator: random.Random) -> Cell:
         nodes = []
         for node in range(self.nodes):
-            incoming = self.incoming(node)
-            sources = sorted(generator.sample(range(len(incoming)), self.kept(node)))
-            columns = [generator.choice(self.selectable(kind, incoming[source])) for source in sources]
+            rows = self.rows(node)
+            sources = sorted(generator.sample(list(rows), self.kept(node)))
+            columns = [generator.choice(self.selectable(kind, rows[source])) for source in sources]
             nodes.append(tuple(Edge(self.candidates[c], source) for c, source in zip(columns, sources, strict=True)))
         return Cell(tuple(nodes), self.joined(), self.layout.inputs)
 
@@ -245,11 +269,10 @@ def is_recurrent(genotype: Genotype) -> bool:
 
 def layout_of(genotype: Genotype) -> Layout:
     """The layout of the skeleton that a genotype's cells are made for: with as many inputs, recurrent or not."""
-    inputs, recurrent = {cell.inputs for cell in genotype.cells.values()}, is_recurrent(genotype)
-    fitting = {
-        skeleton: layout for skeleton, layout in LAYOUTS.items() if recurrent == (skeleton is Skeleton.recurrent)
-    }
-    found = [layout for layout in fitting.values() if {layout.inputs} == inputs]
+    inputs = {cell.inputs for cell in genotype.cells.values()}
+    kinds = {RECURRENT, CHAIN}
+    alike = [layout for layout in LAYOUTS.values() if kinds & set(layout.cell_types) == kinds & set(genotype.cells)]
+    found = [layout for layout in alike if {layout.inputs} == inputs]
     if not found:
         raise UserError(f"genotype: cells of {sorted(inputs)} inputs fit no skeleton")
     return found[0]

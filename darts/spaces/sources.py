@@ -11,6 +11,7 @@ from pathlib import Path
 from darts.runtime.errors import UserError, unknown
 from darts.runtime.files import files_below, newest
 from darts.runtime.seeding import python_generator
+from darts.spaces.chain import are_digits, from_digits, is_chain
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership, record_of_space
 from darts.spaces.notation import from_notation, holds_cells
@@ -30,7 +31,8 @@ def find_genotype(
 
     `latest` is that of the newest finished search under `runs`; `random` is drawn uniformly from `space` with `seed`,
     and `random:7` with the seed 7; else a published name, the folder of a search or of a retraining, a file
-    (FILE:LINE and FILE:NAME choose one of its cells), or the text of a cell itself. A published name stands for
+    (FILE:LINE and FILE:NAME choose one of its cells), or the text of a cell itself, of a chain its digits. A published
+    name stands for
     its cell whatever the space of images; with a recurrent space darts_v1, darts_v2 and enas are the recurrent cells
     of those papers. Raises `UserError` for what is none of these, for a genotype that is not of `space`, and first,
     where `operations` are given, for an operation of another name.
@@ -42,10 +44,12 @@ def find_genotype(
         return published(recurrent)
     if is_published(reference):
         return _of_the_same_kind(published(reference), space, reference)
+    if space.chain is not None and are_digits(reference, space.nodes):
+        return from_digits(reference, space.candidates, space.nodes, space.name)
     path = newest_search(runs) if reference == "latest" else Path(reference)
     text, origin, which = _text_of(path, reference)
     genotype = read_text(text, space.name, origin, which)
-    if operations is not None and not is_recurrent(genotype):
+    if operations is not None and not (is_recurrent(genotype) or is_chain(genotype)):
         _refuse_unknown_operations(genotype, operations, origin)
     check_membership(genotype, space, origin, stamped=_is_json(text))
     return genotype

@@ -64,11 +64,11 @@ def all_genotypes(space: SearchSpace) -> Iterator[Genotype]:
 
 def node_choices(space: SearchSpace, kind: str, node: int, forbidden: Collection[str] = ()) -> list[tuple[Edge, ...]]:
     """All that a node may become: a set of inputs, and on each an operation that is allowed there."""
-    incoming, found = space.incoming(node), []
-    for sources in itertools.combinations(range(len(incoming)), space.kept(node)):
+    rows, found = space.rows(node), []
+    for sources in itertools.combinations(rows, space.kept(node)):
         names = []
         for source in sources:
-            names.append([name for name in _names(space, kind, incoming[source]) if name not in forbidden])
+            names.append([name for name in _names(space, kind, rows[source]) if name not in forbidden])
         for chosen in itertools.product(*names):
             found.append(tuple(map(Edge, chosen, sources)))
     return found
@@ -118,16 +118,16 @@ def _with_edges(genotype: Genotype, kind: str, node: int, edges: tuple[Edge, ...
 
 
 def _changed(edges: tuple[Edge, ...], kind: str, node: int, space: SearchSpace) -> Iterator[tuple[Edge, ...]]:
-    incoming = space.incoming(node)
+    rows = space.rows(node)
     used = {edge.source for edge in edges}
     for place, edge in enumerate(edges):
         rest = (*edges[:place], *edges[place + 1 :])
-        for source in range(len(incoming)):
+        for source in rows:
             if source != edge.source and source in used:
                 continue
-            names = _names(space, kind, incoming[source])
+            names = _names(space, kind, rows[source])
             if source != edge.source:
-                here = _names(space, kind, incoming[edge.source])
+                here = _names(space, kind, rows[edge.source])
                 names = [edge.operation] if edge.operation in names else [name for name in names if name not in here]
             yield from ((*rest, Edge(name, source)) for name in names if Edge(name, source) != edge)
 

@@ -33,7 +33,7 @@ from darts.loop.tracking import Tracker
 from darts.models.batch_norm import average_statistics, synchronise
 from darts.models.cost import count_macs, count_parameters, count_parameters_without_auxiliary
 from darts.models.layout import choose_layout
-from darts.models.network import Network, build_network, drop_path_scales
+from darts.models.network import Network, drop_path_scales, network_of_size
 from darts.runtime import distributed
 from darts.runtime.checkpoint import Checkpoints, write_state
 from darts.runtime.device import (
@@ -309,8 +309,8 @@ def new_state(
     """A retraining before its first step, or a fine-tuning of the network `start`."""
     device = data.preparation.device
     with ambient(settings.seed, "weights"):
-        size, auxiliary = settings.network, settings.train.auxiliary_weight > 0
-        network = build_network(genotype, size.cells, size.channels, size.stem_reductions, data.shape, auxiliary)
+        auxiliary, chain = settings.train.auxiliary_weight > 0, settings.space.chain
+        network = network_of_size(genotype, settings.network, data.shape, auxiliary, chain)
     if start is not None:
         take_up(network, start, data.train.images.classes)
     network.activation_checkpointing = settings.memory.activation_checkpointing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,15 @@ from darts.config.registry import contents_of_plugins
 from darts.loop.measure_plots import save_measures
 from darts.loop.measures import Measures, Tally
 from darts.loop.optimisation import evaluate
-from darts.models.network import Network, build_network
+from darts.models.network import Network, network_of_size
+from darts.models.settings import NetworkSettings
 from darts.runtime.checkpoint import DamagedFileError, read_state
 from darts.runtime.device import choose_device, placed, set_precision
 from darts.runtime.errors import UserError, one_line
 from darts.runtime.files import newest, write_json
-from darts.runtime.schema import JSON, At, Length, OneOf, SchemaError, Within, like, require_schema
-from darts.spaces.genotype import from_json, to_json
+from darts.runtime.schema import JSON, At, Length, OneOf, SchemaError, Within, exactly, like, require_schema
+from darts.spaces.chain import Chain, is_chain
+from darts.spaces.genotype import Genotype, from_json, to_json
 from darts.spaces.search_space import IMAGENET, InputShape, as_written, size_of
 from darts.tasks.audio_settings import AudioDataset, Features
 from darts.tasks.batches import EVALUATION_BATCH, test_batches
@@ -50,6 +52,12 @@ FILE = {
 }  # what weights.pt must hold before the rest can be checked
 
 
+CHAIN_OF_FILE = exactly({
+    **{"stem": At(1, 65536), "first": (None, At(1, 65536)), "head": At(1, 65536), "relu6": bool},
+    "stages": [Length(3, At(1, 65536))],
+})  # what a file says of a chain's layers  # fmt: skip
+
+
 def described(state: TrainState) -> dict[str, Any]:
     """All that is needed to use the network elsewhere: genotype, sizes, weights, channel statistics, classes."""
     settings, shape, preparation = state.settings, state.data.shape, state.data.preparation
@@ -61,6 +69,7 @@ def described(state: TrainState) -> dict[str, Any]:
             "cells": settings.network.cells,
             "stem_reductions": settings.network.stem_reductions,
             "auxiliary": settings.train.auxiliary_weight > 0,
+            **({} if settings.space.chain is None else {"chain": asdict(settings.space.chain)}),
         },
         "start_from": None if state.start is None else state.start.to_json(),
         "input": {"channels": shape.channels, "size": as_written(shape.size), "classes": shape.classes},
@@ -210,7 +219,22 @@ def require_usable(weights: dict[str, torch.Tensor]) -> None:
 def _network(described: dict[str, Any], shape: InputShape, path: Path) -> Network:
     size = described["network"]
     genotype = from_json(described["genotype"], origin=str(path))
-    return build_network(genotype, size["cells"], size["channels"], size["stem_reductions"], shape, size["auxiliary"])
+    own = NetworkSettings(size["channels"], size["cells"], size["stem_reductions"])
+    return network_of_size(genotype, own, shape, size["auxiliary"], _chain(genotype, size))
+
+
+def _chain(genotype: Genotype, size: dict[str, Any]) -> Chain | None:
+    """The widths and strides of a chain; `SchemaError` where they are missing or none."""
+    if not is_chain(genotype):
+        return None
+    require_schema(size, {"chain": CHAIN_OF_FILE, "stem_reductions": At(0, 6)}, "network")
+    try:
+        chain = Chain(**size["chain"])
+    except UserError as error:
+        raise SchemaError(str(error)) from None
+    if chain.layers != len(genotype.operations()):
+        raise SchemaError(f"network.chain has {chain.layers} layers, the genotype {len(genotype.operations())}")
+    return chain
 
 
 def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
