@@ -19,6 +19,7 @@ from darts.spaces import nasbench201
 from darts.spaces.genotype import from_json, to_json
 from darts.spaces.membership import check_membership
 from darts.spaces.search_space import InputShape
+from darts.spaces.table import read_table
 from tests.conftest import ROOT, TINY, composed
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
@@ -29,7 +30,7 @@ BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_con
 def table():
     if not DATA.exists():
         pytest.skip(f"the table is not at hand ({DATA})")
-    return nasbench201.read_table(DATA)
+    return read_table(DATA)
 
 
 def test_all_strings_round_trip_and_are_all_genotypes_of_the_space():
@@ -86,7 +87,7 @@ def test_the_table_shows_its_facts(table):
 
 
 def test_loading_and_looking_up_is_fast(table):
-    loaded = min(_seconds(lambda: nasbench201.read_table(DATA)) for _ in range(5))
+    loaded = min(_seconds(lambda: read_table(DATA)) for _ in range(5))
     genotype = nasbench201.from_string(BEST)
     looked_up = min(
         _seconds(lambda: [table.accuracy(genotype, "cifar10_test_200") for _ in range(1000)]) for _ in range(5)
@@ -103,7 +104,7 @@ def _seconds(action) -> float:
 def test_a_cell_or_a_column_that_the_table_lacks_is_refused(tmp_path):
     file = tmp_path / "small.csv.gz"
     file.write_bytes(gzip.compress(f"index,arch,accuracy\n0,{BEST},94.0\n".encode()))
-    small = nasbench201.read_table(file)
+    small = read_table(file)
     assert small.accuracy(nasbench201.from_string(BEST), "accuracy") == 94.0
     with pytest.raises(UserError, match="no entry for"):
         small.accuracy(nasbench201.from_string(BEST.replace("skip_connect", "none")), "accuracy")
@@ -112,7 +113,7 @@ def test_a_cell_or_a_column_that_the_table_lacks_is_refused(tmp_path):
     for text in (b"", b"a,b\n1,2\n", b"arch,x\nfoo,bar\n"):
         file.write_bytes(gzip.compress(text))
         with pytest.raises(UserError, match="not a table"):
-            nasbench201.read_table(file)
+            read_table(file)
 
 
 def test_the_skeletons_parameters_are_those_counted_by_hand():
@@ -152,9 +153,9 @@ def test_official_files_are_opened_only_if_trusted(name, tmp_path):
     else:
         place.mkdir()
     with pytest.raises(UserError, match=r"benchmark\.trust_pickle is False; it must be true to open .* pickles"):
-        nasbench201.read_table(place)
+        read_table(place)
     with pytest.raises(UserError, match=r"needs the package '(nats_bench|nas_201_api)'"):
-        nasbench201.read_table(place, trust_pickle=True)
+        read_table(place, trust_pickle=True)
 
 
 def test_a_table_that_changes_is_read_again(tmp_path):
@@ -163,5 +164,5 @@ def test_a_table_that_changes_is_read_again(tmp_path):
     for second, value in enumerate(("10.5", "20.5", "10.5")):
         file.write_text(f"arch,accuracy\n{text},{value}\n")
         os.utime(file, (second, second))  # clocks of file systems are coarse
-        assert nasbench201.read_table(file).values("accuracy").tolist() == [float(value)]
-        assert nasbench201.read_table(file) is nasbench201.read_table(file)
+        assert read_table(file).values("accuracy").tolist() == [float(value)]
+        assert read_table(file) is read_table(file)

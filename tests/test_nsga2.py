@@ -21,6 +21,7 @@ from darts.runtime.errors import UserError
 from darts.runtime.seeding import python_generator
 from darts.spaces import nasbench201
 from darts.spaces.fronts import crowding, hypervolume, ranks
+from darts.spaces.table import read_table
 from tests.conftest import composed
 from tests.test_latency import DATA, by_table, cells, judged  # noqa: F401  fixtures
 
@@ -117,8 +118,8 @@ def test_its_fronts_hold_more_than_those_of_random_search():
     """Ten seeds each, 200 evaluations; Mann-Whitney at 1 in 100."""
     if not DATA.exists():
         pytest.skip(f"the tables are not at hand ({DATA})")
-    table = nasbench201.read_table(DATA / "cifar10.csv.gz")
-    latencies = nasbench201.read_table(DATA / "latency_ms.csv.gz", setting="latencies")
+    table = read_table(DATA / "cifar10.csv.gz")
+    latencies = read_table(DATA / "latency_ms.csv.gz", setting="latencies")
     own = composed("search", "method=nsga2").method
     drawn = composed("search", "method=random").method
     found = [held(own, table, latencies, seed) for seed in range(10)]

@@ -19,6 +19,7 @@ from darts.runtime.errors import UserError
 from darts.runtime.seeding import python_generator
 from darts.search.settings import BlackBoxSettings, SearchSettings
 from darts.spaces import nasbench201
+from darts.spaces.table import read_table
 from tests.conftest import ROOT, TINY, TINY_DATA, composed, run_command, some, space_of
 
 DATA = ROOT.parent / "shared" / "data" / "nasbench201" / "cifar10.csv.gz"
@@ -32,7 +33,7 @@ COUNTED = {"random": (93.72, 0.33), "evolution": (94.13, 0.26), "local_search": 
 def table():
     if not DATA.exists():
         pytest.skip(f"the table is not at hand ({DATA})")
-    return nasbench201.read_table(DATA)
+    return read_table(DATA)
 
 
 def evaluated(method, table, seed, evaluations, partial_effort=False):

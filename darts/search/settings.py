@@ -119,6 +119,9 @@ class SearchSettings(RunSettings):
 
     def _check_method(self) -> None:
         method, width = self.method, self.network.channels
+        for reason, clash in self._reasons_against_chains().items() if self.space.chain is not None else []:
+            if clash:
+                raise UserError(f"method={method.name} is for cells, and space={self.space.name} is a chain: {reason}")
         for stage in method.schedule.stages(self.search.epochs, self.space):
             k = method.channels.k_of_stage(stage.number)
             require(width % k == 0, "network.channels", width, f"a multiple of {k} (method.channels.k)")
@@ -142,9 +145,6 @@ class SearchSettings(RunSettings):
         require(decay == 0 or not anchored, "architecture_optimiser.weight_decay", decay, allowed)
         for reason in self._reasons_against_graphs() if self.graphs else []:
             require(False, "graphs", True, f"false with {reason}")
-        for reason, clash in self._reasons_against_chains().items() if self.space.chain is not None else []:
-            if clash:
-                raise UserError(f"method={method.name} is for cells, and space={self.space.name} is a chain: {reason}")
 
     def _reasons_against_chains(self) -> dict[str, bool]:
         """What parts of methods need cells for, and whether the method has it."""

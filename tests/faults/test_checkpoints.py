@@ -16,8 +16,8 @@ import torch
 
 from darts.runtime.checkpoint import MAGIC, Checkpoints, DamagedFileError, read_state, write_state
 from darts.runtime.errors import UserError
-from darts.spaces.nasbench201 import read_table
 from darts.spaces.sources import find_genotype
+from darts.spaces.table import read_table
 from tests.conftest import CANDIDATES, space_of
 
 STATE = {"weights": torch.arange(400.0), "epoch": 3, "names": ["a", None], "nested": {"rate": 0.1}}

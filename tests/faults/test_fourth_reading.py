@@ -26,8 +26,9 @@ from darts.runtime.errors import UserError
 from darts.runtime.files import read_json
 from darts.search import build
 from darts.search import loop as search
-from darts.spaces.nasbench201 import BenchmarkTable, all_strings, from_string, load_table, read_table
+from darts.spaces.nasbench201 import all_strings, from_string
 from darts.spaces.published import published
+from darts.spaces.table import BenchmarkTable, load_table, read_table
 from darts.tasks.file_content import path_digest
 from darts.tasks.folders import list_folder
 from darts.train import retraining
