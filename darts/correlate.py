@@ -52,6 +52,7 @@ class CorrelateSettings(EvaluationSettings):
     samples: int  # cells of the table that are drawn
 
     def __post_init__(self) -> None:
+        self.benchmark.assign(None, None)
         super().__post_init__()
         require(3 <= self.samples <= 100_000, "samples", self.samples, "from 3 to 100000")
 

@@ -290,6 +290,7 @@ def test_every_method_that_mixes_per_layer_runs_and_others_say_why(method, tmp_p
             composed("search", *TINY, f"method={method}", "search.epochs=25")
         return
     given = [*TINY]
+    given += ["method.schedule.samples=20"] if method == "random_weight_sharing" else []
     given += ["method.schedule.interval=1"] if method in ("darts_pt", "darts_pt_fixed", "sgas") else []
     settings = composed("search", *given, f"method={method}", "logger=none")
     genotype = search.run(settings, tmp_path)
@@ -334,8 +335,8 @@ def test_a_found_chain_is_retrained_saved_and_loaded(tmp_path):
 
 
 def test_strategies_search_by_the_table_and_are_judged_by_it(rows, tmp_path):
-    given = [MACRO, f"benchmark.table={DATA}", "evaluator=table", "budget.evaluations=150", "device=cpu", "search.batch_size=16",
-             "dataset.fraction=0.01", "logger=none"]  # fmt: skip
+    given = [MACRO, f"benchmark.table={DATA}", "evaluator=table", "budget.evaluations=150", "device=cpu",
+             "search.batch_size=16", "dataset.fraction=0.01", "logger=none"]  # fmt: skip
     settings = composed("search", *given, "method=evolution")
     assert settings.evaluator.column == "test_1"
     assert settings.benchmark.column == "mean of test_1, test_2, test_3"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from darts.compare.devices import Offer, Offered, methods_of, pick_of, taken
 from darts.runtime.errors import UserError
+from darts.spaces.table import read_table
 from tests.conftest import ROOT, TINY_DATA, composed, run_command
 from tests.test_latency import TEXTS, of_text
 
@@ -53,7 +56,9 @@ def report(tables, tmp_path_factory):
     searches = ["search.epochs=1", "search.batch_size=16", "evaluator.accuracy.column=valid", *sizes]
     searches = [f"+searches.{item}" for item in searches]
     own += ["budget.evaluations=30", "random.samples=2"]
-    command = ["-m", "darts.compare", *given(tables), *own, *searches, *sizes, f"hydra.run.dir={out}"]
+    shared = [item for item in given(tables) if "table=" not in item]
+    shared.append(f"benchmark.tables=[{tables[1]},{tables[0]}]")
+    command = ["-m", "darts.compare", *shared, *own, *searches, *sizes, f"hydra.run.dir={out}"]
     done = run_command(command, ROOT, timeout=900)
     assert done.returncode == 0, done.stderr
     return out, json.loads((out / "report.json").read_text())["device"]
@@ -186,3 +191,46 @@ def test_tables_of_other_cells_and_of_operations_are_refused_before_any_search(t
         done = run_command([*command, f"hydra.run.dir={tmp_path / 'out'}"], ROOT)
         assert done.returncode == 2 and told in done.stderr, done.stderr
         assert not (tmp_path / "out" / "searches").exists()
+
+
+def test_tables_are_told_apart_by_their_columns(tables, tmp_path):
+    accuracies, latencies = tables
+    packed = tmp_path / "latencies.csv.gz"
+    packed.write_bytes(gzip.compress(latencies.read_bytes()))
+    common = ["space=nasbench201", "benchmark.column=tested", "constraints.device=toy", "constraints.latency_ms=12"]
+    for command, method in (("search", "method=darts"), ("search", "method=evolution"), ("compare", "methods=[darts]")):
+        plain = [f"benchmark.table={accuracies}", f"constraints.latency_table={packed}"]
+        expected = composed(command, *common, method, *plain)
+        for files in ((packed, accuracies), (accuracies, packed)):
+            found = composed(command, *common, method, f"benchmark.tables=[{','.join(map(str, files))}]")
+            assert found == expected and found.benchmark.tables == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["benchmark.tables=[{0},{1}]", "constraints.device=pixel2"], "constraints.device is 'pixel2'; it must be a"),
+        (["benchmark.tables=[{0}]"], "constraints.device is 'toy'; it must be a column of benchmark.tables: tested, v"),
+        (["benchmark.tables=[{1}]"], "benchmark.column is 'tested'; it must be a column of benchmark.tables: toy"),
+        (["benchmark.tables=[{0},{2}]"], "benchmark.column is 'tested'; it must be a column of one table; {0} and {2}"),
+        (["benchmark.tables=[{0},{0}]"], "different files"),
+        (["benchmark.tables=[{0},{1}]", "benchmark.table={0}"], "empty with benchmark.table"),
+        (["benchmark.tables=[{0},missing.csv]"], "benchmark.tables missing.csv: not a table"),
+        ([], "constraints.device is 'toy'; it must be null, or constraints.latency_table with it, or benchmark.tables"),
+    ],
+)
+def test_tables_that_are_not_what_is_meant_are_told(settings, told, tables, tmp_path):
+    again = tmp_path / "again.csv"
+    again.write_text(tables[0].read_text())
+    files = [*map(str, tables), str(again)]
+    common = ["space=nasbench201", "benchmark.column=tested", "constraints.device=toy", "method=evolution"]
+    with pytest.raises(UserError, match=re.escape(told.format(*files))):
+        composed("search", *common, *(item.format(*files) for item in settings))
+
+
+def test_a_column_may_be_the_mean_of_others(tables):
+    table = read_table(tables[0])
+    both = (table.values("valid") + table.values("tested")) / 2
+    assert table.values("mean of valid, tested") == pytest.approx(both)
+    with pytest.raises(UserError, match="has no column 'other'"):
+        table.values("mean of valid, other")

@@ -16,7 +16,7 @@ from darts.loop.settings import (
     WeightOptimiser,
     check_size,
 )
-from darts.models.settings import COSTS, ConstraintSettings, NetworkSettings
+from darts.models.settings import COSTS, ConstraintSettings, NetworkSettings, with_tables
 from darts.runtime.errors import require
 from darts.spaces.table import BenchmarkTable
 from darts.tasks.settings import LanguageSettings, TextDataset
@@ -202,6 +202,7 @@ class BlackBoxSettings(EvaluationSettings):
         return min(limits) if limits else None
 
     def __post_init__(self) -> None:
+        self.constraints = with_tables(self.constraints, self.benchmark)
         super().__post_init__()
         budget = self.budget
         limited = any(limit is not None for limit in vars(budget).values())

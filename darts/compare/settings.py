@@ -9,7 +9,7 @@ from typing import Any
 from darts.config.compose import is_among
 from darts.config.registry import command_settings
 from darts.loop.settings import Budget, RunSettings, check_task
-from darts.models.settings import ConstraintSettings
+from darts.models.settings import ConstraintSettings, with_tables
 from darts.runtime.errors import UserError, require
 from darts.spaces.table import BenchmarkTable
 from darts.tasks.settings import LanguageSettings
@@ -74,6 +74,7 @@ class CompareSettings(RunSettings):
     language: LanguageSettings  # of a text: how each cell's model is trained
 
     def __post_init__(self) -> None:
+        self.constraints = with_tables(self.constraints, self.benchmark)
         super().__post_init__()
         check_task(self.dataset, self.space)
         refuse_for_sounds(self.dataset, self.train)

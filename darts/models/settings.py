@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from enum import Enum
@@ -9,6 +10,7 @@ from typing import Any
 
 from darts.runtime.errors import require
 from darts.spaces.search_space import InputShape, is_size, is_stem, size_of
+from darts.spaces.table import BenchmarkTable
 
 LATENCY = "latency_ms"
 COSTS = ("parameters", "macs", LATENCY)  # of a network, each of one image
@@ -80,11 +82,13 @@ class ConstraintSettings:
             require(limit is None or 0 < limit < math.inf, f"constraints.{name}", limit, "above 0, finite, or null")
         require(0 <= self.weight < math.inf, "constraints.weight", self.weight, "at least 0, finite")
 
-        given = self.latency_table is not None
-        allowed = "null, or constraints.latency_table with it"
-        require(given or self.device is None, "constraints.device", self.device, allowed)
-
     @property
     def any(self) -> bool:
         """Whether anything is limited."""
         return any(limit is not None for limit in (self.parameters, self.macs, self.latency_ms))
+
+
+def with_tables(constraints: ConstraintSettings, benchmark: BenchmarkTable) -> ConstraintSettings:
+    """The constraints with their table of latencies, where it is one of `benchmark.tables`, which are assigned."""
+    latency_table = benchmark.assign(constraints.device, constraints.latency_table)
+    return dataclasses.replace(constraints, latency_table=latency_table)

@@ -30,7 +30,7 @@ from darts.methods.method import Method, SearchMethod
 from darts.methods.preference import AlongFront
 from darts.methods.regularisers import Anchor
 from darts.methods.weight_gradient import LayerAlignment, TrainingLoss
-from darts.models.settings import ConstraintSettings, Engine, NetworkSettings
+from darts.models.settings import ConstraintSettings, Engine, NetworkSettings, with_tables
 from darts.runtime.errors import UserError, require
 from darts.runtime.settings import ParallelSettings
 from darts.spaces.table import BenchmarkTable
@@ -74,6 +74,7 @@ class SearchSettings(RunSettings):
     unused: ClassVar[tuple[str, ...]] = ("budget.evaluations",)
 
     def __post_init__(self) -> None:
+        self.constraints = with_tables(self.constraints, self.benchmark)
         super().__post_init__()
         if isinstance(self.method.hypergradient, FiniteDifference):
             allowed = "false with a second-order method, whose unrolled step has none"

@@ -220,10 +220,51 @@ def _official(path: Path) -> Table:
     return Table({cell: row for row, cell in enumerate(cells)}, columns)
 
 
+def names_of_columns(path: Path, setting: str) -> list[str]:
+    """The first line of a CSV file, gzipped or not; `UserError` where it cannot be read."""
+    try:
+        rows, _ = read_rows(path)
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        raise UserError(f"{setting} {one_line(path)}: not a table ({one_line(error)})") from None
+    return [name.strip() for name in rows[0][1:]] if rows else []
+
+
+def file_with(column: str, files: Sequence[str], setting: str) -> str:
+    """The file of `benchmark.tables` that has a column; `UserError` where none has it, or more than one."""
+    parts = [part.strip() for part in column.removeprefix(MEAN).split(",")] if column.startswith(MEAN) else [column]
+    own = {file: names_of_columns(Path(file).expanduser(), "benchmark.tables") for file in files}
+    found = [file for file, names in own.items() if set(parts) <= set(names)]
+    among = ", ".join(sorted({name for names in own.values() for name in names} - {"arch", "index"}))
+    require(bool(found), setting, column, f"a column of benchmark.tables: {among}")
+    require(len(found) == 1, setting, column, f"a column of one table; {' and '.join(map(one_line, found))} have it")
+    return found[0]
+
+
 @dataclass
 class BenchmarkTable:
     """A table that knows the true accuracy of every cell of the space, for the record only."""
 
     table: str | None  # a CSV file, or an official file or folder of NAS-Bench-201 or NATS-Bench
+    tables: list[str]  # CSV files in place of it: one has the column, another may have that of constraints.device
     column: str  # the accuracy that counts: a column, or 'mean of A, B, C'
     trust_pickle: bool  # open official files, which are pickles: they can run any code when they are opened
+
+    def __post_init__(self) -> None:
+        require(not (self.tables and self.table), "benchmark.tables", self.tables, "empty with benchmark.table")
+        different = len(set(self.tables)) == len(self.tables)
+        require(different, "benchmark.tables", self.tables, "different files")
+
+    def assign(self, device: str | None, latency_table: str | None) -> str | None:
+        """Find the files of `tables` by their columns: that of `column` becomes `table`.
+
+        Returns the table of latencies: the given one, or of `tables` the one that has the device's column. `UserError`
+        where a device is given and no table of latencies.
+        """
+        if self.tables:
+            files, self.tables = self.tables, []
+            self.table = file_with(self.column, files, "benchmark.column")
+            if device is not None and latency_table is None:
+                latency_table = file_with(device, files, "constraints.device")
+        allowed = "null, or constraints.latency_table with it, or benchmark.tables"
+        require(latency_table is not None or device is None, "constraints.device", device, allowed)
+        return latency_table
