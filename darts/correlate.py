@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts.blackbox.settings import EvaluationSettings
+from darts.blackbox.settings import EvaluationSettings, TextEvaluationSettings
 from darts.config.command import cli_command
-from darts.config.compose import typed_settings
+from darts.config.compose import is_among, typed_settings
 from darts.config.registry import command_settings
+from darts.loop.settings import check_task, taken_over
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, read_json, write_json
 from darts.runtime.schema import FINITE, Length, Within
@@ -28,7 +29,8 @@ from darts.runtime.signals import deferred_signals, pending_signal, raise_if_int
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership
 from darts.spaces.variation import canonical, ordered
-from darts.tasks.settings import require_labelled
+from darts.tasks.settings import LanguageSettings
+from darts.tasks.task import ACCURACY, Metric, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,10 +42,8 @@ KIND = "rank correlation"  # what run.json calls it
 Points = list[dict[str, Any]]
 MEASURED = {"value": Within(-1, 1), "interval": Length(2, Within(-1, 1))}
 FOUND = {"cells": int, "kendall_tau": MEASURED, "spearman_rho": MEASURED}  # correlation.json
-POINT = {"cell": str, "score": FINITE, "final": Within(0, 1)}  # a line of points.jsonl
 
 
-@command_settings("correlate")
 @dataclass
 class CorrelateSettings(EvaluationSettings):
     """The settings of `python -m darts.correlate`."""
@@ -57,8 +57,52 @@ class CorrelateSettings(EvaluationSettings):
         require(3 <= self.samples <= 100_000, "samples", self.samples, "from 3 to 100000")
 
 
+UNUSED_WITH_A_TEXT = (
+    *("benchmark", "samples", "memory", "search.train_fraction", "search.batch_size", "search.initial_alpha"),
+    *("evaluator.network", "evaluator.train.cutout", "evaluator.train.drop_path", "evaluator.train.auxiliary_weight"),
+    *("evaluator.train.recipe", "evaluator.weight_optimiser.final_learning_rate"),
+    *("evaluator.weight_optimiser.cosine_unit", "language.masks", "language.unrolled_embedding"),
+    *("language.test_columns", "language.perplexity"),
+)
+
+
+@dataclass
+class TextCorrelateSettings(CorrelateSettings, TextEvaluationSettings):
+    """The same of a text: how well brief trainings rank recurrent cells."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.results), "results", self.results, "folders of trained language models: a text has no table")
+
+
+@command_settings("correlate")
+@dataclass
+class AnyCorrelateSettings(CorrelateSettings):
+    """What the command is told, before it is known whether its data are a text."""
+
+    language: LanguageSettings  # of a text
+
+    def __post_init__(self) -> None:
+        check_task(self.dataset, self.space)
+        super().__post_init__()
+
+    def refuse_unused(self, key: str) -> None:
+        """`UserError` for a setting that is not used with these data; `key`: its dotted name."""
+        unused = UNUSED_WITH_A_TEXT if self.dataset.is_text else ("language",)
+        if is_among(key, unused):
+            what = "a text" if self.dataset.is_text else "no text"
+            raise UserError(f"{key} is given, but dataset={self.dataset.name} is {what}, with which it is not used")
+
+    def narrowed(self) -> CorrelateSettings:
+        """The settings of the data's kind only."""
+        return taken_over(TextCorrelateSettings if self.dataset.is_text else CorrelateSettings, self)
+
+
 def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
-    """The cells of all trained networks with their mean test accuracy; one protocol for all, or `UserError`."""
+    """The cells of all trained networks with their mean test accuracy, of a text their mean perplexity.
+
+    `UserError` where there is more than one protocol.
+    """
     from darts.train.result import read_result
 
     found: dict[str, tuple[Genotype, list[float]]] = {}
@@ -70,7 +114,10 @@ def trained_cells(settings: CorrelateSettings) -> list[tuple[Genotype, float]]:
             genotype = from_json(json.dumps(result["genotype"]), origin=str(file))
             check_membership(genotype, settings.space, str(file))
             protocols.add(result["protocol"])
-            found.setdefault(canonical(genotype), (genotype, []))[1].append(result["test_accuracy"])
+            value = result.get(f"test_{metric_of(settings.dataset).name}")
+            if value is None:
+                raise UserError(f"results: {file} is of another task than dataset={settings.dataset.name}")
+            found.setdefault(canonical(genotype), (genotype, []))[1].append(value)
     if len(found) < 3:
         raise UserError(f"results is {settings.results}; a rank correlation needs 3 cells, there are {len(found)}")
     if len(protocols) > 1:
@@ -118,7 +165,7 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     from darts.runtime.device import ready_device
     from darts.runtime.files import append_line, read_lines, write_lines
     from darts.spaces.table import load_table
-    from darts.tasks.batches import search_data
+    from darts.tasks.searched import searched_data
 
     allowed = "a file, or give results=[FOLDER,...]"
     given = bool(settings.results) or bool(settings.benchmark.table)
@@ -128,13 +175,16 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
         own = experiment(settings)
         refuse_other_run(folder, KIND, own)
         loop, table = settings.search, load_table(settings.benchmark, settings.space)
-        images = require_labelled(settings.dataset)
-        data = search_data(images, loop.train_fraction, loop.batch_size, settings.seed, device)
+        language = settings.language if isinstance(settings, TextCorrelateSettings) else None
+        fraction, batch = loop.train_fraction, loop.batch_size
+        data = searched_data(settings.dataset, language, fraction, batch, settings.seed, device)
         cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
         scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
         claim_folder(folder, KIND, own, device)
     file = folder / "points.jsonl"
-    known = {line["cell"]: line for line in read_lines(file, POINT)}
+    metric = metric_of(settings.dataset)
+    line = {"cell": str, "score": FINITE, "final": Within(metric.least, metric.most)}
+    known = {point["cell"]: point for point in read_lines(file, line)}
     write_lines(file, known.values())
     points: Points = []
     for number, (genotype, final) in enumerate(cells, start=1):
@@ -170,18 +220,20 @@ def finished(settings: CorrelateSettings, folder: Path) -> dict[str, Any] | None
     return dict(read_json(folder / "correlation.json", FOUND, "remove the folder to start again"))
 
 
-def correlations(points: Points) -> dict[str, Any]:
-    """Kendall's tau-b and Spearman's rho of scores and final accuracies, with 95% bootstrap intervals over cells.
+def correlations(points: Points, metric: Metric = ACCURACY) -> dict[str, Any]:
+    """Kendall's tau-b and Spearman's rho of scores and final values, with 95% bootstrap intervals over cells.
 
-    `UserError` where all scores or all accuracies are equal: nothing is ranked then.
+    1 is the same order from worst to best, of perplexities too. `UserError` where all scores or all final values are
+    equal: nothing is ranked then.
     """
     import numpy as np
     from scipy import stats
 
-    scores, finals = (np.array([point[name] for point in points]) for name in ("score", "final"))
-    for name, values in (("scores", scores), ("final accuracies", finals)):
+    scores = np.array([point["score"] for point in points])
+    finals = np.array([metric.score(point["final"]) for point in points])
+    for name, values in (("scores", scores), (f"final {metric.plural}", finals)):
         if _constant(values):
-            raise UserError(f"all {len(values)} {name} are {values[0]:g}; equal values have no rank correlation")
+            raise UserError(f"all {len(values)} {name} are {abs(values[0]):g}; equal values have no rank correlation")
     measures = {
         "kendall_tau": lambda a, b: stats.kendalltau(a, b).statistic,
         "spearman_rho": lambda a, b: stats.spearmanr(a, b).statistic,
@@ -199,15 +251,17 @@ def _constant(values: Any) -> bool:
     return bool((values == values[0]).all())
 
 
-def draw(points: Points, title: str) -> Figure:
-    """Final accuracy over score."""
+def draw(points: Points, title: str, metric: Metric = ACCURACY) -> Figure:
+    """Final value over score."""
     from darts.loop.plotting import new_figure
 
     figure = new_figure(5, 3.6)
     axes = figure.subplots()
-    shown = ([point["score"] for point in points], [100 * point["final"] for point in points])
-    axes.plot(*shown, "o", markersize=4, alpha=0.6)
-    axes.set(xlabel="score", ylabel="final accuracy %", title=title)
+    percent = metric is ACCURACY
+    finals = [100 * point["final"] if percent else point["final"] for point in points]
+    axes.plot([point["score"] for point in points], finals, "o", markersize=4, alpha=0.6)
+    label = f"final {metric.name} %" if percent else f"final {metric.name} (lower is better)"
+    axes.set(xlabel="score", ylabel=label, title=title)
     figure.tight_layout()
     return figure
 
@@ -215,7 +269,7 @@ def draw(points: Points, title: str) -> Figure:
 @cli_command("correlate")
 def main(settings: DictConfig) -> float:
     """Measure and report; returns Kendall's tau."""
-    typed = typed_settings(settings, CorrelateSettings)
+    typed = typed_settings(settings, AnyCorrelateSettings).narrowed()
     from darts.loop.plotting import save_figure
     from darts.loop.record import record_end
     from darts.runtime.device import memory_advice
@@ -226,9 +280,10 @@ def main(settings: DictConfig) -> float:
         found = finished(typed, folder)
         if found is None:
             points = measure(typed, folder)
-            found = correlations(points)
+            metric = metric_of(typed.dataset)
+            found = correlations(points, metric)
             title = f"{len(points)} cells, tau = {found['kendall_tau']['value']:.2f}"
-            save_figure(draw(points, title), folder / "correlation")
+            save_figure(draw(points, title, metric), folder / "correlation")
             write_json(folder / "correlation.json", found)
             record_end(folder)
     for name, label in (("kendall_tau", "Kendall's tau"), ("spearman_rho", "Spearman's rho")):

@@ -25,7 +25,7 @@ from darts.benchmark.settings import BenchmarkSettings
 from darts.compare.settings import CompareSettings
 from darts.config.compose import CONF, typed_settings
 from darts.config.implied import implied_choices
-from darts.correlate import CorrelateSettings
+from darts.correlate import AnyCorrelateSettings
 from darts.describe import DescribeSettings
 from darts.models.supernet import Supernet
 from darts.search.settings import AnySearchSettings
@@ -60,7 +60,7 @@ SCHEMAS = {
     "select": SelectSettings,
     "benchmark": BenchmarkSettings,
     "tune": TuneSettings,
-    "correlate": CorrelateSettings,
+    "correlate": AnyCorrelateSettings,
 }
 
 PROGRAMS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # so that `python` is this one

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from darts.models.mixture import MixtureWeights
-from darts.models.recurrent import AlgebraicSupernet, RecurrentNetwork, RecurrentSupernet
+from darts.models.recurrent import AlgebraicSupernet, RecurrentNetwork, RecurrentSupernet, ScannedSupernet
 from darts.search import step as search_steps
 from darts.search.state import new_state
 from darts.spaces.published import published
@@ -75,7 +75,7 @@ def test_golden_language_model_of_a_published_cell(case):
     assert float(loss_of(second.logits, targets).detach()) == pytest.approx(case["loss_second_piece"], **EXACT)
 
 
-@pytest.mark.parametrize("kind", [RecurrentSupernet, AlgebraicSupernet])
+@pytest.mark.parametrize("kind", [RecurrentSupernet, AlgebraicSupernet, ScannedSupernet])
 @pytest.mark.parametrize("case", GOLDEN["supernet"], ids=["evaluation", "training"])
 def test_golden_recurrent_supernet(kind, case):
     supernet = filled(kind(SPACE, V, UNITS)).train(case["training_mode"])

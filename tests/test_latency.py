@@ -313,7 +313,9 @@ def test_the_places_of_operations_are_where_the_network_has_them():
     for cell, (kind, maps) in enumerate(zip(kinds, seen, strict=True)):
         chosen = sorted(row for row, _ in space.places(genotype.cells[kind]))
         own = told[cell * len(space.edges()) : (cell + 1) * len(space.edges())]
-        assert [Place(kind, row, maps[at][0], *maps[at]) for at, row in enumerate(chosen)] == [own[row] for row in chosen]
+        assert [Place(kind, row, maps[at][0], *maps[at]) for at, row in enumerate(chosen)] == [
+            own[row] for row in chosen
+        ]
 
 
 def inputs_of_edges(network: Network, image: torch.Tensor) -> list[list[tuple[int, int, tuple[int, ...]]]]:

@@ -23,9 +23,17 @@ from darts.compare.sentences import sentences
 from darts.compare.tables import summary
 from darts.compare.trials import Outcome
 from darts.config.implied import implied_choices
+from darts.config.registry import activations as ACTIVATIONS
 from darts.methods.hypergradient import FiniteDifference, Problem, unrolled_weights
 from darts.models.mixture import MixtureWeights
-from darts.models.recurrent import AlgebraicSupernet, Dropouts, RecurrentNetwork, RecurrentSupernet
+from darts.models.recurrent import (
+    AlgebraicSupernet,
+    Dropouts,
+    RecurrentNetwork,
+    RecurrentSupernet,
+    ScannedSupernet,
+)
+from darts.models.recurrent_scan import Loop, Norm, scan
 from darts.runtime.checkpoint import Checkpoints
 from darts.runtime.errors import UserError
 from darts.search import loop as search
@@ -265,16 +273,71 @@ def space(folder):
     return search_settings(written(folder)).space
 
 
-def test_both_forms_of_the_supernet_are_one_function_for_every_batch(tmp_path):
+@pytest.mark.parametrize("kind", [AlgebraicSupernet, ScannedSupernet])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_all_forms_of_the_supernet_are_one_function_with_the_same_gradients(kind, training, dropout, tmp_path):
     chosen, draws = space(tmp_path), torch.Generator().manual_seed(0)
-    reference, algebraic = (kind(chosen, 20, 5).double() for kind in (RecurrentSupernet, AlgebraicSupernet))
-    algebraic.load_state_dict(reference.state_dict())
-    for _ in range(3):
-        weights = torch.randn(36, 5, generator=draws).softmax(-1).double()
+    dropouts = Dropouts(*[dropout] * 5)
+    reference, other = (form(chosen, 20, 5, dropouts).double().train(training) for form in (RecurrentSupernet, kind))
+    for batch in range(3):  # running statistics go on from batch to batch
+        other.load_state_dict(reference.state_dict())
+        alpha = torch.randn(36, 5, generator=draws, dtype=torch.float64)
         words = torch.randint(20, (4, 3), generator=draws)
-        hidden = torch.randn(3, 5, generator=draws).double()
-        given = TextInput(words, hidden), {RECURRENT: MixtureWeights(weights)}
-        torch.testing.assert_close(algebraic(*given), reference(*given), rtol=1e-12, atol=1e-12)
+        state = torch.randn(3, 5, generator=draws, dtype=torch.float64)
+        factors = torch.randn(4, 3, 20, generator=draws, dtype=torch.float64)
+        found = []
+        for supernet in (reference, other):
+            torch.manual_seed(batch)  # the masks
+            scores, hidden = alpha.clone().requires_grad_(), state.clone().requires_grad_()
+            given = TextInput(words, hidden), {RECURRENT: MixtureWeights(scores.softmax(-1))}
+            output = supernet(*given)
+            loss = (output.logits * factors).sum() + output.activations.square().sum()
+            gradients = torch.autograd.grad(loss, [scores, hidden, *supernet.parameters()])
+            found.append([*output, *gradients, *supernet.buffers()])
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        with torch.no_grad():
+            torch.manual_seed(batch)
+            torch.testing.assert_close(other(*given).logits, output.logits.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_the_time_loop_as_one_operation_passes_gradcheck():
+    """Against finite differences: every input of it, with a mask."""
+    draws = torch.Generator().manual_seed(1)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=draws, dtype=torch.float64).requires_grad_()
+
+    mask = torch.tensor([[1.0, 0.0, 2.0], [0.0, 2.0, 1.0], [1.5, 1.0, 0.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    for norm in (Norm(True, None, None, 1e-5), Norm(False, mask[0] - 1, mask[2] + 0.5, 1e-5)):
+        loop = Loop(norm, mask, differentiated=True)
+        inputs = drawn(2, 4, 6), drawn(4, 3), drawn(3, 6), drawn(3, 4), drawn(3, 6), drawn(3, 6)
+
+        def outputs(read, hidden, of_state, mixture, *nodes, loop=loop):
+            return scan(loop, read, hidden, of_state, mixture, list(nodes))[0]
+
+        assert torch.autograd.gradcheck(outputs, inputs, atol=1e-6)
+
+
+def test_activations_of_a_plug_in_are_computed_by_the_loop_of_the_base(tmp_path, monkeypatch):
+    monkeypatch.setitem(ACTIVATIONS, "sine", torch.sin)
+    chosen = dataclasses.replace(space(tmp_path), candidates=["none", "tanh", "sine"])
+    reference, other = (form(chosen, 20, 5).double() for form in (RecurrentSupernet, ScannedSupernet))
+    other.load_state_dict(reference.state_dict())
+    weights = torch.rand(36, 3, dtype=torch.float64)
+    given = TextInput(torch.arange(8).view(4, 2)), {RECURRENT: MixtureWeights(weights)}
+    torch.testing.assert_close(other(*given), reference(*given), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("names", [["none", "tanh"], ["relu", "identity"], ["sigmoid", "none", "relu"]])
+def test_fewer_activations_in_another_order_are_one_function_too(names, tmp_path):
+    chosen = dataclasses.replace(space(tmp_path), candidates=names)
+    reference, other = (form(chosen, 20, 5).double() for form in (RecurrentSupernet, ScannedSupernet))
+    other.load_state_dict(reference.state_dict())
+    weights = torch.rand(36, len(names), dtype=torch.float64)
+    given = TextInput(torch.arange(8).view(4, 2)), {RECURRENT: MixtureWeights(weights)}
+    torch.testing.assert_close(other(*given), reference(*given), rtol=1e-12, atol=1e-12)
 
 
 def test_a_one_hot_mixture_without_batch_norm_is_the_found_cells_network(tmp_path):

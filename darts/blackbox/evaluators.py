@@ -23,7 +23,7 @@ from darts.blackbox.settings import (
     InheritedWeights,
     MultiObjective,
     TableLookup,
-    TextBlackBoxSettings,
+    TextEvaluationSettings,
     ZeroCost,
 )
 from darts.loop.settings import taken_over
@@ -155,7 +155,7 @@ def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefTrai
 
 def _work_of_text(how: BriefTraining, context: EvaluationContext) -> BriefTrainingJob:
     settings = context.settings
-    if not isinstance(settings, TextBlackBoxSettings) or not isinstance(context.data, TextSearchData):
+    if not isinstance(settings, TextEvaluationSettings) or not isinstance(context.data, TextSearchData):
         raise TypeError("a text is opened by settings of a text")
     corpus, language = context.data.corpus, settings.language
     columns = in_columns(corpus.parts["train"], how.train.batch_size, "evaluator.train.batch_size")
@@ -186,7 +186,7 @@ def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: 
     """The settings of a brief training within a search."""
     own: dict[str, Any] = {}
     kind: type[BriefSettings] = BriefSettings
-    if isinstance(settings, TextBlackBoxSettings):
+    if isinstance(settings, TextEvaluationSettings):
         kind, own = TextBriefSettings, {"language": dataclasses.replace(settings.language, perplexity=Perplexity.EXACT)}
     return taken_over(
         kind,

@@ -242,11 +242,22 @@ OF_IMAGES: dict[type, str] = {
 
 
 @dataclass
-class TextBlackBoxSettings(BlackBoxSettings):
-    """The settings of a search by scores for the cell of a language model."""
+class TextEvaluationSettings(EvaluationSettings):
+    """What an evaluator of recurrent cells is told."""
 
     dataset: TextDataset
     language: LanguageSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = OF_IMAGES.get(type(self.evaluator))
+        require(name is None, "evaluator", name, "brief_training_text with a text")
+        require(not self.graphs, "graphs", self.graphs, GRAPHS_OF_TEXT)
+
+
+@dataclass
+class TextBlackBoxSettings(BlackBoxSettings, TextEvaluationSettings):
+    """The settings of a search by scores for the cell of a language model."""
 
     unused: ClassVar[tuple[str, ...]] = (
         *BlackBoxSettings.unused,
@@ -259,9 +270,3 @@ class TextBlackBoxSettings(BlackBoxSettings):
 
     def trained_fraction(self) -> float:
         return 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        name = OF_IMAGES.get(type(self.evaluator))
-        require(name is None, "evaluator", name, "brief_training_text with a text")
-        require(not self.graphs, "graphs", self.graphs, GRAPHS_OF_TEXT)

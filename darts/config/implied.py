@@ -105,7 +105,8 @@ def implied_choices(command: str, overrides: Sequence[str]) -> list[str]:
     if command == "compare" and isinstance(tasks, list) and tasks and "hydra.run.dir" not in typed:
         found.append(f"hydra.run.dir='${{runs}}/compare/{'+'.join(task_names(tasks))}'")
     for (group, name), (other, following) in FOLLOWING:
-        useless = other in ("evaluator", "method") and command != "search"
+        scoring = command == "search" or (command == "correlate" and other == "evaluator")
+        useless = other in ("evaluator", "method") and not scoring
         chosen = typed.get("experiment") not in (None, "quick")  # which chooses data and space; quick changes nothing
         decided = chosen and group != "experiment"
         if typed.get(group) == name and other not in typed and not useless and not decided:

@@ -62,6 +62,17 @@ def move_statistics(norm: Any, mean: Tensor, variance: Tensor, pixels: int | Ten
     norm.num_batches_tracked += 1
 
 
+@torch.no_grad()
+def move_statistics_by_all(norm: Any, means: Tensor, variances: Tensor, rows: int) -> None:
+    """Let running statistics move by those of many batches of so many rows, (batches, C), one after the other."""
+    count, kept = len(means), 1 - norm.momentum
+    weights = norm.momentum * kept ** torch.arange(count - 1, -1, -1, dtype=means.dtype, device=means.device)
+    unbiased = rows / (rows - 1)
+    norm.running_mean.mul_(kept**count).add_((weights @ means).to(norm.running_mean))
+    norm.running_var.mul_(kept**count).add_((unbiased * (weights @ variances)).to(norm.running_var))
+    norm.num_batches_tracked += count
+
+
 def synchronise(module: nn.Module) -> None:
     """Where several processes are one run and the settings say so: all batch norms look at the whole batch."""
     if world_size() == 1 or not synchronised_batch_norm():

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.models.activations import activation
+from darts.models.batch_norm import move_statistics_by_all
 from darts.models.mixture import Mixture, MixtureWeights
+from darts.models.recurrent_scan import FUNCTIONS, Loop, Norm, scan
 from darts.models.supernet import SupernetBase
 from darts.runtime import distributed
 from darts.spaces.genotype import Cell, Genotype
@@ -201,6 +203,31 @@ class AlgebraicSupernet(RecurrentSupernet):
         for column in named:
             activated = activated + weights[:, column, None, None] * activation(self.space.candidates[column])(values)
         return torch.addcmul(scaled, gates, activated - scaled).sum(0)
+
+
+class ScannedSupernet(AlgebraicSupernet):
+    """The same function, its time loop one operation with a gradient of its own (recurrent_scan.py).
+
+    Where batch norms look at several processes' rows, and with activations that a plug-in brings, the loop of its base.
+    """
+
+    twice_differentiable = False
+
+    def _unrolled(self, read: Tensor, hidden: Tensor, mask: Tensor | None, weights: MixtureWeights | None) -> Tensor:
+        named = [name for name in self.space.candidates if name != "none"]
+        if weights is None or type(self.norm) is not nn.BatchNorm2d or not set(named) <= set(FUNCTIONS):
+            return super()._unrolled(read, hidden, mask, weights)
+        zeros = torch.zeros_like(weights.weights[:, 0])
+        columns = [weights.weights[:, self.space.candidates.index(f)] if f in named else zeros for f in FUNCTIONS]
+        of_input, of_state = self.cell.first.chunk(2)
+        norm = self.norm
+        own = norm.training or norm.running_mean is None
+        statistics = Norm(own, norm.running_mean, norm.running_var, norm.eps)
+        loop = Loop(statistics, mask, differentiated=torch.is_grad_enabled())
+        outputs, seen = scan(loop, read @ of_input, hidden, of_state, torch.stack(columns, 1), list(self.cell.nodes))
+        if own and norm.training and norm.track_running_stats and norm.running_mean is not None:
+            move_statistics_by_all(norm, seen.means.flatten(0, 1), seen.variances.flatten(0, 1), len(hidden))
+        return outputs
 
 
 def times(value: Tensor, mask: Tensor | None) -> Tensor:

@@ -126,6 +126,7 @@ class SupernetBase(nn.Module):
     activation_checkpointing = False
     macs: Any = None  # multiply-adds of a call as a function of the mixture, where passes are counted
     draws = False  # whether a pass in training draws random numbers of its own, beside those of its candidates
+    twice_differentiable = True  # whether autograd can differentiate a pass twice
     fixed_in_unrolled_step: tuple[str, ...] = ()  # names of weights that an unrolled step leaves as they are
 
     def to_reference(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from darts.methods.schedule import CandidateMask, Stage
 from darts.models.batch_norm import synchronise
 from darts.models.building import ImageSupernet, plain_supernet
 from darts.models.fused.supernet import FusedSupernet
-from darts.models.recurrent import AlgebraicSupernet, RecurrentMacs, RecurrentSupernet, dropouts_of
+from darts.models.recurrent import RecurrentMacs, RecurrentSupernet, ScannedSupernet, dropouts_of
 from darts.models.settings import Engine
 from darts.models.several import SeveralSupernets
 from darts.models.supernet import Mixing, Supernet
@@ -68,7 +68,7 @@ def image_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, ac
 def language_supernet(settings: TextSearchSettings, shape: TextShape) -> RecurrentSupernet:
     """The supernet of a text; draws its weights from the ambient generator."""
     language, space = settings.language, settings.space
-    kind = AlgebraicSupernet if settings.engine is Engine.fused else RecurrentSupernet
+    kind = ScannedSupernet if settings.engine is Engine.fused else RecurrentSupernet
     supernet = kind(space, shape.vocabulary, language.units, dropouts_of(language))
     if language.unrolled_embedding is UnrolledEmbedding.HELD:
         supernet.fixed_in_unrolled_step = ("embedding",)

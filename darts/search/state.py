@@ -22,7 +22,6 @@ from darts.methods.schedule import CandidateMask, Stage
 from darts.methods.weight_gradient import operation_of
 from darts.models.building import drawing_candidates
 from darts.models.cost import CostModel
-from darts.models.fused.supernet import FusedSupernet
 from darts.models.mixture import Mixture, Moment
 from darts.models.settings import Engine, MemorySettings
 from darts.models.several import own_name
@@ -317,7 +316,7 @@ def dropouts(state: SearchState) -> Iterator[SearchDropout]:
 
 def reference_supernet(state: SearchState) -> AnySupernet:
     """The search's supernet itself where the engine is the reference, else a reference one with the same weights."""
-    if not any(isinstance(module, FusedSupernet) for module in state.supernet.modules()):
+    if all(getattr(module, "twice_differentiable", True) for module in state.supernet.modules()):
         return state.supernet
     memory = MemorySettings(activation_checkpointing=False)
     settings = dataclasses.replace(state.settings, engine=Engine.reference, memory=memory)

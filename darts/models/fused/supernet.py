@@ -124,6 +124,8 @@ def _groups(reference: SearchCell) -> list[Group]:
 class FusedSupernet(Supernet):
     """The reference supernet's function and weights, computed fast; takes over the modules of a reference supernet."""
 
+    twice_differentiable = False
+
     def __init__(self, reference: Supernet) -> None:
         nn.Module.__init__(self)
         self.kinds = reference.kinds
