@@ -33,9 +33,11 @@ from darts.tasks.settings import LanguageSettings
 from darts.tasks.task import ACCURACY, Metric, metric_of
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
     from darts.spaces.table import Table
+    from darts.tasks.searched import SearchedData
 
 log = logging.getLogger("darts")
 KIND = "rank correlation"  # what run.json calls it
@@ -165,7 +167,6 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
     from darts.runtime.device import ready_device
     from darts.runtime.files import append_line, read_lines, write_lines
     from darts.spaces.table import load_table
-    from darts.tasks.searched import searched_data
 
     allowed = "a file, or give results=[FOLDER,...]"
     given = bool(settings.results) or bool(settings.benchmark.table)
@@ -174,17 +175,12 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
         device = ready_device(settings.device, settings.precision, settings.graphs, settings.deterministic)
         own = experiment(settings)
         refuse_other_run(folder, KIND, own)
-        loop, table = settings.search, load_table(settings.benchmark, settings.space)
-        language = settings.language if isinstance(settings, TextCorrelateSettings) else None
-        fraction, batch = loop.train_fraction, loop.batch_size
-        data = searched_data(settings.dataset, language, fraction, batch, settings.seed, device)
+        table, data = load_table(settings.benchmark, settings.space), opened(settings, device)
         cells = trained_cells(settings) if settings.results or table is None else drawn_cells(settings, table)
         scorer = settings.evaluator.scorer(EvaluationContext(settings, data, device, table, folder))
         claim_folder(folder, KIND, own, device)
     file = folder / "points.jsonl"
-    metric = metric_of(settings.dataset)
-    line = {"cell": str, "score": FINITE, "final": Within(metric.least, metric.most)}
-    known = {point["cell"]: point for point in read_lines(file, line)}
+    known = {point["cell"]: point for point in read_lines(file, point_schema(metric_of(settings.dataset)))}
     write_lines(file, known.values())
     points: Points = []
     for number, (genotype, final) in enumerate(cells, start=1):
@@ -199,6 +195,20 @@ def measure(settings: CorrelateSettings, folder: Path) -> Points:
             log.info("%d/%d cells scored", number, len(cells))
     require_same_data(own, settings.dataset)
     return points
+
+
+def opened(settings: CorrelateSettings, device: torch.device) -> SearchedData:
+    """The two splits that scores are of."""
+    from darts.tasks.searched import searched_data
+
+    language = settings.language if isinstance(settings, TextCorrelateSettings) else None
+    fraction, batch = settings.search.train_fraction, settings.search.batch_size
+    return searched_data(settings.dataset, language, fraction, batch, settings.seed, device)
+
+
+def point_schema(metric: Metric) -> dict[str, Any]:
+    """What a line of points.jsonl holds."""
+    return {"cell": str, "score": FINITE, "final": Within(metric.least, metric.most)}
 
 
 def _require_same_accuracy(point: dict[str, Any], final: float, file: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
+from scipy.stats import kendalltau
 
 from darts import correlate
 from darts.blackbox import proxies
 from darts.blackbox.settings import Proxy
 from darts.runtime.errors import UserError
 from darts.spaces.sources import random_genotype
+from darts.tasks.task import PERPLEXITY
 from darts.train import retraining as retrain
 from tests.conftest import ROOT, TINY_DATA, TINY_TRAIN, composed, run_command
 
@@ -104,3 +107,61 @@ def test_the_command_reports(trained, tmp_path):
     assert done.returncode == 0 and "Kendall's tau" in done.stdout, done.stderr
     assert json.loads((tmp_path / "out" / "correlation.json").read_text())["cells"] == 4
     assert (tmp_path / "out" / "correlation.png").exists()
+
+
+TINY_TEXT = ["space=recurrent", "language.units=4", "dataset.fraction=0.02", "logger=none", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained_texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    settings = composed("final", *TINY_TEXT, "train.epochs=1", "language.average_from=0", "train.batch_size=16")
+    for seed in range(4):
+        genotype = random_genotype(settings.space, seed, 0)
+        retrain.run(settings, genotype, folder / str(seed))
+    return folder
+
+
+def test_brief_trainings_of_a_text_are_ranked_against_perplexities(trained_texts, tmp_path):
+    command = ["-m", "darts.correlate", *TINY_TEXT, f"results=[{trained_texts}]", f"hydra.run.dir={tmp_path}",
+               "evaluator.train.epochs=1", "evaluator.train.batch_size=16"]  # fmt: skip
+    done = run_command(command, ROOT, timeout=600)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "points.jsonl").read_text().splitlines()]
+    finals = sorted(json.loads(file.read_text())["test_perplexity"] for file in trained_texts.rglob("result.json"))
+    assert sorted(line["final"] for line in lines) == finals and all(line["score"] < 0 for line in lines)
+    found = json.loads((tmp_path / "correlation.json").read_text())
+    ranks = kendalltau([line["score"] for line in lines], [-line["final"] for line in lines]).statistic
+    assert found["kendall_tau"]["value"] == pytest.approx(ranks) and found["cells"] == 4
+
+
+def test_lower_perplexities_rank_higher():
+    found = correlate.correlations(points([-3.0, -2.0, -1.0], [30.0, 20.0, 10.0]), PERPLEXITY)
+    assert found["kendall_tau"]["value"] == pytest.approx(1.0)
+    with pytest.raises(UserError, match="all 2 final perplexities are 20; equal"):
+        correlate.correlations(points([-3.0, -2.0], [20.0, 20.0]), PERPLEXITY)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["space=recurrent"], "results is []; it must be folders of trained language models"),
+        (["space=recurrent", "evaluator=zero_cost", "results=[x]"], "evaluator is 'zero_cost'; it must be brief_trai"),
+        (["dataset=fashion_mini", "space=recurrent"], "dataset is 'fashion_mini'; it must be a text"),
+    ],
+)
+def test_what_makes_no_correlation_of_a_text_is_refused(overrides, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        composed("correlate", *overrides)
+
+
+def test_settings_of_the_other_kind_of_data_are_refused():
+    for given, told in (("language.units=3", "is no text"), ("space=recurrent benchmark.table=x", "is a text")):
+        done = run_command(["-m", "darts.correlate", "results=[x]", *given.split()], ROOT)
+        assert done.returncode == 2 and told in done.stderr, done.stderr
+
+
+def test_networks_of_images_are_no_results_of_a_text(trained, tmp_path):
+    settings = composed("correlate", *TINY_TEXT, f"results=[{trained}]")
+    with pytest.raises(UserError, match=r"is of another task than dataset=bible|space is 'recurrent'"):
+        correlate.measure(settings, tmp_path)

@@ -96,8 +96,9 @@ def end_names(cell: Cell) -> tuple[list[str], str]:
 
 def is_chain_cell(cell: Cell) -> bool:
     """Whether each node reads the one before it only, so that a cell is a chain of layers."""
-    sources = [[edge.source for edge in edges] for edges in cell.nodes]
-    in_a_row = cell.inputs == 1 and sources == [[number] for number in range(len(sources))]
+    in_a_row = cell.inputs == 1
+    for number, edges in enumerate(cell.nodes):
+        in_a_row = in_a_row and len(edges) == 1 and edges[0].source == number
     return in_a_row and not all_activations(cell.operations())
 
 

@@ -31,7 +31,8 @@ def chain_stem(chain: Chain, image_channels: int, channels: int, reductions: int
     """
     before, parts = image_channels, []
     for number in range(max(1, reductions)):
-        convolution = nn.Conv2d(before, channels, 3, 2 if number < reductions else 1, 1, bias=False)
+        stride = 2 if number < reductions else 1
+        convolution = nn.Conv2d(before, channels, 3, stride, 1, bias=False)
         parts += [convolution, nn.BatchNorm2d(channels), rectifier(chain.relu6)]
         before = channels
     if chain.first is not None:

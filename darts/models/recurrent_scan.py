@@ -18,6 +18,7 @@ All that does not depend on g is computed for all edges of a time step at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -120,6 +121,16 @@ def _buffers(steps: int, nodes: int, like: Tensor, masked: bool) -> _Kept:
     return _Kept(found, new(steps, 3, rows, units), new(steps, rows, units))
 
 
+def contiguous(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Each in memory of its own."""
+    return [part.contiguous() for part in parts]
+
+
+def columns_of(mixture: Tensor) -> list[Tensor]:
+    """The weights (edges, 1, 1) of each function."""
+    return [column[:, None, None] for column in mixture.unbind(1)]
+
+
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -152,11 +163,11 @@ class _Run:
     def __init__(self, loop: Loop, mixture: Tensor, nodes: list[Tensor], steps: int, like: Tensor) -> None:
         counts, count = list(range(1, len(nodes) + 1)), len(nodes)
         self.loop, self.mixture, self.total = loop, mixture, mixture.sum(1)
-        self.halves = [[half.contiguous() for half in weight.chunk(2, dim=1)] for weight in nodes]
+        self.halves = [contiguous(weight.chunk(2, dim=1)) for weight in nodes]
         self.slots = steps if loop.differentiated else 1
         self.kept = _buffers(self.slots, count, like, loop.mask is not None)
-        self.columns = [[column[:, None, None] for column in rows.unbind(1)] for rows in mixture.split(counts)]
-        self.totals = self.total.split(counts)
+        self.columns = [columns_of(rows) for rows in mixture.split(counts)]
+        self.sums = self.total.split(counts)
         self.seen = Seen(*like.new_zeros(2, steps, count + 1, like.shape[1]))
         scratch = like.new_empty(2, count, *like.shape)
         self.scratch = [scratch[:, :count].unbind() for count in counts]
@@ -183,7 +194,7 @@ class _Run:
     def _node(self, step: _Step, node: int) -> Tensor:
         """A node (B, n) before it is normalised."""
         gates, tanh, sigmoid, value = step.gates[node], step.tanh[node], step.sigmoid[node], step.value[node]
-        rest, (positive, gated), total = step.rest[node], self.scratch[node], self.totals[node]
+        rest, (positive, gated), total = step.rest[node], self.scratch[node], self.sums[node]
         units = gates.shape[-1]
         torch.mm(step.rows[node], self.halves[node][0], out=gates.view(-1, units))
         torch.mm(step.rows[node], self.halves[node][1], out=value.view(-1, units))
@@ -224,10 +235,10 @@ class _Back:
         """`wanted`: for the mixture and for each node, whether the gradient in its weights is."""
         self.kept, self.loop, self.halves, self.total = run.kept, run.loop, run.halves, run.total
         self.mixture_wanted = wanted[0]
-        self.weights: list[list[Tensor] | None] = [
-            [torch.zeros_like(half) for half in pair] if needed else None
-            for pair, needed in zip(run.halves, wanted[1:], strict=True)
-        ]
+        self.weights: list[list[Tensor] | None] = []
+        for pair, needed in zip(run.halves, wanted[1:], strict=True):
+            zeros = list(map(torch.zeros_like, pair)) if needed else None
+            self.weights.append(zeros)
         states, edges = run.kept.steps[0].states, len(run.mixture)
         nodes = len(states) - 1
         counts = list(range(1, nodes + 1))
@@ -243,7 +254,7 @@ class _Back:
         self.products = new(3, edges, *states.shape[1:])
         ends = [(source, target) for target, count in enumerate(counts) for source in range(count)]
         self.sources, self.targets = torch.tensor(ends, device=states.device).unbind(1)  # by edge
-        self.columns = [column[:, None, None] for column in run.mixture.unbind(1)]
+        self.columns = columns_of(run.mixture)
         self.of_functions = torch.zeros_like(run.mixture)  # <u_j, f(h_j)>
         self.of_gated_states = torch.zeros_like(run.total)  # <u_j, s_j>
         self.of_states = new(nodes, nodes + 1).zero_()  # <g, s_j>

@@ -27,6 +27,14 @@ class LayerPlan(NamedTuple):
     stride: int
 
 
+def is_stage(values: Sequence[int]) -> bool:
+    """Whether these are a number of layers, of channels and a stride."""
+    if len(values) != 3:
+        return False
+    layers, channels, stride = values
+    return 1 <= layers <= MOST_LAYERS and 1 <= channels <= 65536 and stride in (1, 2)
+
+
 @dataclass
 class Chain:
     """What is around the layers of a chain, and how wide they are where network.channels is `stem`.
@@ -46,11 +54,7 @@ class Chain:
             width = getattr(self, name)
             sound = (name == "first" and width is None) or 1 <= width <= 65536
             require(sound, f"{place}.{name}", width, "from 1 to 65536")
-        within = (MOST_LAYERS, 65536, 2)
-        sound = all(
-            len(stage) == 3 and all(1 <= value <= most for value, most in zip(stage, within, strict=True))
-            for stage in self.stages
-        )
+        sound = all(map(is_stage, self.stages))
         allowed = "lists of how many layers, their channels, and the stride of the first, 1 or 2"
         require(sound and bool(self.stages), f"{place}.stages", self.stages, allowed)
         require(self.layers <= MOST_LAYERS, f"{place}.stages", self.stages, f"at most {MOST_LAYERS} layers")
@@ -76,7 +80,8 @@ class Chain:
         for count, width, stride in self.stages:
             own = self.width(width, first)
             for number in range(count):
-                plans.append(LayerPlan(before, own, 1 if number else stride))
+                own_stride = stride if number == 0 else 1
+                plans.append(LayerPlan(before, own, own_stride))
                 before = own
         return plans
 

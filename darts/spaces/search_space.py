@@ -182,7 +182,8 @@ class SearchSpace:
     def sources(self, node: int) -> range:
         """The states that a node may read: the cell's inputs and all nodes before it, or the one before it only."""
         last = node + self.layout.inputs
-        return range(last - 1 if self.layout.chained else 0, last)
+        first = last - 1 if self.layout.chained else 0
+        return range(first, last)
 
     def incoming(self, node: int) -> range:
         """Rows of the architecture parameters that belong to the edges into a node; their order is the inputs'."""
