@@ -146,10 +146,10 @@ _fitted: dict[tuple[str, str, tuple[str, ...]], tuple[Sums, Quality]] = {}  # wh
 def places(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> Iterator[Place]:
     """Every edge of every cell of the network that is made of a cell."""
     sides = divided(shape.sides, 2 ** halvings(size.stem_reductions))
-    for number, layer in enumerate(space.chain.plan(size.channels) if space.chain is not None else []):
-        yield Place(CHAIN, number, *layer, sides)
-        sides = divided(sides, layer.stride)
     if space.chain is not None:
+        for number, layer in enumerate(space.chain.plan(size.channels)):
+            yield Place(CHAIN, number, *layer, sides)
+            sides = divided(sides, layer.stride)
         return
     for plan in plan_cells(size.cells, size.channels, space.multipliers(), space.layout):
         after = divided(sides, plan.stride)
