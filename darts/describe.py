@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.config.registry import command_settings
-from darts.loop.settings import CommonSettings, check_size
+from darts.loop.settings import CommonSettings, check_cells, check_size
 from darts.models.settings import InputSettings, NetworkSettings
 from darts.runtime.errors import UserError, require
 from darts.spaces.genotype import called, in_a_list
@@ -50,6 +50,7 @@ class DescribeSettings(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size("input.size", size_of(self.input.size), self.network, self.space)
+        check_cells("network.cells", self.network, self.space)
         allowed = "a space of images: what is described is a network of images"
         require(self.space.skeleton is not Skeleton.recurrent, "space", self.space.name, allowed)
 
@@ -65,7 +66,7 @@ def describe(settings: DescribeSettings, genotype: Genotype) -> dict[str, Any]:
     device = choose_device(settings.device)
     size, shape = settings.network, settings.input.shape()
     chain = settings.space.chain
-    network = network_of_size(genotype, size, shape, True, chain)
+    network = network_of_size(genotype, size, shape, True, settings.space.frame)
     placed(network, device)
     images = torch.zeros(1, *shape.map_shape, device=device)
     images = images.contiguous(memory_format=torch.channels_last)

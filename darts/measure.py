@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from darts.config.command import cli_command
 from darts.config.compose import quoted, typed_settings
 from darts.config.registry import command_settings
-from darts.loop.settings import CommonSettings, check_size
+from darts.loop.settings import CommonSettings, check_cells, check_size
 from darts.models.settings import InputSettings, NetworkSettings
 from darts.runtime.errors import UserError, require
 from darts.spaces.search_space import Skeleton, size_of
@@ -42,6 +42,7 @@ class MeasureSettings(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size("input.size", size_of(self.input.size), self.network, self.space)
+        check_cells("network.cells", self.network, self.space)
         allowed = "a space of images: what is measured is a network of images"
         require(self.space.skeleton is not Skeleton.recurrent, "space", self.space.name, allowed)
         require(1 <= self.batch_size <= 65536, "batch_size", self.batch_size, "from 1 to 65536")
@@ -117,20 +118,21 @@ def measured(settings: MeasureSettings, device: torch.device) -> dict[Measured, 
     space, size, shape = settings.space, settings.network, settings.input.shape()
     found: dict[Measured, Timing] = {}
     for place in places(space, size, shape):
-        for column in space.selectable(place.kind, place.edge):
-            key = place.measured(space.candidates[column])
+        own = [space.candidates[column] for column in space.selectable(place.kind, place.edge)]
+        for key in map(place.measured, dict.fromkeys([*own, *space.always])):
             if key not in found:
                 image = zero_map((place.input_channels, *place.sides), device, settings.batch_size)
                 found[key] = timed(operation_at(place, key.operation), image, settings)
     cell = space.sample(random.Random(settings.seed))
-    network = network_of_size(cell, size, shape, False, space.chain)
+    network = network_of_size(cell, size, shape, False, space.frame)
     whole = timed(network, zero_map(shape.map_shape, device, settings.batch_size), settings)
     on_edges = 0.0
     for place in places(space, size, shape):
         chosen = dict(space.places(cell.cells[place.kind]))
         if place.edge in chosen:
             name = space.candidates[chosen[place.edge]]
-            on_edges += found[place.measured(name)].median
+            for carried in (name, *space.always):
+                on_edges += found[place.measured(carried)].median
     rest = whole.median - on_edges  # below 0 where operations take longer alone than among others
     found[rest_of(space, size, shape)] = Timing(rest, rest, rest)
     told = f"its operations alone {on_edges:.3f} ms, so that {rest:.3f} ms are the rest of the network"

@@ -327,7 +327,7 @@ def test_a_found_chain_is_retrained_saved_and_loaded(tmp_path):
     network, described = read_network(tmp_path / "weights.pt")
     assert described["network"]["chain"]["stages"] == [[2, 64, 2], [3, 128, 2], [3, 256, 2]]
     size, shape = NetworkSettings(4, 5, 1), InputShape(1, 32, 10)
-    again = network_of_size(strings.from_string("12012012", "nasbench_macro"), size, shape, False, settings.space.chain)
+    again = network_of_size(strings.from_string("12012012", "nasbench_macro"), size, shape, False, settings.space.frame)
     again.load_state_dict(network.state_dict())
     assert sum(plan.channels for plan in settings.space.chain.plan(4)) == 2 * 8 + 3 * 16 + 3 * 32
     images = torch.randn(2, 1, 32, 32)

@@ -120,7 +120,8 @@ def test_published_cells_are_of_their_space():
             check_membership(genotype, dataclasses.replace(known_spaces()["recurrent"], nodes=11), name)
             continue
         check_membership(genotype, known_spaces()[genotype.space], name)
-        assert [s for s in known_spaces() if is_of(genotype, known_spaces()[s])] == [genotype.space]
+        others = [s for s in known_spaces() if is_of(genotype, known_spaces()[s]) and not s.startswith("darts_")]
+        assert others == [genotype.space]  # the cells of darts_all_skip are those of darts
 
 
 def test_a_print_that_names_no_space_gets_the_one_that_it_is_of(darts_space):

@@ -88,7 +88,7 @@ def paired_networks(space: SearchSpace, genotype) -> tuple[Supernet, Network, di
     plans = plan_cells(4, 4, space.multipliers())
     shape = InputShape(3, 9, 5)
     supernet = Supernet(plans, space, shape, 0).double()
-    network = Network(genotype, plans, shape, 0).double()
+    network = build_network(genotype, 4, 4, 0, shape).double()
     network.stem, network.classifier = supernet.stem, supernet.classifier
     mixture = {kind: torch.zeros(len(space.edges()), len(space.candidates)).double() for kind in CELL_TYPES}
     for plan, searched, discrete in zip(plans, supernet.cells, network.cells, strict=True):

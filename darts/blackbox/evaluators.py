@@ -36,9 +36,8 @@ from darts.models.supernet_macs import DIFFERENTIATED
 from darts.runtime.device import placed
 from darts.runtime.errors import UserError
 from darts.runtime.seeding import ambient
-from darts.spaces.chain import Chain
 from darts.spaces.genotype import Genotype
-from darts.spaces.search_space import RECURRENT, InputShape
+from darts.spaces.search_space import RECURRENT, Frame, InputShape
 from darts.spaces.table import Table
 from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
@@ -147,7 +146,7 @@ def _work_of_images(how: BriefTraining, context: EvaluationContext) -> BriefTrai
 
     def macs(genotype: Genotype, epochs: int) -> float:
         passes = DIFFERENTIATED * epochs * train + valid
-        return passes * _network_macs(genotype, how.network, whole.shape, context.settings.space.chain)
+        return passes * _network_macs(genotype, how.network, whole.shape, context.settings.space.frame)
 
     own_batches = whole.train.of(how.train.batch_size, "evaluator.train.batch_size").cut_out(how.train.cutout)
     return BriefTrainingJob(dataclasses.replace(whole, train=own_batches), train / (train + valid), macs)
@@ -177,9 +176,9 @@ def images_of(context: EvaluationContext) -> SearchData:
     return context.data
 
 
-def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape, chain: Chain | None) -> float:
+def _network_macs(genotype: Genotype, size: NetworkSettings, shape: InputShape, frame: Frame) -> float:
     """Multiply-adds of one image."""
-    return network_costs(genotype, size, shape, torch.device("cpu"), ["macs"], chain)["macs"]
+    return network_costs(genotype, size, shape, torch.device("cpu"), ["macs"], frame)["macs"]
 
 
 def training_settings(settings: EvaluationSettings, how: BriefTraining, epochs: int) -> BriefSettings:
@@ -232,16 +231,16 @@ def table_lookup(how: TableLookup, context: EvaluationContext) -> Scorer:
 def zero_cost(how: ZeroCost, context: EvaluationContext) -> Scorer:
     """A score of the untrained network on one batch of the training split."""
     data = images_of(context)
-    size, shape, chain = how.network, data.shape, context.settings.space.chain
+    size, shape, frame = how.network, data.shape, context.settings.space.frame
     batch = data.train.first(how.batch_size)
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         with ambient(context.settings.seed, "weights"):
-            network = network_of_size(genotype, size, shape, False, chain)
+            network = network_of_size(genotype, size, shape, False, frame)
         return PROXIES[how.proxy](placed(network, context.device).train(), batch), {}
 
     def macs(genotype: Genotype, fraction: float) -> float:
-        return float(DIFFERENTIATED * how.batch_size * _network_macs(genotype, size, shape, chain))
+        return float(DIFFERENTIATED * how.batch_size * _network_macs(genotype, size, shape, frame))
 
     return Scorer(score, macs=macs)
 
@@ -254,7 +253,7 @@ def multi_objective(how: MultiObjective, context: EvaluationContext) -> Scorer:
     if context.latencies is not None:  # a look, beside which building every network would be slow
         names = [name for name in COSTS if name in aimed or name == LATENCY]
 
-    every = Costs(how.network, shape, context.device, context.settings.space.chain, context.latencies)
+    every = Costs(how.network, shape, context.device, context.settings.space.frame, context.latencies)
 
     def score(genotype: Genotype, fraction: float) -> tuple[float, dict[str, float]]:
         accuracy, metrics = inner.score(genotype, fraction)

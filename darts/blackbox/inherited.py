@@ -52,7 +52,9 @@ def trained_supernet(
         key = differing[0]
         raise UserError(f"evaluator.supernet {folder}: its {key} is {stored[key]!r}, here it is {present.get(key)!r}")
     space = settings.space
-    supernet = plain_supernet(space, size.cells, size.channels, size.stem_reductions, data.shape, Mixing())
+    supernet = plain_supernet(
+        space, size.cells, size.channels, size.stem_reductions, data.shape, Mixing(edge_extras=space.always)
+    )
     try:
         supernet.load_state_dict(state["supernet"])
     except RuntimeError as error:
@@ -74,7 +76,8 @@ def path_of(genotype: Genotype, space: SearchSpace) -> dict[str, MixtureWeights]
         for row, column in space.places(cell):
             weights[row, column] = 1
             computed[row].append(column)
-        found[kind] = MixtureWeights(weights, computed)
+        kept = (weights.sum(1, keepdim=True) > 0).to(weights)
+        found[kind] = MixtureWeights(weights, computed).with_columns([kept] * len(space.always))
     return found
 
 

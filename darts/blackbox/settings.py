@@ -14,6 +14,7 @@ from darts.loop.settings import (
     DataSettings,
     SearchLoop,
     WeightOptimiser,
+    check_cells,
     check_size,
 )
 from darts.models.settings import COSTS, ConstraintSettings, NetworkSettings, with_tables
@@ -170,6 +171,7 @@ class EvaluationSettings(DataSettings):
         super().__post_init__()
         for part in self.dataset.parts().values():
             check_size(part.size_setting, part.size, self.evaluator.network, self.space)
+        check_cells("evaluator.network.cells", self.evaluator.network, self.space)
         how = getattr(self.evaluator, "accuracy", self.evaluator)  # of several objectives
         of_text = isinstance(how, BriefTrainingOfText)
         require(self.dataset.is_text or not of_text, "evaluator", "brief_training_text", "another without a text")
@@ -204,6 +206,7 @@ class BlackBoxSettings(EvaluationSettings):
     def __post_init__(self) -> None:
         self.constraints = with_tables(self.constraints, self.benchmark)
         super().__post_init__()
+        check_cells("constraints.network.cells", self.constraints.network, self.space)
         budget = self.budget
         limited = any(limit is not None for limit in vars(budget).values())
         require(limited, "budget", "unlimited", "limited in evaluations, epochs, minutes or macs with this method")

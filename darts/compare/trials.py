@@ -238,8 +238,8 @@ def _from_table(settings: CompareSettings, trials: Sequence[Trial]) -> list[Outc
         name = trial.genotype.digest()
         if name not in known:
             device = choose_device(settings.device)
-            names, chain = ("parameters", "macs"), settings.space.chain
-            known[name] = network_costs(trial.genotype, settings.network, shape, device, names, chain)
+            names, frame = ("parameters", "macs"), settings.space.frame
+            known[name] = network_costs(trial.genotype, settings.network, shape, device, names, frame)
         accuracy = table.accuracy(trial.genotype, settings.benchmark.column) / 100
         parameters, macs = (int(known[name][cost]) for cost in ("parameters", "macs"))
         found.append(Outcome(trial.number, trial.group, trial.cell, name, trial.seed, accuracy, parameters, macs, 0.0))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from darts.loop import trackers  # noqa: F401  registers its loggers
 from darts.loop.loggers import Logger
-from darts.models.settings import MemorySettings, NetworkSettings
+from darts.models.settings import FEWEST_CELLS, MemorySettings, NetworkSettings
 from darts.runtime.errors import require
 from darts.runtime.settings import CheckpointSettings, Precision
 from darts.spaces.search_space import SearchSpace, Size, Skeleton, halvings, sides_of
@@ -149,6 +149,7 @@ class RunSettings(DataSettings):
         check_task(self.dataset, self.space)
         for part in self.dataset.parts().values():
             check_size(part.size_setting, part.size, self.network, self.space)
+        check_cells("network.cells", self.network, self.space)
 
 
 def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
@@ -160,12 +161,21 @@ def check_task(dataset: AnyDataset, space: SearchSpace) -> None:
     require(recurrent or not dataset.is_text, "dataset", dataset.name, allowed)
 
 
+def check_cells(setting: str, network: NetworkSettings, space: SearchSpace) -> None:
+    """Both types of cells must occur in a network; one of a single cell has one, and a chain's layers are its own."""
+    if space.skeleton is Skeleton.single:
+        require(network.cells == 1, setting, network.cells, f"1 with space={space.name}, whose networks are one cell")
+    elif space.skeleton in (Skeleton.darts, Skeleton.nasbench201):
+        require(network.cells >= 3, setting, network.cells, FEWEST_CELLS)
+
+
 def check_size(setting: str, size: Size, network: NetworkSettings, space: SearchSpace) -> None:
     """Images must be large enough for the stem and the two reduction cells, or for a chain's strides."""
     stem, chain = network.stem_reductions, space.chain
     allowed = f"a whole number from 0 to 6 with space={space.name}, a chain with a stem of its own"
     require(chain is None or type(stem) is int, "network.stem_reductions", stem, allowed)
-    halved = halvings(stem) + (2 if chain is None else chain.halvings)
+    of_cells = 1 if space.skeleton is Skeleton.single else 2
+    halved = halvings(stem) + (of_cells if chain is None else chain.halvings)
     least = 2**halved
     allowed = f"at least {least}: the network halves it {halved} times"
     require(min(sides_of(size)) >= least, setting, size, allowed)

@@ -131,7 +131,8 @@ class Method(SearchMethod):
         found = {}
         for kind, weights in candidates.items():
             alive = active[kind].any(-1, keepdim=True).to(weights.weights)
-            extras = [alive * value for value in self.edge_extras.weights(moment)]
+            constants = [1.0] * len(space.always)
+            extras = [alive * value for value in (*self.edge_extras.weights(moment), *constants)]
             mixture = weights.with_columns(extras)
             if self.channels.k_of_stage(0) > 1:
                 mixture = self._with_bypass(mixture, alive)

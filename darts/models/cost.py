@@ -29,9 +29,9 @@ from darts.runtime.device import placed
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import read_json, write_json
 from darts.runtime.schema import FINITE, Length
-from darts.spaces.chain import CHAIN, Chain
+from darts.spaces.chain import CHAIN
 from darts.spaces.genotype import Genotype
-from darts.spaces.search_space import InputShape, SearchSpace
+from darts.spaces.search_space import Frame, InputShape, SearchSpace
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -68,6 +68,7 @@ def _macs_of_operators(network: nn.Module, *arguments: Any) -> int:
 
 
 log = logging.getLogger(__name__)
+NO_FRAME = Frame()
 LAYERS = (nn.Conv2d, nn.Linear)  # whose multiply-adds are their outputs times the weights of one
 OWN_FILES = ("operations", "layers", "chain", "network", "supernet", "depthwise", "batch_norm", "pooling", "stem")
 OWN = {f"darts.models.{name}" for name in OWN_FILES}
@@ -152,8 +153,8 @@ class CostModel:
         self.selectable = {kind: self._selectable(kind) for kind in self.space.cell_types}
         self.kept = self._kept()
         reference = self.space.sample(random.Random(0))
-        chain = self.space.chain
-        known = network_costs(reference, self.settings.network, self.shape, self.device, counted, chain)
+        frame = self.space.frame
+        known = network_costs(reference, self.settings.network, self.shape, self.device, counted, frame)
         self.rest = {name: known[name] - self._on_edges(name, reference) for name in counted}
         if self.latencies is not None and LATENCY in self.names:
             sums = self.latencies.sums
@@ -165,8 +166,8 @@ class CostModel:
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
         """The costs, among those that are limited or to be known, of a genotype's own network."""
-        size, chain = self.settings.network, self.space.chain
-        return Costs(size, self.shape, self.device, chain, self.latencies).of(genotype, self.names)
+        size, frame = self.settings.network, self.space.frame
+        return Costs(size, self.shape, self.device, frame, self.latencies).of(genotype, self.names)
 
     def keep_latency(self, folder: Path) -> None:
         """Write latencies that were measured here into a run's folder, or take those that it holds.
@@ -239,11 +240,12 @@ class CostModel:
         known: dict[Measured, float] = {}
         for place in places(self.space, self.settings.network, self.shape):
             for column in self.space.selectable(place.kind, place.edge):
-                key = place.measured(self.space.candidates[column])
-                if key not in known:
-                    operation = placed(operation_at(place, key.operation), self.device)
-                    known[key] = _cost(name, operation, zero_map((place.input_channels, *place.sides), self.device))
-                table[place.kind][place.edge, column] += known[key]
+                for carried in (self.space.candidates[column], *self.space.always):
+                    key = place.measured(carried)
+                    if key not in known:
+                        operation = placed(operation_at(place, carried), self.device)
+                        known[key] = _cost(name, operation, zero_map((place.input_channels, *place.sides), self.device))
+                    table[place.kind][place.edge, column] += known[key]
         return {kind: matrix.to(self.device) for kind, matrix in table.items()}
 
     def _on_edges(self, name: str, genotype: Genotype) -> float:
@@ -277,16 +279,16 @@ def network_costs(
     shape: InputShape,
     device: torch.device,
     names: Iterable[str] = COSTS,
-    chain: Chain | None = None,
+    frame: Frame = NO_FRAME,
 ) -> dict[str, float]:
     """What the network of a genotype costs, without an auxiliary head: parameters, macs and latency_ms of one image.
 
-    `chain`: of the genotype's space, where it is one of chains.
+    `frame`: what the genotype's space adds to its networks.
     """
     wanted = list(names)
     if not wanted:
         return {}
-    network = network_of_size(genotype, size, shape, False, chain)
+    network = network_of_size(genotype, size, shape, False, frame)
     image = zero_map(shape.map_shape, device)
     return {name: _cost(name, placed(network, device), image) for name in wanted}
 
@@ -298,14 +300,14 @@ class Costs:
     size: NetworkSettings
     shape: InputShape
     device: torch.device
-    chain: Chain | None  # of the space, where it is one of chains
+    frame: Frame  # what the space adds to its networks
     latencies: Latencies | None
 
     def of(self, genotype: Genotype, names: Iterable[str]) -> dict[str, float]:
         """Of the network of a genotype, of one image."""
         wanted, looked_up = list(names), self.latencies is not None
         counted = [name for name in wanted if not (looked_up and name == LATENCY)]
-        found = network_costs(genotype, self.size, self.shape, self.device, counted, self.chain)
+        found = network_costs(genotype, self.size, self.shape, self.device, counted, self.frame)
         if self.latencies is not None and LATENCY in wanted:
             found[LATENCY] = self.latencies.of(genotype)
         return found

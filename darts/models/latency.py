@@ -241,7 +241,8 @@ def added_up(
 
     for place in places(space, size, shape):
         for column in space.selectable(place.kind, place.edge):
-            tables[place.kind][place.edge, column] += latency(place.measured(space.candidates[column]))
+            for carried in (space.candidates[column], *space.always):
+                tables[place.kind][place.edge, column] += latency(place.measured(carried))
     sums = Sums(tables, latency(rest_of(space, size, shape)))
     least = sums.least(space)
     if least <= 0:

@@ -19,6 +19,7 @@ from darts.spaces.genotype import Cell, Genotype
 from darts.spaces.search_space import (
     IMAGENET,
     CellPlan,
+    Frame,
     InputShape,
     Stem,
     layout_of,
@@ -30,17 +31,20 @@ from darts.spaces.search_space import (
 class DiscreteCell(nn.Module):
     """A found cell: each node sums the operations on its kept edges."""
 
-    def __init__(self, plan: CellPlan, cell: Cell) -> None:
+    def __init__(self, plan: CellPlan, cell: Cell, always: Sequence[str] = ()) -> None:
+        """`always`: operations that every edge carries besides its own; no path of theirs is dropped."""
         super().__init__()
         self.cell = cell
         inputs = input_preparations(plan, affine=True) if cell.inputs == 2 else ()
         self.inputs = nn.ModuleList(inputs)
-        self.operations = nn.ModuleList()
+        self.operations, self.always = nn.ModuleList(), nn.ModuleList()
         for node, edges in enumerate(cell.nodes):
             for edge in edges:
                 entry = candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation")
                 stride = plan.stride if edge.source < 2 else 1
                 self.operations.append(entry.build(plan.channels, stride, True))
+                more = [candidate(name).build(plan.channels, stride, True) for name in always]
+                self.always.append(nn.ModuleList(more))
 
     def paths(self) -> int:
         """How many edges the cell has."""
@@ -55,6 +59,7 @@ class DiscreteCell(nn.Module):
             for _, source in edges:
                 scale = None if path_scales is None else path_scales[edge]
                 paths.append(_path(self.operations[edge], states[source], scale))
+                paths += [operation(states[source]) for operation in self.always[edge].children()]
                 edge += 1
             states.append(sum(paths[1:], start=paths[0]))
         return torch.cat([states[node] for node in self.cell.concat], dim=1)
@@ -162,21 +167,27 @@ def build_network(
     genotype: Genotype, cells: int, channels: int, stem_reductions: Stem, shape: InputShape, auxiliary: bool = True
 ) -> Network:
     """The network of a genotype with the published skeleton of `cells` cells and `channels` first channels."""
+    network = build_framed(genotype, (cells, channels, stem_reductions), shape, ())
+    if not auxiliary:
+        network.auxiliary = None
+    return network
+
+
+def build_framed(genotype: Genotype, size: tuple[int, int, Stem], shape: InputShape, always: Sequence[str]) -> Network:
+    """The same, with operations that every edge carries besides its own; `size`: cells, channels, the stem."""
+    cells, channels, stem_reductions = size
     multipliers, layout = genotype.multipliers(), layout_of(genotype)
     plans = plan_cells(cells, channels, multipliers, layout, stem_reductions)
     stem = build_stem(shape.channels, plans[0].input_channels[1], stem_reductions)
     built = [
-        DiscreteCell(plan, genotype.cells[plan.kind])
+        DiscreteCell(plan, genotype.cells[plan.kind], always)
         if plan.kind in genotype.cells
         else ResidualReduction(plan.input_channels[1], plan.channels)
         for plan in plans
     ]
     widths = [output_channels(plan, multipliers) for plan in plans]
     last = tail(widths[-1], layout)
-    network = Network(stem, built, last, Widths(widths, widths[-1]), shape.classes, stem_reductions)
-    if not auxiliary:
-        network.auxiliary = None
-    return network
+    return Network(stem, built, last, Widths(widths, widths[-1]), shape.classes, stem_reductions)
 
 
 def build_chain(
@@ -195,9 +206,13 @@ def build_chain(
 
 
 def network_of_size(
-    genotype: Genotype, size: NetworkSettings, shape: InputShape, auxiliary: bool, chain: Chain | None
+    genotype: Genotype, size: NetworkSettings, shape: InputShape, auxiliary: bool, frame: Frame
 ) -> Network:
-    """The network of a genotype at the size that settings give; `chain`: of its space, where it is one of chains."""
-    if chain is not None:
-        return build_chain(genotype, chain, size.channels, size.stem_reductions, shape, auxiliary)
-    return build_network(genotype, size.cells, size.channels, size.stem_reductions, shape, auxiliary)
+    """The network of a genotype at the size that settings give; `frame`: what its space adds to it."""
+    if frame.chain is not None:
+        return build_chain(genotype, frame.chain, size.channels, size.stem_reductions, shape, auxiliary)
+    parts = size.cells, size.channels, size.stem_reductions
+    network = build_framed(genotype, parts, shape, frame.always)
+    if not auxiliary:
+        network.auxiliary = None
+    return network

@@ -13,6 +13,7 @@ from darts.spaces.search_space import InputShape, is_size, is_stem, size_of
 from darts.spaces.table import BenchmarkTable
 
 LATENCY = "latency_ms"
+FEWEST_CELLS = "from 3 (both cell types occur) to 1000"
 COSTS = ("parameters", "macs", LATENCY)  # of a network, each of one image
 
 
@@ -26,7 +27,7 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         require(2 <= self.channels <= 65536, "network.channels", self.channels, "from 2 to 65536")
-        require(3 <= self.cells <= 1000, "network.cells", self.cells, "from 3 (both cell types occur) to 1000")
+        require(1 <= self.cells <= 1000, "network.cells", self.cells, FEWEST_CELLS)
         allowed = "a whole number from 0 to 6, or imagenet"
         require(is_stem(self.stem_reductions), "network.stem_reductions", self.stem_reductions, allowed)
 

@@ -50,7 +50,7 @@ def image_supernet(settings: SearchSettings, shape: InputShape, stage: Stage, ac
     network, space, method = settings.network, settings.space, settings.method
     mixing = Mixing(
         active=active,
-        edge_extras=method.edge_extras.operations,
+        edge_extras=(*method.edge_extras.operations, *space.always),
         k=method.channels.k_of_stage(stage.number),
         skip_dropout=method.edge_extras.drops_skips,
         path_dropout=method.edge_extras.drops_paths,

@@ -21,6 +21,7 @@ from darts.loop.settings import (
     RunSettings,
     SearchLoop,
     WeightOptimiser,
+    check_cells,
     check_task,
     taken_over,
 )
@@ -79,6 +80,7 @@ class SearchSettings(RunSettings):
         if isinstance(self.method.hypergradient, FiniteDifference):
             allowed = "false with a second-order method, whose unrolled step has none"
             require(not self.weight_optimiser.nesterov, "weight_optimiser.nesterov", True, allowed)
+        check_cells("constraints.network.cells", self.constraints.network, self.space)
         self._check_method()
         if isinstance(self.dataset, SeveralDatasets):
             require(not self.graphs, "graphs", True, "false with several tasks, whose batches are of many shapes")

@@ -51,19 +51,21 @@ def check_membership(genotype: Genotype, space: SearchSpace, origin: str, stampe
     raise UserError(f"{origin}: not a genotype of space {space.name!r} as it is set: {differing}; {advice}")
 
 
+RECORDED_WHERE_SET = ("chain", "joins", "edge_skips")  # besides, where a space has them
 RECORDED = ("nodes", "edges_kept", "candidates", "edge_candidates")  # of a space, in the provenance of what is found
 
 
 def record_of_space(space: SearchSpace) -> dict[str, Any]:
     """What a search writes down of its space, from which random cells of the same space can be drawn afterwards."""
-    chain = {} if space.chain is None else {"chain": dataclasses.asdict(space.chain)}
-    return {**{name: getattr(space, name) for name in RECORDED}, **chain}
+    also: dict[str, Any] = {} if space.chain is None else {"chain": dataclasses.asdict(space.chain)}
+    also |= {name: getattr(space, name) for name in ("joins", "edge_skips") if getattr(space, name)}
+    return {**{name: getattr(space, name) for name in RECORDED}, **also}
 
 
 def recorded_space(genotype: Genotype) -> dict[str, Any] | None:
     """The space in which a search found a genotype, as `record_of_space` gave it; None where it is not known."""
     known = genotype.provenance.get("space")
-    return known if isinstance(known, dict) and set(known) - {"chain"} == set(RECORDED) else None
+    return known if isinstance(known, dict) and set(known) - set(RECORDED_WHERE_SET) == set(RECORDED) else None
 
 
 def found_elsewhere(genotype: Genotype, space: SearchSpace) -> str:

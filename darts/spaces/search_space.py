@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from darts.config.registry import register
 from darts.runtime.errors import UserError, require
@@ -104,6 +105,7 @@ class Skeleton(Enum):
     darts = "darts"  # two inputs a cell, all nodes joined, reduction cells searched too (Liu et al. 2019)
     nasbench201 = "nasbench201"  # one input, the last node, residual blocks between stages (Dong and Yang 2020)
     recurrent = "recurrent"  # a cell that reads a text word by word; the mean of its nodes (Liu et al. 2019)
+    single = "single"  # one cell with both of its inputs from the stem, a reduction cell by DARTS' rule
     chain = "chain"  # layers one behind another, each with an operation of its own (Cai, Zhu, Han 2019)
 
 
@@ -124,8 +126,16 @@ LAYOUTS = {
     Skeleton.darts: Layout(CELL_TYPES, 2, 3, True, True, True),
     Skeleton.nasbench201: Layout(("normal",), 1, 1, False, False, False),
     Skeleton.recurrent: Layout((RECURRENT,), 1, 1, True, False, True),
+    Skeleton.single: Layout(("reduction",), 2, 3, True, True, True),
     Skeleton.chain: Layout((CHAIN,), 1, 1, False, False, True, chained=True),
 }
+
+
+class Frame(NamedTuple):
+    """What a space's networks have besides the cells of a genotype."""
+
+    chain: Chain | None = None
+    always: tuple[str, ...] = ()  # operations that every edge carries besides its own
 
 
 @register("space", "search_space")
@@ -140,6 +150,8 @@ class SearchSpace:
     skeleton: Skeleton  # the network around the cells
     edge_candidates: dict[str, list[list[str]]] | None  # by cell type and edge, where not all are allowed on each
     chain: Chain | None = None  # widths and strides, with space.skeleton=chain
+    joins: int | None = None  # how many of its last nodes a cell's output joins; null: as the skeleton says
+    edge_skips: bool = False  # every edge carries a skip connection besides its operation, in found networks too
 
     def __post_init__(self) -> None:
         require(1 <= self.nodes <= MOST_NODES, "space.nodes", self.nodes, f"from 1 to {MOST_NODES}")
@@ -148,6 +160,11 @@ class SearchSpace:
         require(chained == (self.chain is not None), "space.chain", self.chain, allowed)
         if self.chain is not None:
             require(self.nodes == self.chain.layers, "space.nodes", self.nodes, f"{self.chain.layers}, as space.chain")
+        allowed = f"from 1 to space.nodes ({self.nodes}), or null"
+        require(self.joins is None or 1 <= self.joins <= self.nodes, "space.joins", self.joins, allowed)
+        of_cells = self.skeleton in (Skeleton.darts, Skeleton.single)
+        allowed = "false, or space.skeleton=darts or single with it"
+        require(of_cells or not self.edge_skips, "space.edge_skips", self.edge_skips, allowed)
         most = self.layout.inputs
         allowed = f"from 1 to {most} (the first node has {most} inputs), or null for all"
         require(self.edges_kept is None or 1 <= self.edges_kept <= most, "space.edges_kept", self.edges_kept, allowed)
@@ -222,7 +239,19 @@ class SearchSpace:
     def joined(self) -> tuple[int, ...]:
         """The states that a cell's output joins."""
         nodes = range(self.layout.inputs, self.nodes + self.layout.inputs)
+        if self.joins is not None:
+            return tuple(nodes[-self.joins :])
         return tuple(nodes) if self.layout.joined else (nodes[-1],)
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """The operations that every edge carries besides its own, each with weight 1."""
+        return ("skip_connect",) if self.edge_skips else ()
+
+    @property
+    def frame(self) -> Frame:
+        """What a network of this space has besides the found cell."""
+        return Frame(self.chain, self.always)
 
     def multipliers(self) -> dict[str, int]:
         """By cell type, how many nodes a cell's output joins."""
@@ -273,7 +302,7 @@ def layout_of(genotype: Genotype) -> Layout:
     inputs = {cell.inputs for cell in genotype.cells.values()}
     kinds = {RECURRENT, CHAIN}
     alike = [layout for layout in LAYOUTS.values() if kinds & set(layout.cell_types) == kinds & set(genotype.cells)]
-    found = [layout for layout in alike if {layout.inputs} == inputs]
+    found = [layout for layout in alike if {layout.inputs} == inputs]  # of several the first: they differ in types only
     if not found:
         raise UserError(f"genotype: cells of {sorted(inputs)} inputs fit no skeleton")
     return found[0]

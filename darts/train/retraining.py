@@ -309,8 +309,8 @@ def new_state(
     """A retraining before its first step, or a fine-tuning of the network `start`."""
     device = data.preparation.device
     with ambient(settings.seed, "weights"):
-        auxiliary, chain = settings.train.auxiliary_weight > 0, settings.space.chain
-        network = network_of_size(genotype, settings.network, data.shape, auxiliary, chain)
+        auxiliary, frame = settings.train.auxiliary_weight > 0, settings.space.frame
+        network = network_of_size(genotype, settings.network, data.shape, auxiliary, frame)
     if start is not None:
         take_up(network, start, data.train.images.classes)
     network.activation_checkpointing = settings.memory.activation_checkpointing

@@ -25,7 +25,7 @@ from darts.runtime.files import newest, write_json
 from darts.runtime.schema import JSON, At, Length, OneOf, SchemaError, Within, exactly, like, require_schema
 from darts.spaces.chain import Chain, is_chain
 from darts.spaces.genotype import Genotype, from_json, to_json
-from darts.spaces.search_space import IMAGENET, InputShape, as_written, size_of
+from darts.spaces.search_space import IMAGENET, Frame, InputShape, as_written, size_of
 from darts.tasks.audio_settings import AudioDataset, Features
 from darts.tasks.batches import EVALUATION_BATCH, test_batches
 from darts.tasks.content import content_identity, warn_of_shared_examples
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 FILE = {
     "genotype": str,
     "network": {
-        **{"channels": At(2, 65536), "cells": At(3, 1000), "auxiliary": bool},
+        **{"channels": At(2, 65536), "cells": At(1, 1000), "auxiliary": bool},
         "stem_reductions": (At(0, 6), OneOf((IMAGENET,))),
     },
     "input": {"channels": At(1, 4), "size": (At(1, 4096), Length(2, At(1, 4096))), "classes": At(2, 10**6)},
@@ -70,6 +70,7 @@ def described(state: TrainState) -> dict[str, Any]:
             "stem_reductions": settings.network.stem_reductions,
             "auxiliary": settings.train.auxiliary_weight > 0,
             **({} if settings.space.chain is None else {"chain": asdict(settings.space.chain)}),
+            **({} if not settings.space.always else {"always": list(settings.space.always)}),
         },
         "start_from": None if state.start is None else state.start.to_json(),
         "input": {"channels": shape.channels, "size": as_written(shape.size), "classes": shape.classes},
@@ -220,13 +221,15 @@ def _network(described: dict[str, Any], shape: InputShape, path: Path) -> Networ
     size = described["network"]
     genotype = from_json(described["genotype"], origin=str(path))
     own = NetworkSettings(size["channels"], size["cells"], size["stem_reductions"])
-    return network_of_size(genotype, own, shape, size["auxiliary"], _chain(genotype, size))
+    return network_of_size(genotype, own, shape, size["auxiliary"], _frame(genotype, size))
 
 
-def _chain(genotype: Genotype, size: dict[str, Any]) -> Chain | None:
-    """The widths and strides of a chain; `SchemaError` where they are missing or none."""
+def _frame(genotype: Genotype, size: dict[str, Any]) -> Frame:
+    """What its space adds to a network; `SchemaError` where it is damaged."""
     if not is_chain(genotype):
-        return None
+        always = size.get("always", [])
+        require_schema(always, [OneOf(("skip_connect",))], "network.always")
+        return Frame(None, tuple(always))
     require_schema(size, {"chain": CHAIN_OF_FILE, "stem_reductions": At(0, 6)}, "network")
     try:
         chain = Chain(**size["chain"])
@@ -234,7 +237,7 @@ def _chain(genotype: Genotype, size: dict[str, Any]) -> Chain | None:
         raise SchemaError(str(error)) from None
     if chain.layers != len(genotype.operations()):
         raise SchemaError(f"network.chain has {chain.layers} layers, the genotype {len(genotype.operations())}")
-    return chain
+    return Frame(chain)
 
 
 def evaluate_file(settings: FinalSettings, path: Path) -> dict[str, float]:
