@@ -2,5 +2,5 @@
 
 Imports from: tasks, spaces, config, runtime.
 Public: Supernet, FusedSupernet, Network, MixtureWeights, candidate, count_macs, CostModel; of language models
-RecurrentSupernet, RecurrentNetwork, activation.
+RecurrentSupernet, RecurrentNetwork, activation; of chains ChainSupernet, build_chain, layer.
 """
