@@ -17,6 +17,7 @@ from darts.blackbox import loop as blackbox
 from darts.models.building import plain_supernet
 from darts.models.chain import ChainSupernet
 from darts.models.cost import CostModel, count_macs, count_parameters, network_costs
+from darts.models.latency import places, read_operations, rest_of
 from darts.models.layers import InvertedResidual, layer
 from darts.models.mixture import MixtureWeights, dense_mixture
 from darts.models.network import build_chain, drop_path_scales, network_of_size
@@ -224,7 +225,7 @@ def test_costs_add_up_over_layers(name):
         for row, column in space.places(genotype.cells[CHAIN]):
             scores[row, column] = 1
         found = {cost: float(value) for cost, value in costs.expected({CHAIN: scores}).items()}
-        assert found == pytest.approx(network_costs(genotype, size, CIFAR, device, found, space.chain), rel=1e-6)
+        assert found == pytest.approx(network_costs(genotype, size, CIFAR, device, found, space.frame), rel=1e-6)
 
 
 def test_widths_follow_the_first_convolution_in_proportion():
@@ -354,3 +355,74 @@ def test_a_changed_chain_is_told_in_the_settings_that_choose_it(tmp_path):
     assert recorded_space(genotype)["chain"]["stages"] == [[2, 64, 2], [6, 128, 2]]
     given = settings_of_space(genotype)
     assert given[0] == "space=nasbench_macro" and "stages:[[2,64,2],[6,128,2]]" in given[1]
+
+
+def test_a_fine_tuning_takes_the_chain_from_the_file(tmp_path):
+    stages = "space.chain.stages=[[2,64,2],[3,128,2],[3,200,1]]"
+    tiny = ["dataset.fraction=0.01", "device=cpu", "train.epochs=1", "train.batch_size=32", "logger=none"]
+    final = composed("final", MACRO, stages, *tiny, "network.channels=4")
+    genotype = find_genotype("12012012", final.space, "runs", 0)
+    retraining.run(final, genotype, tmp_path / "first")
+    command = ["train_final.py", f"start_from={tmp_path / 'first'}", *tiny, "train.epochs=2", "head_epochs=1"]
+    done = run_command([*command, f"hydra.run.dir={tmp_path / 'second'}"], ROOT)
+    assert done.returncode == 0, done.stderr
+    sizes = [json.loads((tmp_path / name / "result.json").read_text())["parameters"] for name in ("first", "second")]
+    assert sizes[0] == sizes[1]
+    _, described = read_network(tmp_path / "second" / "weights.pt")
+    assert described["network"]["chain"]["stages"] == [[2, 64, 2], [3, 128, 2], [3, 200, 1]]
+
+
+@pytest.mark.parametrize("command", [["-m", "darts.describe"], ["train_final.py"]])
+def test_a_cell_is_no_chain(command, tmp_path):
+    done = run_command([*command, MACRO, "genotype=darts_v2", f"hydra.run.dir={tmp_path}"], ROOT)
+    assert done.returncode == 2
+    assert "error: genotype darts_v2 is of cells, but space=nasbench_macro is a chain of layers; give 8" in done.stderr
+
+
+def test_a_chain_of_other_widths_is_not_of_the_space(tmp_path, macro):
+    settings = composed("search", *TINY, "space.chain.stages=[[2,64,2],[6,128,2]]", "search.epochs=1", "logger=none")
+    search.run(settings, tmp_path / "run")
+    with pytest.raises(UserError, match=r"its chain is .*\[6,128,2\].*; add \"space.chain=\{"):
+        find_genotype(str(tmp_path / "run"), macro, "runs", 0)
+    assert find_genotype(str(tmp_path / "run"), settings.space, "runs", 0).space == macro.name
+    typed = find_genotype("12012012", settings.space, "runs", 0)  # the next command must know the widths
+    assert any("[6,128,2]" in item for item in settings_of_space(typed))
+
+
+def test_a_table_is_of_its_own_networks_only(rows, tmp_path):
+    changed = [f"benchmark.table={DATA}", "space.chain.stages=[[2,64,2],[6,128,2]]", "logger=none"]
+    with pytest.raises(UserError, match=r"space\.chain is 'changed'; it must be as it is with space=nasbench_macro"):
+        search.run(composed("search", *TINY, *changed), tmp_path)
+
+
+def test_a_layer_without_shortcut_cannot_be_left_out():
+    space = composed("search", "space=mobile").space
+    with pytest.raises(UserError, match="node 0, input 0: operation 'skip_connect' is no candidate of this edge"):
+        find_genotype("6" * 21, space, "runs", 0)
+    assert find_genotype("0666" * 5 + "0", space, "runs", 0).skips(CHAIN) == 15
+
+
+@pytest.mark.parametrize("space", ["nasbench_macro", "mobile"])
+def test_commands_agree_on_the_stem_of_a_chain(space):
+    wanted = composed("search", f"space={space}").network.stem_reductions
+    search_settings = composed("search", f"space={space}", "method=evolution")
+    sizes = [search_settings.evaluator.network, search_settings.constraints.network]
+    sizes += [composed("final", f"space={space}").network, composed("correlate", f"space={space}").evaluator.network]
+    assert {size.stem_reductions for size in sizes} == {wanted}
+    nsga2 = composed("search", f"space={space}", "method=nsga2", "evaluator@evaluator.accuracy=table",
+                     "benchmark.table=x")  # fmt: skip
+    assert nsga2.evaluator.accuracy.column == ("test_1" if space == "nasbench_macro" else "cifar10_valid_12")
+
+
+def test_measured_layers_are_those_that_a_search_asks_for(tmp_path):
+    few = ["network.channels=4", "repetitions=1", "warm_up=0", f"hydra.run.dir={tmp_path / 'measured'}"]
+    done = run_command(["-m", "darts.measure", MACRO, *few], ROOT)
+    assert done.returncode == 0, done.stderr
+    known = read_operations(tmp_path / "measured" / "operations.csv")
+    settings = composed("search", MACRO, "constraints.network.channels=4")
+    size, shape = settings.constraints.network, InputShape(1, 32, 10)
+    wanted = {rest_of(settings.space, size, shape)}
+    for place in places(settings.space, size, shape):
+        wanted |= {place.measured(settings.space.candidates[column]) for column in range(3)}
+    assert set(known) == wanted
+    assert {(row.input_channels, row.channels) for row in wanted} >= {(4, 8), (8, 8), (8, 16), (16, 32), (32, 32)}

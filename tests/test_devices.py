@@ -215,14 +215,20 @@ def test_tables_are_told_apart_by_their_columns(tables, tmp_path):
         (["benchmark.tables=[{0},{2}]"], "benchmark.column is 'tested'; it must be a column of one table; {0} and {2}"),
         (["benchmark.tables=[{0},{0}]"], "different files"),
         (["benchmark.tables=[{0},{1}]", "benchmark.table={0}"], "empty with benchmark.table"),
-        (["benchmark.tables=[{0},missing.csv]"], "benchmark.tables missing.csv: not a table"),
+        (["benchmark.tables=[{0},missing.csv]"], "benchmark.tables is 'missing.csv'; it must be files that are there"),
+        (["benchmark.tables=[{0},{3}]"], "it must be files with a line of columns; this one is empty"),
+        (
+            ["benchmark.tables=[{0},{1}]", "constraints.device=null", "constraints.latency_ms=9"],
+            "it must be files with benchmark.column, or with the column of constraints.device",
+        ),
         ([], "constraints.device is 'toy'; it must be null, or constraints.latency_table with it, or benchmark.tables"),
     ],
 )
 def test_tables_that_are_not_what_is_meant_are_told(settings, told, tables, tmp_path):
     again = tmp_path / "again.csv"
     again.write_text(tables[0].read_text())
-    files = [*map(str, tables), str(again)]
+    (tmp_path / "empty.csv").touch()
+    files = [*map(str, tables), str(again), str(tmp_path / "empty.csv")]
     common = ["space=nasbench201", "benchmark.column=tested", "constraints.device=toy", "method=evolution"]
     with pytest.raises(UserError, match=re.escape(told.format(*files))):
         composed("search", *common, *(item.format(*files) for item in settings))
@@ -234,3 +240,5 @@ def test_a_column_may_be_the_mean_of_others(tables):
     assert table.values("mean of valid, tested") == pytest.approx(both)
     with pytest.raises(UserError, match="has no column 'other'"):
         table.values("mean of valid, other")
+    with pytest.raises(UserError, match=r"benchmark\.column is 'mean of '; it must be a column, or 'mean of A, B, C'"):
+        table.values("mean of ")

@@ -97,7 +97,7 @@ def test_a_rare_cell_is_found_and_not_always_the_same():
     [
         (rules(most_skips=0, required=["skip_connect"]), "rules.most_skips"),
         (rules(forbidden=["skip_connect", "max_pool_3x3", "sep_conv_3x3"]), "rules.forbidden"),
-        (rules(least_depth=7), "rules.depth"),
+        (rules(least_depth=7), "rules.least_depth"),
         (rules(required=["conv"]), "'conv' is unknown"),
     ],
 )

@@ -186,7 +186,7 @@ class Generator:
         if rules.required:
             checks["rules.required"] = self._has_required
         if rules.least_depth is not None or rules.most_depth is not None:
-            checks["rules.depth"] = self._right_depth
+            checks["rules.least_depth and rules.most_depth"] = self._right_depth
         for limit in self.limits:
             checks[f"constraints.{limit.name}"] = functools.partial(self._within, limit)
         for lookup in self.lookups:

@@ -113,6 +113,9 @@ def settings_that_fit(genotype: Genotype, space: SearchSpace) -> list[str] | Non
         "edges_kept": _edges_kept(cells, space),
         "candidates": [*space.candidates, *sorted(set(genotype.operations()) - set(space.candidates))],
     }
+    recorded = (recorded_space(genotype) or {}).get("chain")
+    if recorded is not None:
+        changes["chain"] = Chain(**recorded)
     changes = {name: value for name, value in changes.items() if value != getattr(space, name)}
     for tried in (changes, changes | {"edge_candidates": None}):
         try:
@@ -143,6 +146,9 @@ def differences(genotype: Genotype, space: SearchSpace) -> Iterator[str]:
     if set(genotype.cells) != set(space.cell_types):
         yield f"its cells are {', '.join(genotype.cells)}; the space has {' and '.join(space.cell_types)}"
         return
+    recorded = (recorded_space(genotype) or {}).get("chain")
+    if recorded is not None and space.chain is not None and recorded != dataclasses.asdict(space.chain):
+        yield f"its chain is {_plain(recorded)}, the space has {_plain(dataclasses.asdict(space.chain))}"
     drawn = not _is_published(genotype)
     for kind, cell in genotype.cells.items():
         found = list(_differences_of_shape(cell, space, drawn))
@@ -207,6 +213,8 @@ def _is_published(genotype: Genotype) -> bool:
 
 
 def _typed(name: str, value: Any) -> str:
+    if isinstance(value, Chain):
+        value = dataclasses.asdict(value)
     typed = f"space.{name}={_plain(value)}"
     return f'"{typed}"' if isinstance(value, list | dict) else typed
 

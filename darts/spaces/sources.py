@@ -45,7 +45,7 @@ def find_genotype(
     if is_published(reference):
         return _of_the_same_kind(published(reference), space, reference)
     if space.chain is not None and are_digits(reference, space.nodes):
-        return from_digits(reference, space.candidates, space.nodes, space.name)
+        return _of_digits(reference, space)
     path = newest_search(runs) if reference == "latest" else Path(reference)
     text, origin, which = _text_of(path, reference)
     genotype = read_text(text, space.name, origin, which)
@@ -55,8 +55,23 @@ def find_genotype(
     return genotype
 
 
+def _of_digits(reference: str, space: SearchSpace) -> Genotype:
+    """A chain of a space by its digits; `UserError` for a layer whose operation may not be there."""
+    typed = from_digits(reference, space.candidates, space.nodes, space.name)
+    check_membership(typed, space, f"genotype {reference}")
+    return Genotype(typed.space, typed.cells, {"space": record_of_space(space)})
+
+
 def _of_the_same_kind(genotype: Genotype, space: SearchSpace, reference: str) -> Genotype:
-    """The genotype; `UserError` for a recurrent cell where networks of images are built, and for the reverse."""
+    """The genotype; `UserError` for a recurrent cell where networks of images are built, and for the reverse.
+
+    And for cells where a chain is.
+    """
+    if space.chain is not None:
+        allowed = f"{space.nodes} digits, or a chain that a search has found"
+        raise UserError(
+            f"genotype {reference} is of cells, but space={space.name} is a chain of layers; give {allowed}"
+        )
     recurrent = space.skeleton is Skeleton.recurrent
     if is_recurrent(genotype) and not recurrent:
         raise UserError(f"genotype {reference} is a recurrent cell, but space is {space.name!r}; add space=recurrent")

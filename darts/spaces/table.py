@@ -22,6 +22,7 @@ from darts.runtime.errors import UserError, one_line, require
 from darts.runtime.files import read_regular
 from darts.spaces import strings
 from darts.spaces.genotype import Genotype
+from darts.spaces.membership import known_spaces
 from darts.spaces.search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ class Table:
     def values(self, name: str) -> numpy.ndarray:
         """A column by row, or the mean of several; raises `UserError` for one that the table lacks."""
         if name not in self.columns and name.startswith(MEAN):
-            own = [self.values(part.strip()) for part in name.removeprefix(MEAN).split(",")]
+            parts = [part.strip() for part in name.removeprefix(MEAN).split(",")]
+            require(all(parts), "benchmark.column", name, "a column, or 'mean of A, B, C'")
+            own = [self.values(part) for part in parts]
             return sum(own[1:], start=own[0]) / len(own)
         if name not in self.columns:
             told = f"has no column {name!r}; there are: {', '.join(self.columns)}"
@@ -191,6 +194,9 @@ def load_table(settings: BenchmarkTable, space: SearchSpace) -> Table | None:
         return None
     allowed = f"null with space={space.name}: {' and '.join(strings.SPACES)} have tables"
     require(space.name in strings.SPACES, "benchmark.table", settings.table, allowed)
+    known = known_spaces()[space.name].chain
+    allowed = f"as it is with space={space.name}, whose networks the table is of"
+    require(space.chain == known, "space.chain", "changed", allowed)
     table = read_table(Path(settings.table).expanduser(), settings.trust_pickle)
     table.require_accuracies(settings.column)
     return table
@@ -222,11 +228,13 @@ def _official(path: Path) -> Table:
 
 def names_of_columns(path: Path, setting: str) -> list[str]:
     """The first line of a CSV file, gzipped or not; `UserError` where it cannot be read."""
+    require(path.is_file(), setting, str(path), "files that are there")
     try:
         rows, _ = read_rows(path)
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise UserError(f"{setting} {one_line(path)}: not a table ({one_line(error)})") from None
-    return [name.strip() for name in rows[0][1:]] if rows else []
+    require(bool(rows), setting, str(path), "files with a line of columns; this one is empty")
+    return [name.strip() for name in rows[0][1:]]
 
 
 def file_with(column: str, files: Sequence[str], setting: str) -> str:
@@ -247,6 +255,7 @@ class BenchmarkTable:
     table: str | None  # a CSV file, or an official file or folder of NAS-Bench-201 or NATS-Bench
     tables: list[str]  # CSV files in place of it: one has the column, another may have that of constraints.device
     column: str  # the accuracy that counts: a column, or 'mean of A, B, C'
+    searched_by: str  # the column that evaluator=table says, if evaluator.column is not another
     trust_pickle: bool  # open official files, which are pickles: they can run any code when they are opened
 
     def __post_init__(self) -> None:
@@ -265,6 +274,9 @@ class BenchmarkTable:
             self.table = file_with(self.column, files, "benchmark.column")
             if device is not None and latency_table is None:
                 latency_table = file_with(device, files, "constraints.device")
+            unused = [file for file in files if file not in (self.table, latency_table)]
+            allowed = "files with benchmark.column, or with the column of constraints.device"
+            require(not unused, "benchmark.tables", unused, allowed)
         allowed = "null, or constraints.latency_table with it, or benchmark.tables"
         require(latency_table is not None or device is None, "constraints.device", device, allowed)
         return latency_table

@@ -221,11 +221,11 @@ def _network(described: dict[str, Any], shape: InputShape, path: Path) -> Networ
     size = described["network"]
     genotype = from_json(described["genotype"], origin=str(path))
     own = NetworkSettings(size["channels"], size["cells"], size["stem_reductions"])
-    return network_of_size(genotype, own, shape, size["auxiliary"], _frame(genotype, size))
+    return network_of_size(genotype, own, shape, size["auxiliary"], frame_of(genotype, size))
 
 
-def _frame(genotype: Genotype, size: dict[str, Any]) -> Frame:
-    """What its space adds to a network; `SchemaError` where it is damaged."""
+def frame_of(genotype: Genotype, size: dict[str, Any]) -> Frame:
+    """What its space adds to a network, of a file's "network"; `SchemaError` where it is damaged."""
     if not is_chain(genotype):
         always = size.get("always", [])
         require_schema(always, [OneOf(("skip_connect",))], "network.always")

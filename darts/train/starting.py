@@ -12,9 +12,11 @@ from darts.models.network import Network
 from darts.models.settings import NetworkSettings
 from darts.runtime.errors import UserError
 from darts.spaces.genotype import Genotype, from_json
+from darts.spaces.membership import known_spaces
+from darts.spaces.search_space import CELL_TYPES, SearchSpace
 from darts.tasks.file_content import path_digest
 from darts.tasks.settings import ImageFolderDataset, LabelledDataset, require_labelled
-from darts.train.saved import read_network, require_alike, weights_file
+from darts.train.saved import frame_of, read_network, require_alike, weights_file
 from darts.train.settings import FinalSettings
 
 HEADS = ("classifier.", "auxiliary.")  # how the names of their weights begin
@@ -58,7 +60,18 @@ def started(settings: FinalSettings) -> tuple[FinalSettings, Genotype]:
     size = start.described["network"]
     network = NetworkSettings(**{name: size[name] for name in ("channels", "cells", "stem_reductions")})
     dataset = _prepared_alike(require_labelled(settings.dataset), start)
-    return replace(settings, start_from=str(start.path), network=network, dataset=dataset), start.genotype
+    space = _space_of(settings.space, start)
+    return replace(settings, start_from=str(start.path), network=network, dataset=dataset, space=space), start.genotype
+
+
+def _space_of(given: SearchSpace, start: Start) -> SearchSpace:
+    """The given network's space, where that says what networks have besides cells; else the one of settings."""
+    frame = frame_of(start.genotype, start.described["network"])
+    own = known_spaces().get(start.genotype.space, given)
+    if frame.chain is not None:
+        return replace(own, chain=frame.chain, nodes=frame.chain.layers, edge_candidates=None)
+    of_both_types = set(CELL_TYPES) <= set(start.genotype.cells)
+    return own if frame.always or not (of_both_types or start.genotype.cells.keys() == {"normal"}) else given
 
 
 def _prepared_alike(dataset: LabelledDataset, start: Start) -> LabelledDataset:
