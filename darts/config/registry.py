@@ -206,7 +206,8 @@ def _store(kind: str, name: str, part: Any, values: dict[str, Any]) -> None:
     if "name" in fields and not own:
         values = {"name": name, **values}
     if values or not fields:
-        missing = [field for field in fields if field not in values]
+        needed = [field.name for field in dataclasses.fields(part) if field.default is dataclasses.MISSING]
+        missing = [field for field in needed if field not in values]
         if missing:
             raise UserError(f"register: {kind} {name!r} lacks a value for {', '.join(missing)}")
         if not own:
