@@ -140,7 +140,7 @@ def test_a_search_logs_the_truth_and_never_looks_at_it(table, tmp_path):
 
 
 def test_a_table_of_another_space_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"benchmark\.table is of space 'nasbench201', but space is 'darts'"):
+    with pytest.raises(UserError, match=r"benchmark\.table is 'x\.csv'; it must be null with space=darts: nasb"):
         search.run(composed("search", *TINY, "benchmark.table=x.csv", "search.batch_size=16"), tmp_path)
 
 
