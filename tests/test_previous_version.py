@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,13 +32,18 @@ def digest(tensors):
 
 
 def same_machine() -> bool:
-    """Bits depend on PyTorch's version, the processor's vector instructions and the number of threads."""
+    """Bits depend on PyTorch's version, the processor, its vector instructions and the number of threads.
+
+    Recorded on an AMD EPYC; with the same instructions an Intel processor adds up in another order.
+    """
     here = {
         "torch": torch.__version__.split("+")[0],
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
-    return here == RECORDED["environment"]
+    cpu = Path("/proc/cpuinfo")
+    of_its_maker = not cpu.exists() or "AuthenticAMD" in cpu.read_text()
+    return of_its_maker and here == RECORDED["environment"]
 
 
 CORRECTED = {  # to their authors' code, which tests/test_golden.py holds them to
