@@ -288,7 +288,9 @@ def test_an_accuracy_beyond_percent_is_refused_with_its_line_and_value(tmp_path,
     shown = f"{float(value):g}"
     for column, line, cell in (("good", 3, CELLS[1]), ("other", 2, CELLS[0])):
         with pytest.raises(UserError) as refusal:
-            load_table(BenchmarkTable(str(file), [], column, column, False), composed("search", "space=nasbench201").space)
+            load_table(
+                BenchmarkTable(str(file), [], column, column, False), composed("search", "space=nasbench201").space
+            )
         assert f"line {line}, {cell}: {column} is {shown}; it must be a number from 0 to 100" in str(refusal.value)
 
 
