@@ -354,9 +354,10 @@ def test_smaller_sets_are_shown_more_often_unless_it_is_typed(name):
     own = [f"dataset={name}", "dataset.root=x"]
     assert composed("search", *own).search.epochs == 12 and composed("search").search.epochs == 3
     assert composed("search", *own, "search.epochs=5").search.epochs == 5
-    for command in ("final", "compare", "select", "tune"):
+    for command in ("final", "select", "tune"):
         more = ["searched=[darts_v1,darts_v2]"] if command == "select" else []
         assert composed(command, *own, *more).train.epochs == 30 > composed(command, *more).train.epochs
+    assert composed("compare", *own).train.epochs == 12 > composed("compare").train.epochs  # of each of twenty cells
 
 
 def test_keyword_spotting_is_of_mobile_size():
