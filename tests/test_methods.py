@@ -133,21 +133,24 @@ def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path
 
 def test_every_space_is_searched_from_the_command_line(tmp_path):
     place = ["logger=none", "hydra.sweep.dir=searches", "hydra.sweep.subdir=${space.name}"]
-    spaces = f"space={','.join(SPACES)}"
-    done = run_command(
-        [str(ROOT / "train_search.py"), "-m", *TINY, "search.epochs=1", "search.batch_size=16", spaces, *place],
-        tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    for space in SPACES:
-        found = json.loads((tmp_path / "searches" / space / "genotype.json").read_text())
-        assert found["space"] == space
-    done = run_command(
-        [str(ROOT / "train_final.py"), "-m", *TINY, "train.epochs=1", "train.batch_size=32", spaces,
-         "logger=none", "genotype=searches/${space.name}", "hydra.sweep.dir=finals",
-         "hydra.sweep.subdir=${space.name}"], tmp_path
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    sized = {space for space in SPACES if space.startswith(("single_cell", "mobile", "nasbench_macro"))}
+    own = [item for item in TINY if not item.startswith(("network.cells", "network.stem"))]
+    for names, size in ((set(SPACES) - sized, TINY), (sized, [*own, "network.stem_reductions=0"])):
+        spaces = f"space={','.join(sorted(names))}"
+        done = run_command(
+            [str(ROOT / "train_search.py"), "-m", *size, "search.epochs=1", "search.batch_size=16", spaces, *place],
+            tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        for space in names:
+            found = json.loads((tmp_path / "searches" / space / "genotype.json").read_text())
+            assert found["space"] == space
+        done = run_command(
+            [str(ROOT / "train_final.py"), "-m", *size, "train.epochs=1", "train.batch_size=32", spaces,
+             "logger=none", "genotype=searches/${space.name}", "hydra.sweep.dir=finals",
+             "hydra.sweep.subdir=${space.name}"], tmp_path
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("finals/*/result.json"))) == len(SPACES)
 
 
@@ -235,4 +238,5 @@ def test_published_retrainings_are_the_papers(name):
 def test_every_experiment_of_a_search_is_known_here():
     files = (ROOT / "conf" / "experiment" / "search").glob("*.yaml")
     elsewhere = {"keyword_spotting", "pc_darts_imagenet"}  # checked in test_audio.py and test_imagenet.py
-    assert {file.stem for file in files} == {*PUBLISHED, *PUBLISHED_ON_TEXTS, *elsewhere}
+    suite = {"suite_wide", "suite_deep", "suite_single"}  # checked in test_suite.py
+    assert {file.stem for file in files} == {*PUBLISHED, *PUBLISHED_ON_TEXTS, *elsewhere, *suite}

@@ -216,7 +216,9 @@ class BlackBoxSettings(EvaluationSettings):
         require(several or not self.method.weighs_aims, "evaluator", scores, allowed)
         used = several or self.constraints.latency_ms is not None
         table = self.constraints.latency_table
-        allowed = "null (and constraints.device too), or constraints.latency_ms or evaluator=multi_objective with it"
+        allowed = (
+            "null, or constraints.latency_ms or evaluator=multi_objective with it (else constraints.device is null)"
+        )
         require(used or table is None, "constraints.latency_table", table, allowed)
         how = self.evaluator.accuracy if isinstance(self.evaluator, MultiObjective) else self.evaluator
         allowed = "a file with evaluator=table, which reads it"

@@ -94,7 +94,7 @@ class SearchSettings(RunSettings):
         require(not limited, "constraints", "given", allowed)
         learns = isinstance(rule, AlongFront) and rule.cost in (None, "latency_ms")
         table, used = self.constraints.latency_table, learns or self.constraints.latency_ms is not None
-        allowed = "null (and constraints.device too), or constraints.latency_ms with it"
+        allowed = "null, or constraints.latency_ms with it (without it constraints.device is null too)"
         require(used or table is None, "constraints.latency_table", table, allowed)
         limit, needed = self.budget.epochs, self.planned_epochs()
         within = limit is None or needed <= limit + 1e-9
