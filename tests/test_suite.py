@@ -178,7 +178,7 @@ def test_other_searches_run_on_skip_connections_everywhere(method, tmp_path):
         (["space=single_cell", "network.cells=3"], "network.cells is 3; it must be 1 with space=single_cell"),
         (["space=single_cell", "constraints.network.cells=5"], "constraints.network.cells is 5; it must be 1"),
         (["network.cells=2"], "network.cells is 2; it must be from 3"),
-        (["space.joins=5"], r"space.joins is 5; it must be from 1 to space.nodes \(4\), or null"),
+        (["space.joins=5"], r"space.joins is 5; it must be from 1 to space.nodes, or null"),
         (["space=nasbench201", "space.edge_skips=true"], "space.edge_skips is True; it must be false, or"),
         (["space=single_cell", "method=lambda_darts"], "network.cells is 1; it must be at least 4"),
     ],

@@ -160,7 +160,7 @@ class SearchSpace:
         require(chained == (self.chain is not None), "space.chain", self.chain, allowed)
         if self.chain is not None:
             require(self.nodes == self.chain.layers, "space.nodes", self.nodes, f"{self.chain.layers}, as space.chain")
-        allowed = f"from 1 to space.nodes ({self.nodes}), or null"
+        allowed = "from 1 to space.nodes, or null"
         require(self.joins is None or 1 <= self.joins <= self.nodes, "space.joins", self.joins, allowed)
         of_cells = self.skeleton in (Skeleton.darts, Skeleton.single)
         allowed = "false, or space.skeleton=darts or single with it"
