@@ -155,6 +155,9 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         require(1 <= self.nodes <= MOST_NODES, "space.nodes", self.nodes, f"from 1 to {MOST_NODES}")
+        most = self.layout.inputs
+        allowed = f"from 1 to {most} (the first node has {most} inputs), or null for all"
+        require(self.edges_kept is None or 1 <= self.edges_kept <= most, "space.edges_kept", self.edges_kept, allowed)
         chained = self.skeleton is Skeleton.chain
         allowed = "given with space.skeleton=chain, and null with another"
         require(chained == (self.chain is not None), "space.chain", self.chain, allowed)
@@ -165,9 +168,6 @@ class SearchSpace:
         of_cells = self.skeleton in (Skeleton.darts, Skeleton.single)
         allowed = "false, or space.skeleton=darts or single with it"
         require(of_cells or not self.edge_skips, "space.edge_skips", self.edge_skips, allowed)
-        most = self.layout.inputs
-        allowed = f"from 1 to {most} (the first node has {most} inputs), or null for all"
-        require(self.edges_kept is None or 1 <= self.edges_kept <= most, "space.edges_kept", self.edges_kept, allowed)
         usable = len(set(self.candidates)) == len(self.candidates) and bool(set(self.candidates) - {"none"})
         require(usable, "space.candidates", self.candidates, "different names, not all none")
         if self.edge_candidates is not None:
