@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from darts.blackbox.settings import EvaluationSettings, TextEvaluationSettings
+from darts.blackbox.settings import UNUSED_WITH_A_TEXT, EvaluationSettings, TextEvaluationSettings
 from darts.config.command import cli_command
 from darts.config.compose import is_among, typed_settings
 from darts.config.registry import command_settings
@@ -59,15 +59,6 @@ class CorrelateSettings(EvaluationSettings):
         require(3 <= self.samples <= 100_000, "samples", self.samples, "from 3 to 100000")
 
 
-UNUSED_WITH_A_TEXT = (
-    *("benchmark", "samples", "memory", "search.train_fraction", "search.batch_size", "search.initial_alpha"),
-    *("evaluator.network", "evaluator.train.cutout", "evaluator.train.drop_path", "evaluator.train.auxiliary_weight"),
-    *("evaluator.train.recipe", "evaluator.weight_optimiser.final_learning_rate"),
-    *("evaluator.weight_optimiser.cosine_unit", "language.masks", "language.unrolled_embedding"),
-    *("language.test_columns", "language.perplexity"),
-)
-
-
 @dataclass
 class TextCorrelateSettings(CorrelateSettings, TextEvaluationSettings):
     """The same of a text: how well brief trainings rank recurrent cells."""
@@ -90,7 +81,8 @@ class AnyCorrelateSettings(CorrelateSettings):
 
     def refuse_unused(self, key: str) -> None:
         """`UserError` for a setting that is not used with these data; `key`: its dotted name."""
-        unused = UNUSED_WITH_A_TEXT if self.dataset.is_text else ("language",)
+        of_text = ("samples", "search.initial_alpha", *UNUSED_WITH_A_TEXT)
+        unused = of_text if self.dataset.is_text else ("language",)
         if is_among(key, unused):
             what = "a text" if self.dataset.is_text else "no text"
             raise UserError(f"{key} is given, but dataset={self.dataset.name} is {what}, with which it is not used")

@@ -133,7 +133,7 @@ def draw(settings: DescribeSettings, genotype: Genotype, folder: Path) -> list[P
         return save_cells(genotype, folder)
     files = []
     for kind, cell in genotype.cells.items():
-        files += save_figure(draw_graph(cell, f"{called(kind)}"), folder / f"{kind}_graph")
+        files += save_figure(draw_graph(cell, called(kind)), folder / f"{kind}_graph")
     return files
 
 

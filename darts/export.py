@@ -210,7 +210,7 @@ def model_card(network: TrainedNetwork, settings: ExportSettings, weights: Path,
         "batch size, seed": f"{known.get('train.batch_size')}, {known.get('seed')}",
         "test accuracy": _result(weights),
         "checked": f"largest difference from the network in PyTorch on {CHECKED} pictures at most: {difference:.2g}",
-        **{f"{called(kind)}": f"`{cell}`" for kind, cell in network.genotype.cells.items()},
+        **{called(kind): f"`{cell}`" for kind, cell in network.genotype.cells.items()},
         "licence": "to be filled in",
     }
     rows = [f"| {name} | {value} |" for name, value in table.items()]

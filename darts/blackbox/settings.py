@@ -246,6 +246,15 @@ OF_IMAGES: dict[type, str] = {
 }
 
 
+UNUSED_WITH_A_TEXT = (
+    *("benchmark", "memory", "search.train_fraction", "search.batch_size", "evaluator.network"),
+    *("evaluator.train.cutout", "evaluator.train.drop_path", "evaluator.train.auxiliary_weight"),
+    *("evaluator.train.recipe", "evaluator.weight_optimiser.final_learning_rate"),
+    *("evaluator.weight_optimiser.cosine_unit", "language.masks", "language.unrolled_embedding"),
+    *("language.test_columns", "language.perplexity"),
+)  # settings that no evaluator of recurrent cells uses
+
+
 @dataclass
 class TextEvaluationSettings(EvaluationSettings):
     """What an evaluator of recurrent cells is told."""
@@ -264,14 +273,7 @@ class TextEvaluationSettings(EvaluationSettings):
 class TextBlackBoxSettings(BlackBoxSettings, TextEvaluationSettings):
     """The settings of a search by scores for the cell of a language model."""
 
-    unused: ClassVar[tuple[str, ...]] = (
-        *BlackBoxSettings.unused,
-        *("constraints", "benchmark", "memory", "search.train_fraction", "search.batch_size", "evaluator.network"),
-        *("evaluator.train.cutout", "evaluator.train.drop_path", "evaluator.train.auxiliary_weight"),
-        *("evaluator.train.recipe", "evaluator.weight_optimiser.final_learning_rate"),
-        *("evaluator.weight_optimiser.cosine_unit", "language.masks", "language.unrolled_embedding"),
-        *("language.test_columns", "language.perplexity"),
-    )
+    unused: ClassVar[tuple[str, ...]] = (*BlackBoxSettings.unused, "constraints", *UNUSED_WITH_A_TEXT)
 
     def trained_fraction(self) -> float:
         return 1.0

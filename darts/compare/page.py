@@ -280,7 +280,7 @@ def _cells(cells: Mapping[str, Sequence[tuple[str, Genotype]]]) -> str:
 
 
 def _cell(name: str, genotype: Genotype) -> str:
-    figures = {kind: draw_cell(cell, f"{called(kind)}") for kind, cell in genotype.cells.items()}
+    figures = {kind: draw_cell(cell, called(kind)) for kind, cell in genotype.cells.items()}
     images = "".join(_large(figure, f"{called(kind)} of {name}") for kind, figure in figures.items())
     return f'<div class="cell"><h3>{_text(name)}</h3>{images}</div>'
 

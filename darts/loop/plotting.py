@@ -279,7 +279,7 @@ def save_cells(genotype: Genotype, folder: Path, prefix: str = "") -> list[Path]
     """Write each cell of a genotype as PNG and SVG; returns the files."""
     files = []
     for kind, cell in genotype.cells.items():
-        files += save_figure(draw_cell(cell, f"{called(kind)}"), folder / f"{prefix}{kind}")
+        files += save_figure(draw_cell(cell, called(kind)), folder / f"{prefix}{kind}")
     return files
 
 
