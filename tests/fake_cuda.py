@@ -42,6 +42,7 @@ from darts.models.layout import CHOICES, use
 from darts.runtime.device import Graphed, autocast, set_precision
 from darts.runtime.settings import Precision
 from darts.search import loop as search
+from darts.search.costs import cost_model
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, new_state
 from darts.spaces.published import published
@@ -276,7 +277,7 @@ def search_state(command: str, overrides: list[str]) -> SearchState:
 def fake_costs(settings: SearchSettings, shape: InputShape) -> CostModel | None:
     """The limits of cost, where there are any; they are measured on the host."""
     with unset_fake_temporarily():
-        costs = search.cost_model(settings, shape, torch.device("cpu"), Path(tempfile.mkdtemp()))
+        costs = cost_model(settings, shape, torch.device("cpu"), Path(tempfile.mkdtemp()))
     if costs is not None:
         tensors = [*costs.tables.values(), costs.selectable, vars(costs)]
         costs.device = CUDA

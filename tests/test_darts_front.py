@@ -32,13 +32,13 @@ def settings(cells, *overrides: str):  # noqa: F811
 
 
 def rule(points: int = 4, weight: float = 0.5) -> AlongFront:
-    return AlongFront(points, weight, LATENCY, 0.5, 5)
+    return AlongFront(points, weight, LATENCY, 0.5, 5, [])
 
 
 def test_between_two_points_alpha_is_interpolated():
     parameters = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for preference in (0.0, 0.2, 1 / 3, 0.5, 0.9, 1.0):
-        found = rule().alpha(parameters, torch.tensor(preference, dtype=torch.float64))
+        found = rule().alpha(parameters, torch.tensor(preference, dtype=torch.float64), None)
         for edge in range(3):
             for column in range(2):
                 expected = np.interp(preference, np.linspace(0, 1, 4), parameters[:, edge, column].numpy())
@@ -126,7 +126,9 @@ def test_a_search_leaves_a_front_that_no_cell_of_it_beats(searched):
 def test_the_dearer_the_preference_for_cost_the_cheaper_the_cells(searched, cells):  # noqa: F811
     folder, _, own = searched
     state = search.start_or_resume(settings(cells, *own, "search.epochs=4"), folder)
-    latencies = [of_text(nasbench201.to_string(genotype)) for genotype in cells_of_preferences(state).values()]
+    latencies = [
+        of_text(nasbench201.to_string(genotype)) for genotype in cells_of_preferences(state, state.costs).values()
+    ]
     assert latencies[-1] < latencies[0]
     ends = [alpha_at(state, state.alpha, preference)["normal"] for preference in (0.0, 1.0)]
     assert torch.equal(ends[0], state.alpha["normal"][0]) and torch.equal(ends[1], state.alpha["normal"][-1])

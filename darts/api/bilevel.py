@@ -15,7 +15,7 @@ from darts.models.mixture import Mixture, Moment
 from darts.models.supernet import Supernet
 from darts.runtime.device import ready_device
 from darts.runtime.errors import UserError, require
-from darts.search.loop import cost_model
+from darts.search.costs import cost_model, costs_by_device
 from darts.search.preferences import alpha_at
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState, new_state
@@ -38,7 +38,8 @@ class Bilevel:
     width); `steps` is how many the loop will take, from which temperatures and fading weights know how far it is.
 
     Attributes: `supernet`, `alpha` (cell type -> parameter (edges, candidates); of darts_front (points, edges,
-    candidates)), `settings`. Limits of `constraints` and a front's cost weigh on alpha as in a search.
+    candidates), of several devices (2, points, edges, candidates)), `settings`. Limits of `constraints` and a front's
+    cost weigh on alpha as in a search.
     """
 
     def __init__(self, *overrides: str, channels: int, size: Size, classes: int, steps: int) -> None:
@@ -55,6 +56,7 @@ class Bilevel:
         folder = Path(self._place.name)
         self._state: SearchState = new_state(settings, data, device, folder)
         self._state.costs = cost_model(settings, shape, device, folder)
+        self._state.devices = costs_by_device(settings, self._state.costs)
         set_learning_rate(self._state.weight_optimiser, settings.weight_optimiser.learning_rate)
 
     @property

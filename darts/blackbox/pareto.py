@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,26 @@ def front(lines: Sequence[Line], costs: Sequence[str]) -> list[Line]:
     """The lines that no other line dominates, from the cheapest to the dearest."""
     kept = [line for line in lines if not any(dominates(other, line, costs) for other in lines)]
     return sorted(kept, key=lambda line: line[costs[0]])
+
+
+def draw_fronts(fronts: Mapping[Any, Sequence[Line]], cost: str) -> Figure:
+    """Accuracy over the cost, a panel for each device; what they are called are the keys."""
+    columns = min(3, len(fronts))
+    rows = math.ceil(len(fronts) / columns)
+    figure = new_figure(2.8 * columns, 2.4 * rows)
+    unit, title = UNITS[cost]
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for axes, (name, lines) in zip(panels, fronts.items(), strict=False):
+        places = [line[cost] / unit for line in lines], [100 * line["accuracy"] for line in lines]
+        axes.plot(*places, "o-", color="#d62728", markersize=4, linewidth=1, drawstyle="steps-post")
+        axes.set(title=name, xlabel=title)
+        axes.title.set_fontsize(9)
+    for axes in figure.axes[len(fronts) :]:
+        axes.set_visible(False)
+    for row in range(rows):
+        figure.axes[row * columns].set_ylabel("accuracy %")
+    figure.tight_layout()
+    return figure
 
 
 def draw_front(lines: Sequence[Line], kept: Sequence[Line], costs: Sequence[str]) -> Figure:

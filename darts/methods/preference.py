@@ -1,4 +1,4 @@
-"""What alpha depends on: nothing, or the preference between loss and cost, for a whole front by one search."""
+"""What alpha depends on: nothing, or the preference between loss and cost and the device, for fronts by one search."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ class Preference:
         """Return the shape of a cell type's architecture parameters."""
         return edges, candidates
 
-    def alpha(self, parameters: Tensor, preference: Tensor | float) -> Tensor:
-        """Return alpha (edges, candidates) of a preference, differentiable in the parameters of `shape`."""
+    def alpha(self, parameters: Tensor, preference: Tensor | float, share: Tensor | None) -> Tensor:
+        """Return alpha (edges, candidates) of a preference, differentiable in the parameters of `shape`.
+
+        `share`, of the same shape: what each candidate costs on a device, where alpha depends on it.
+        """
         return parameters
 
     def costs(self, by_table: bool) -> tuple[str, ...]:
@@ -47,8 +50,13 @@ class OneAlpha(Preference):
 class AlongFront(Preference):
     """Alpha as a piecewise linear function of the preference, trained in one search by preferences drawn uniformly.
 
-    After Sukthanker et al. 2024 (MODNAS, arXiv 2402.18213), whose hypernetwork also takes a device. A step minimises
+    After Sukthanker et al. 2024 (MODNAS, arXiv 2402.18213), who have a hypernetwork in its place. A step minimises
     (1 - preference) * loss + preference * weight * cost, the cost scaled from the least to the greatest of the space.
+
+    With `devices` a step also draws one of them, whose latency is its cost, and alpha of a candidate is
+    common(preference) + slope(preference) * edges * share, both piecewise linear: `share` is what the candidate costs
+    on that device more than the cheapest of its edge, 1 being what the dearest network costs more than the cheapest.
+    So alpha is known for devices that were not drawn as well.
     """
 
     points: int  # preferences, evenly from 0 to 1, that have an alpha of their own; between two it is interpolated
@@ -56,6 +64,7 @@ class AlongFront(Preference):
     cost: str | None  # parameters, macs or latency_ms; null: latency_ms by constraints.latency_table, without one macs
     chosen: float  # the preference whose cell becomes genotype.json; history.jsonl has the supernet under its mixture
     cells: int  # preferences, evenly from 0 to 1, whose cells are tried at the end
+    devices: list[str]  # columns of constraints.latency_table whose fronts are learnt at once; []: constraints.device
 
     draws: ClassVar[bool] = True
 
@@ -66,18 +75,30 @@ class AlongFront(Preference):
         require(self.cost is None or self.cost in COSTS, "method.preference.cost", self.cost, allowed)
         require(0 <= self.chosen <= 1, "method.preference.chosen", self.chosen, "from 0 to 1")
         require(2 <= self.cells <= 1000, "method.preference.cells", self.cells, "from 2 to 1000")
+        sound = not self.devices or len(self.devices) == len(set(self.devices)) > 1
+        require(sound, "method.preference.devices", self.devices, "[], or two or more different names")
+        allowed = "latency_ms or null with method.preference.devices"
+        of_devices = not self.devices or self.cost in (None, LATENCY)
+        require(of_devices, "method.preference.cost", self.cost, allowed)
 
     def shape(self, edges: int, candidates: int) -> tuple[int, ...]:
-        """One alpha for each point."""
-        return self.points, edges, candidates
+        """One alpha for each point; with devices `common` and `slope`, (2, points, edges, candidates)."""
+        own = self.points, edges, candidates
+        return (2, *own) if self.devices else own
 
-    def alpha(self, parameters: Tensor, preference: Tensor | float) -> Tensor:
-        """The points on both sides, by their distances."""
+    def alpha(self, parameters: Tensor, preference: Tensor | float, share: Tensor | None) -> Tensor:
+        """The points on both sides, by their distances; with devices those of `common` and of `slope`."""
         import torch
 
         points = torch.arange(self.points, device=parameters.device, dtype=parameters.dtype)
         near = (1 - (preference * (self.points - 1) - points).abs()).clamp_min(0)
-        return torch.tensordot(near, parameters, 1)
+        own = torch.tensordot(near, parameters, ([0], [-3]))
+        if not self.devices:
+            return own
+        if share is None:
+            raise TypeError("alpha of devices depends on what candidates cost on one")
+        common, slope = own
+        return common + slope * len(share) * share
 
     def costs(self, by_table: bool) -> tuple[str, ...]:
         """The one beside the loss."""

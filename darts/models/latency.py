@@ -267,13 +267,15 @@ def measuring(space: SearchSpace, size: NetworkSettings, shape: InputShape) -> s
     return " ".join(f"{key}={value}" for key, value in given.items())
 
 
-def cell_latencies(table: Table, device: str | None, space: SearchSpace) -> CellLatencies:
-    """The column of a device, and the additive model fitted to it."""
+def cell_latencies(
+    table: Table, device: str | None, space: SearchSpace, setting: str = "constraints.device"
+) -> CellLatencies:
+    """The column of a device, and the additive model fitted to it; `setting` names the device."""
     allowed = f"of operations with space={space.name}: {' and '.join(SPACES)} have tables of whole cells"
     require(space.name in SPACES, SETTING, table.place.partition(" ")[2], allowed)
     if device is None or device not in table.columns:
         shown = ", ".join(table.columns)
-        raise UserError(f"constraints.device is {device!r}; it must be a column of {SETTING}: {shown}")
+        raise UserError(f"{setting} is {device!r}; it must be a column of {SETTING}: {shown}")
     table.require_costs(device)
     key = table.digest, device, tuple(space.candidates)
     if key not in _fitted:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from darts.blackbox.pareto import draw_front
+from darts.blackbox.pareto import Line, draw_front, draw_fronts
 from darts.config.identity import digest, identity
 from darts.loop import plotting
 from darts.loop.cell_graphs import draw_changes
@@ -25,7 +24,7 @@ from darts.runtime.files import write_bytes, write_json
 from darts.runtime.schema import Within
 from darts.search.diagnostics import collapsed, first_kind
 from darts.search.epoch_end import recorded_genotype
-from darts.search.front import cost_of_front, learnt_front
+from darts.search.front import cost_of_front, learnt_fronts, own_device
 from darts.search.settings import SearchSettings
 from darts.search.state import SearchState
 from darts.spaces.genotype import Genotype, called, to_json
@@ -60,25 +59,31 @@ def finish(state: SearchState, folder: Path) -> Genotype:
         **({"table_accuracy": last["table/accuracy"]} if "table/accuracy" in last else {}),
     }
     genotype = Genotype(found.space, found.cells, provenance)
-    lines = learnt_front(state) if settings.method.preference.draws else []
+    fronts = learnt_fronts(state) if settings.method.preference.draws else {}
     measured = (f"valid/{metric.name}", "valid/loss", "table/accuracy")
     tracker.results(state.experiment, {name.replace("/", "_"): last[name] for name in measured if name in last})
     if distributed.is_main_process():
-        if lines:
-            write_front(state, lines, folder)
+        if fronts:
+            write_fronts(state, fronts, folder)
         write_results(state, genotype, folder)
     if state.costs is not None:
         state.costs.check(costs, str(folder / "genotype.json"))
     return genotype
 
 
-def write_front(state: SearchState, lines: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write and draw the front that the search has learnt."""
-    cost = cost_of_front(state)
-    write_json(folder / "pareto.json", list(lines))
-    plotting.save_figure(draw_front(lines, lines, [cost]), folder / "cells" / "pareto")
-    log.info("a front of %d cells, from %.6g to %.6g %s: %s", len(lines), lines[0][cost], lines[-1][cost], cost,
-             folder / "pareto.json")  # fmt: skip
+def write_fronts(state: SearchState, fronts: Mapping[str, Sequence[Line]], folder: Path) -> None:
+    """Write and draw the front that the search has learnt, and where it has learnt those of several devices, these."""
+    cost, own = cost_of_front(state), own_device(state)
+    write_json(folder / "pareto.json", fronts[own])
+    plotting.save_figure(draw_front(fronts[own], fronts[own], [cost]), folder / "cells" / "pareto")
+    if state.devices:
+        write_json(folder / "fronts.json", fronts)
+        plotting.save_figure(draw_fronts(fronts, cost), folder / "cells" / "fronts")
+    for device, lines in fronts.items():
+        told = f"{cost} on {device}" if state.devices else cost
+        place = folder / ("pareto.json" if device == own else "fronts.json")
+        log.info("a front of %d cells, from %.6g to %.6g %s: %s", len(lines), lines[0][cost], lines[-1][cost], told,
+                 place)  # fmt: skip
 
 
 def write_results(state: SearchState, genotype: Genotype, folder: Path) -> None:

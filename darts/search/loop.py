@@ -21,8 +21,6 @@ from darts.loop.record import (
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import WeightOptimiser
 from darts.methods.schedule import Stage
-from darts.models.cost import CostModel, tell_of_latency
-from darts.models.latency import latencies_of
 from darts.models.layout import choose_layout
 from darts.models.mixture import Moment
 from darts.runtime import distributed
@@ -31,6 +29,7 @@ from darts.runtime.files import lock_folder, write_bytes
 from darts.runtime.signals import deferred_signals, stopped_at_once
 from darts.search.build import open_data
 from darts.search.compute import counted
+from darts.search.costs import cost_model, costs_by_device
 from darts.search.ending import KIND, finish, finished
 from darts.search.epoch_end import observation, record_epoch
 from darts.search.settings import SearchSettings
@@ -156,6 +155,7 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
     costs = cost_model(settings, data.shape, device, folder) if isinstance(data.shape, InputShape) else None
     state = new_state(settings, data, device, folder, saved)
     state.experiment, state.costs, state.table = own, costs, table
+    state.devices = costs_by_device(settings, costs)
     if distributed.is_main_process():
         claim_folder(folder, KIND, own, device, data_record(summary, own))
         write_bytes(folder / "split.json", data.split.to_json().encode())
@@ -169,18 +169,6 @@ def start_or_resume(settings: SearchSettings, folder: Path) -> SearchState:
 
 
 # Variants
-
-
-def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device, folder: Path) -> CostModel | None:
-    """What the found network will cost, where that is limited."""
-    also = settings.method.preference.costs(by_table=settings.constraints.latency_table is not None)
-    if not (settings.constraints.any or also):
-        return None
-    latencies = latencies_of(settings.constraints, settings.space, shape)
-    model = CostModel(settings.constraints, settings.space, shape, device, latencies, also)
-    tell_of_latency(model.names, latencies, device)
-    model.keep_latency(folder)
-    return model
 
 
 def stage_learning_rate(rule: WeightOptimiser, stage: Stage, epoch: int, within: float) -> float:

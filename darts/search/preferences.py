@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from darts.methods.preference import AlongFront
+from darts.models.settings import LATENCY
 from darts.runtime import distributed
 
 if TYPE_CHECKING:
@@ -16,19 +17,36 @@ if TYPE_CHECKING:
 
 
 def alpha_at(
-    state: SearchState, parameters: Mapping[str, Tensor], preference: Tensor | float | None = None
+    state: SearchState,
+    parameters: Mapping[str, Tensor],
+    preference: Tensor | float | None = None,
+    shares: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Alpha, (edges, candidates) by cell type, of a preference; without one, of that by which the search is judged."""
+    """Alpha, (edges, candidates) by cell type, of a preference; without one, of that by which the search is judged.
+
+    `shares`: of the device, as `CostModel.shares` has them; without them those of constraints.device.
+    """
     rule, kinds = state.settings.method.preference, state.settings.space.cell_types
     if not isinstance(rule, AlongFront):
         return dict(parameters)
     wanted = rule.chosen if preference is None else preference
-    return {name: rule.alpha(own, wanted) if name in kinds else own for name, own in parameters.items()}
+    if shares is None and state.costs is not None:
+        shares = state.costs.shares.get(LATENCY)
+    known = shares or {}
+    return {
+        name: rule.alpha(own, wanted, known.get(name)) if name in kinds else own for name, own in parameters.items()
+    }
 
 
 def alpha_of_step(state: SearchState, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Alpha of the preference that the present step has drawn."""
-    return alpha_at(state, parameters, step_preference(state))
+    """Alpha of the preference, and of the device, that the present step has drawn."""
+    device = step_device(state)
+    if device is None:
+        return alpha_at(state, parameters, step_preference(state))
+    of_all = [costs.shares[LATENCY] for costs in state.devices.values()]
+    kinds = state.settings.space.cell_types
+    shares = {kind: torch.stack([own[kind] for own in of_all]).index_select(0, device)[0] for kind in kinds}
+    return alpha_at(state, parameters, step_preference(state), shares)
 
 
 def step_preference(state: SearchState) -> Tensor | None:
@@ -39,9 +57,19 @@ def step_preference(state: SearchState) -> Tensor | None:
         return torch.rand((), device=state.device)
 
 
-def scores_at(state: SearchState, preference: float | None = None) -> dict[str, Tensor]:
-    """What discretisation ranks at a preference; without one, at that by which the search is judged."""
-    alpha = alpha_at(state, state.alpha, preference)
+def step_device(state: SearchState) -> Tensor | None:
+    """The number of the present step's device, (1,), the same on every process and at every call; None without any."""
+    if not state.devices:
+        return None
+    with state.noise("device"):
+        return torch.randint(len(state.devices), (1,), device=state.device)
+
+
+def scores_at(
+    state: SearchState, preference: float | None = None, shares: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What discretisation ranks at a preference and on a device, as `alpha_at` takes them."""
+    alpha = alpha_at(state, state.alpha, preference, shares)
     return state.settings.method.scores(alpha, state.masks, state.settings.space)
 
 
@@ -53,5 +81,10 @@ def preferred(state: SearchState, loss: Tensor, alpha: Mapping[str, Tensor]) -> 
         return loss
     kinds = state.settings.space.cell_types
     scores = {kind: method.relaxation.scores(alpha[kind], state.masks[kind]) for kind in kinds}
-    cost = state.costs.relative(state.costs.also[0], scores) / distributed.world_size()
-    return rule.weighed(loss, cost, preference)
+    device, name = step_device(state), state.costs.also[0]
+    if device is None:
+        cost = state.costs.relative(name, scores)
+    else:
+        of_all = [costs.relative(name, scores) for costs in state.devices.values()]
+        cost = torch.stack(of_all).index_select(0, device)[0]
+    return rule.weighed(loss, cost / distributed.world_size(), preference)

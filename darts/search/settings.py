@@ -94,6 +94,9 @@ class SearchSettings(RunSettings):
         require(not limited, "constraints", "given", allowed)
         learns = isinstance(rule, AlongFront) and rule.cost in (None, "latency_ms")
         table, used = self.constraints.latency_table, learns or self.constraints.latency_ms is not None
+        devices = rule.devices if isinstance(rule, AlongFront) else []
+        allowed = "[] without constraints.latency_table, whose columns they are"
+        require(table is not None or not devices, "method.preference.devices", devices, allowed)
         allowed = "null, or constraints.latency_ms with it (without it constraints.device is null too)"
         require(used or table is None, "constraints.latency_table", table, allowed)
         limit, needed = self.budget.epochs, self.planned_epochs()

@@ -70,6 +70,7 @@ class SearchState(RunState):
     actions: dict[bool, Step] = field(default_factory=dict)  # by whether alpha moves: the step, recorded on CUDA
     experiment: dict[str, Any] = field(default_factory=dict)  # what must be the same where the search is resumed
     costs: CostModel | None = None  # where the network's cost is limited
+    devices: dict[str, CostModel] = field(default_factory=dict)  # those that alpha is learnt for
     table: Table | None = None  # where one knows the true accuracies
 
     @property
