@@ -53,32 +53,32 @@ def settings(table: Path, *overrides: str, device: str = "phone", devices: str =
     return composed("search", *SPACE201, *SIZE, *own, *given, *overrides)
 
 
-def share_of(device: str) -> np.ndarray:
+def scaled_of(device: str) -> np.ndarray:
     """What candidates add to the relative cost, from the operations' own milliseconds."""
     candidates = composed("search", "space=nasbench201").space.candidates
     table = np.array([[(1 + edge / 10) * DEVICES[device][name] for name in candidates] for edge in range(6)])
     return (table - table.min(1, keepdims=True)) / (table.max(1) - table.min(1)).sum()
 
 
-def test_alpha_is_a_common_part_and_a_slope_along_the_share():
+def test_alpha_is_a_common_part_and_a_gain_times_the_cost():
     numbers = torch.Generator().manual_seed(0)
     parameters = torch.randn(2, 4, 3, 2, generator=numbers, dtype=torch.float64)
-    share = torch.rand(3, 2, generator=numbers, dtype=torch.float64)
+    cost = torch.rand(3, 2, generator=numbers, dtype=torch.float64)
     rule = AlongFront(4, 0.5, LATENCY, 0.5, 5, ["a", "b"])
     assert rule.shape(3, 2) == (2, 4, 3, 2)
     for preference, edge, column in itertools.product((0.0, 0.2, 1 / 3, 1.0), range(3), range(2)):
         points = np.linspace(0, 1, 4)
-        common, slope = (np.interp(preference, points, own[:, edge, column].numpy()) for own in parameters)
-        found = rule.alpha(parameters, torch.tensor(preference, dtype=torch.float64), share)[edge, column]
-        assert float(found) == pytest.approx(common + 3 * slope * float(share[edge, column]), abs=1e-12)
+        common, gain = (np.interp(preference, points, own[:, edge, column].numpy()) for own in parameters)
+        found = rule.alpha(parameters, torch.tensor(preference, dtype=torch.float64), cost)[edge, column]
+        assert float(found) == pytest.approx(common + 3 * gain * float(cost[edge, column]), abs=1e-12)
 
 
-def test_shares_add_up_to_the_relative_cost(table, tmp_path):
+def test_scaled_tables_add_up_to_the_relative_cost(table, tmp_path):
     state = search.start_or_resume(settings(table), tmp_path)
     assert list(state.devices) == ["phone", "board"]
     for device, costs in state.devices.items():
-        own = costs.shares[LATENCY]["normal"]
-        np.testing.assert_allclose(own.numpy(), share_of(device), atol=1e-5)
+        own = costs.scaled[LATENCY]["normal"]
+        np.testing.assert_allclose(own.numpy(), scaled_of(device), atol=1e-5)
         scores = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)).softmax(-1)
         assert float((scores * own).sum()) == pytest.approx(
             float(costs.relative(LATENCY, {"normal": scores})), abs=1e-6
@@ -93,7 +93,7 @@ def test_its_gradient_is_that_of_loss_and_the_drawn_devices_cost_by_hand(table, 
     valid = valid._replace(inputs=valid.inputs.double())
     for costs in state.devices.values():  # float32 tables of the fit: its own rounding is not what is tested
         costs.tables = {LATENCY: {kind: own.double() for kind, own in costs.tables[LATENCY].items()}}
-        costs.shares = {LATENCY: {kind: own.double() for kind, own in costs.shares[LATENCY].items()}}
+        costs.scaled = {LATENCY: {kind: own.double() for kind, own in costs.scaled[LATENCY].items()}}
     for name, matrix in list(state.alpha.items()):
         state.alpha[name] = torch.nn.Parameter(matrix.detach().double())
     seen = set()
@@ -102,14 +102,14 @@ def test_its_gradient_is_that_of_loss_and_the_drawn_devices_cost_by_hand(table, 
         seen.add(device)
         preference = step_preference(state).double()
         parameters = state.alpha["normal"].detach().requires_grad_()
-        share = torch.tensor(share_of(device))
+        cost = torch.tensor(scaled_of(device))
         left, place = int(float(preference) * 4), float(preference) * 4
-        common, slope = (1 - (place - left)) * parameters[:, left] + (place - left) * parameters[:, left + 1]
-        weights = (common + slope * 6 * share).softmax(-1)
+        common, gain = (1 - (place - left)) * parameters[:, left] + (place - left) * parameters[:, left + 1]
+        weights = (common + gain * 6 * cost).softmax(-1)
         with frozen_statistics(state.supernet):
             logits = state.supernet(valid.inputs, dense_mixture({"normal": weights}))
         loss = torch.nn.functional.cross_entropy(logits, valid.targets)
-        whole = (1 - preference) * loss + preference * 3 * (weights * share).sum()
+        whole = (1 - preference) * loss + preference * 3 * (weights * cost).sum()
         (expected,) = torch.autograd.grad(whole, parameters)
         loss_of = search_steps.loss_on(state, valid, of_alpha=True, regularised=True)
         with frozen_statistics(state.supernet):
@@ -159,13 +159,13 @@ def test_devices_have_cells_of_their_own(searched, table):
     pool = state.settings.space.candidates.index("avg_pool_3x3")
     weights = {}
     for device, costs in {"between": state.costs, **state.devices}.items():
-        scores = scores_at(state, 1.0, costs.shares[LATENCY])["normal"]
+        scores = scores_at(state, 1.0, costs.scaled[LATENCY])["normal"]
         weights[device] = float(scores[:, pool].mean())
         slowest = [of_text(nasbench201.to_string(cell), device) for cell in cells_of_preferences(state, costs).values()]
         assert slowest[-1] < slowest[0]
     assert weights["board"] < weights["between"] < weights["phone"]
     judged = alpha_at(state, state.alpha)["normal"]
-    own = alpha_at(state, state.alpha, 0.5, state.costs.shares[LATENCY])["normal"]
+    own = alpha_at(state, state.alpha, 0.5, state.costs.scaled[LATENCY])["normal"]
     torch.testing.assert_close(judged, own, rtol=0, atol=0)
 
 

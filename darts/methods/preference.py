@@ -24,10 +24,10 @@ class Preference:
         """Return the shape of a cell type's architecture parameters."""
         return edges, candidates
 
-    def alpha(self, parameters: Tensor, preference: Tensor | float, share: Tensor | None) -> Tensor:
+    def alpha(self, parameters: Tensor, preference: Tensor | float, table: Tensor | None) -> Tensor:
         """Return alpha (edges, candidates) of a preference, differentiable in the parameters of `shape`.
 
-        `share`, of the same shape: what each candidate costs on a device, where alpha depends on it.
+        `table`, of the same shape: what each candidate costs on a device, where alpha depends on it.
         """
         return parameters
 
@@ -54,8 +54,8 @@ class AlongFront(Preference):
     (1 - preference) * loss + preference * weight * cost, the cost scaled from the least to the greatest of the space.
 
     With `devices` a step also draws one of them, whose latency is its cost, and alpha of a candidate is
-    common(preference) + slope(preference) * edges * share, both piecewise linear: `share` is what the candidate costs
-    on that device more than the cheapest of its edge, 1 being what the dearest network costs more than the cheapest.
+    common(preference) + gain(preference) * edges * cost, both piecewise linear: `cost` is what the candidate costs on
+    that device more than the cheapest of its edge, 1 being what the dearest network costs more than the cheapest.
     So alpha is known for devices that were not drawn as well.
     """
 
@@ -82,12 +82,12 @@ class AlongFront(Preference):
         require(of_devices, "method.preference.cost", self.cost, allowed)
 
     def shape(self, edges: int, candidates: int) -> tuple[int, ...]:
-        """One alpha for each point; with devices `common` and `slope`, (2, points, edges, candidates)."""
+        """One alpha for each point; with devices `common` and `gain`, (2, points, edges, candidates)."""
         own = self.points, edges, candidates
         return (2, *own) if self.devices else own
 
-    def alpha(self, parameters: Tensor, preference: Tensor | float, share: Tensor | None) -> Tensor:
-        """The points on both sides, by their distances; with devices those of `common` and of `slope`."""
+    def alpha(self, parameters: Tensor, preference: Tensor | float, table: Tensor | None) -> Tensor:
+        """The points on both sides, by their distances; with devices those of `common` and of `gain`."""
         import torch
 
         points = torch.arange(self.points, device=parameters.device, dtype=parameters.dtype)
@@ -95,10 +95,10 @@ class AlongFront(Preference):
         own = torch.tensordot(near, parameters, ([0], [-3]))
         if not self.devices:
             return own
-        if share is None:
+        if table is None:
             raise TypeError("alpha of devices depends on what candidates cost on one")
-        common, slope = own
-        return common + slope * len(share) * share
+        common, gain = own
+        return common + gain * len(table) * table
 
     def costs(self, by_table: bool) -> tuple[str, ...]:
         """The one beside the loss."""

@@ -141,7 +141,7 @@ class CostModel:
     rest: dict[str, float] = field(init=False)  # cost -> what does not lie on edges
     selectable: dict[str, Tensor] = field(init=False)  # cell type -> (edges, candidates), 1 where it may be chosen
     bounds: dict[str, tuple[float, float]] = field(init=False)  # of costs without a limit: what can be expected
-    shares: dict[str, dict[str, Tensor]] = field(init=False)  # of the same: `tables` from 0 to 1, see _shares
+    scaled: dict[str, dict[str, Tensor]] = field(init=False)  # of the same: `tables` from 0 to 1, see _scaled
     kept: Tensor = field(init=False)  # (edges,), how likely an edge stays
 
     def __post_init__(self) -> None:
@@ -164,7 +164,7 @@ class CostModel:
             }
             self.rest[LATENCY] = sums.rest
         self.bounds = {name: self._bounds(name) for name in self.also}
-        self.shares = {name: self._shares(name) for name in self.also}
+        self.scaled = {name: self._scaled(name) for name in self.also}
 
     def measured(self, genotype: Genotype) -> dict[str, float]:
         """The costs, among those that are limited or to be known, of a genotype's own network."""
@@ -192,7 +192,7 @@ class CostModel:
         for kind, table in self.tables[LATENCY].items():
             table.copy_(torch.tensor(kept["tables"][kind]))
         self.bounds = {name: self._bounds(name) for name in self.also}
-        self.shares = {name: self._shares(name) for name in self.also}
+        self.scaled = {name: self._scaled(name) for name in self.also}
 
     def expected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """By cost, its expectation under the scores (edges, candidates) of every cell type; differentiable."""
@@ -227,7 +227,7 @@ class CostModel:
         require(different, "method.preference.cost", name, f"another cost: this one is {least:.6g} for all cells")
         return least, greatest
 
-    def _shares(self, name: str) -> dict[str, Tensor]:
+    def _scaled(self, name: str) -> dict[str, Tensor]:
         """By cell type, (edges, candidates), what a candidate adds to `relative` where its edge has it for sure."""
         least, greatest = self.bounds[name]
         found = {}

@@ -71,7 +71,7 @@ def cells_of_preferences(state: SearchState, costs: CostModel) -> dict[float, Ge
     for number in range(rule.cells):
         preference = number / (rule.cells - 1)
         with torch.no_grad():
-            scores = scores_at(state, preference, costs.shares.get(LATENCY))
+            scores = scores_at(state, preference, costs.scaled.get(LATENCY))
         genotype = settings.method.discretisation.genotype(scores, settings.space)
         found.setdefault(genotype.digest(), (preference, genotype))
     return dict(found.values())

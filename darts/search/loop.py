@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 
 from darts.loop.optimisation import cosine_learning_rate, set_learning_rate
-from darts.loop.record import (
-    claim_folder,
-    data_record,
-    experiment,
-    refuse_other_run,
-)
+from darts.loop.record import claim_folder, data_record, experiment, refuse_other_run
 from darts.loop.run_state import load_checkpoint
 from darts.loop.settings import WeightOptimiser
 from darts.methods.schedule import Stage

@@ -20,19 +20,19 @@ def alpha_at(
     state: SearchState,
     parameters: Mapping[str, Tensor],
     preference: Tensor | float | None = None,
-    shares: Mapping[str, Tensor] | None = None,
+    tables: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Alpha, (edges, candidates) by cell type, of a preference; without one, of that by which the search is judged.
 
-    `shares`: of the device, as `CostModel.shares` has them; without them those of constraints.device.
+    `tables`: the device's costs by cell type, as in `CostModel.scaled`; without them those of constraints.device.
     """
     rule, kinds = state.settings.method.preference, state.settings.space.cell_types
     if not isinstance(rule, AlongFront):
         return dict(parameters)
     wanted = rule.chosen if preference is None else preference
-    if shares is None and state.costs is not None:
-        shares = state.costs.shares.get(LATENCY)
-    known = shares or {}
+    if tables is None and state.costs is not None:
+        tables = state.costs.scaled.get(LATENCY)
+    known = tables or {}
     return {
         name: rule.alpha(own, wanted, known.get(name)) if name in kinds else own for name, own in parameters.items()
     }
@@ -43,10 +43,11 @@ def alpha_of_step(state: SearchState, parameters: Mapping[str, Tensor]) -> dict[
     device = step_device(state)
     if device is None:
         return alpha_at(state, parameters, step_preference(state))
-    of_all = [costs.shares[LATENCY] for costs in state.devices.values()]
-    kinds = state.settings.space.cell_types
-    shares = {kind: torch.stack([own[kind] for own in of_all]).index_select(0, device)[0] for kind in kinds}
-    return alpha_at(state, parameters, step_preference(state), shares)
+    tables = {}
+    for kind in state.settings.space.cell_types:
+        of_all = torch.stack([costs.scaled[LATENCY][kind] for costs in state.devices.values()])
+        tables[kind] = of_all.index_select(0, device)[0]
+    return alpha_at(state, parameters, step_preference(state), tables)
 
 
 def step_preference(state: SearchState) -> Tensor | None:
@@ -66,10 +67,10 @@ def step_device(state: SearchState) -> Tensor | None:
 
 
 def scores_at(
-    state: SearchState, preference: float | None = None, shares: Mapping[str, Tensor] | None = None
+    state: SearchState, preference: float | None = None, tables: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """What discretisation ranks at a preference and on a device, as `alpha_at` takes them."""
-    alpha = alpha_at(state, state.alpha, preference, shares)
+    alpha = alpha_at(state, state.alpha, preference, tables)
     return state.settings.method.scores(alpha, state.masks, state.settings.space)
 
 
