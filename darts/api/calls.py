@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from darts.blackbox import loop as blackbox
@@ -25,6 +24,7 @@ from darts.compare.settings import CompareSettings
 from darts.config.arguments import at_home
 from darts.config.compose import CONF, quoted, refuse_unused, typed_settings
 from darts.config.implied import implied_choices, own_experiment
+from darts.config.refused import configuration
 from darts.config.registry import load_plugins, named_plugins
 from darts.config.renamed import refuse_old_names
 from darts.config.run_folder import command_configuration, own_folder
@@ -173,12 +173,10 @@ def composed(command: str, overrides: Sequence[str], folder: Path | None = None)
     ]
     try:
         with initialize_config_dir(CONF, version_base="1.3"):
-            whole = compose(command, given, return_hydra_config=folder is not None)
+            whole = configuration(command, given, return_hydra_config=folder is not None)
             if folder is not None:
                 _tell_hydra(whole, command, folder)
             yield whole
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
     finally:
         HydraConfig.instance().cfg = None
         command_configuration.set(None)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.errors import HydraException
-
 from darts.compare.settings import CompareSettings
 from darts.config.compose import dotted_key, quoted
 from darts.config.identity import digest
 from darts.config.implied import implied_choices
+from darts.config.refused import configuration
 from darts.config.registry import typed_overrides
 from darts.loop.record import experiment
 from darts.runtime.errors import UserError
@@ -212,9 +210,10 @@ def refuse_other_spaces(settings: CompareSettings) -> None:
 @functools.cache
 def _composed(method: str, overrides: tuple[str, ...]) -> SearchSettings | BlackBoxSettings:
     try:
-        return search_settings(compose("search", list(overrides)))
-    except HydraException as error:
-        raise UserError(f"methods: {method!r}: {' '.join(str(error).split())[:300]}") from None
+        found = configuration("search", overrides)
+    except UserError as error:
+        raise UserError(f"methods: {method!r}: {str(error)[:300]}") from None
+    return search_settings(found)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -37,6 +37,8 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is missing; give {error.full_key}=VALUE") from None
     except OmegaConfBaseException as error:
+        if missing := re.search(r"missing \d+ required positional arguments?: '(\w+)'", str(error)):
+            raise UserError(f"setting {missing[1]!r} is missing; it cannot be removed") from None
         place = f"{error.full_key}: " if error.full_key else ""
         raise UserError(f"{place}{' '.join(str(error).splitlines()[0].split())}") from None
     if not isinstance(settings, kind):

@@ -20,17 +20,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from darts.config import refused
 from darts.config.compose import CONF
 from darts.config.implied import OWN_EXPERIMENTS
 from darts.config.invocation import as_started
 from darts.config.ranges import allowed
 from darts.config.registry import choices
-from darts.runtime.errors import UserError, unknown
+from darts.runtime.errors import unknown
 
 HIDDEN = ("hydra", "schema")
 INTERNAL = ("for_method", "trial")  # settings that the program gives itself
@@ -188,11 +188,8 @@ def composed(name: str, overrides: Sequence[str] = (), folders: Sequence[str] = 
     """A command's configuration under overrides; `UserError` for what Hydra refuses."""
     own = [item for item in overrides if not item.startswith("hydra")]
     searched = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
-    try:
-        with initialize_config_dir(CONF, version_base="1.3"):
-            return compose(name, [*own, *searched])
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return refused.configuration(name, [*own, *searched])
 
 
 def _whole(name: str, about: str, settings: Sequence[Described], width: int) -> list[str]:

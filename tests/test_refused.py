@@ -1,0 +1,54 @@
+"""What Hydra refuses while it composes is told as setting, value and what is allowed, by every way in."""
+
+from __future__ import annotations
+
+import pytest
+
+import darts
+from darts.runtime.errors import UserError
+from tests.conftest import ROOT, composed, run_command
+
+REFUSED = [
+    ("search.epochs=abc", "search.epochs is abc; it must be a whole number"),
+    ("search.epochs=2.5", "search.epochs is 2.5; it must be a whole number"),
+    ("search.epochs=[1]", "search.epochs is [1]; it must be a whole number"),
+    ("budget.minutes=x", "budget.minutes is x; it must be a number"),
+    ("graphs=maybe", "graphs is maybe; it must be true or false"),
+    ("engine=other", "engine is other; it must be one of fused, reference"),
+    ("space.candidates=5", "space.candidates is 5; it must be a list, such as [a,b]"),
+    ("dataset.root=[1]", "dataset.root is [1]; it must be a text"),
+    ("network=5", "network is 5; it must be left to its own settings, network.NAME=VALUE"),
+    ("space.edge_candidates=5", "space.edge_candidates is 5; it must be names with values, such as {NAME: VALUE}"),
+    ("space.edge_candidates={a: 3}", "space.edge_candidates is not of the form that -h space.edge_candidates tells"),
+    ("network.cells=null", "network.cells is null; it must be something else than null"),
+    ("seed=1 2", "seed is 1 2; it must be a whole number"),
+    ("~search.epochs", "~search.epochs removes a setting, which is needed"),
+    ("~network", "setting 'network' is missing; it cannot be removed"),
+    ("space.chain.stem=3", "setting 'space.chain.stem': space.chain is null with what is chosen here, and has no"),
+    ("+space.chain.stem=3", "setting 'space.chain.stem': space.chain is null with what is chosen here, and has no"),
+]
+
+
+@pytest.mark.parametrize(("override", "told"), REFUSED)
+def test_from_python(override, told, tmp_path):
+    with pytest.raises(UserError) as caught:
+        darts.run_search(override, folder=tmp_path / "run")
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(("override", "told"), [REFUSED[0], REFUSED[3], REFUSED[10], *REFUSED[13:16]])
+def test_on_the_command_line(override, told, tmp_path):
+    done = run_command([str(ROOT / "train_search.py"), override, "hydra.run.dir=run"], tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {told}")
+
+
+@pytest.mark.parametrize(("override", "told"), [REFUSED[0], REFUSED[15]])
+def test_in_a_comparisons_methods(override, told, tmp_path):
+    done = run_command(["-m", "darts.compare", f"methods=['darts {override}']", "hydra.run.dir=run"], tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: methods: 'darts {override}': {told}")
+
+
+def test_below_a_chain_the_same_setting_is_taken():
+    assert composed("search", "space=mobile", "space.chain.stem=8").space.chain.stem == 8
