@@ -7,9 +7,11 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from darts.config import registry
 from darts.config.registry import contents_of_plugins, register
+from darts.models.shape_check import shape_checked
 from darts.runtime.errors import UserError
 from darts.search import loop as search
 from darts.spaces.published import published
@@ -271,6 +273,60 @@ def test_a_part_that_lacks_a_value_is_told():
     part = make_dataclass("Mine", [("power", float), ("base", float)])
     with pytest.raises(UserError, match="relaxation 'lacking' lacks a value for base"):
         register("relaxation", "lacking", power=2.0)(part)
+
+
+ODD = """
+from torch import nn
+from darts.config.registry import register
+
+register("operation", "no_stride")(lambda channels, stride, affine: nn.Conv2d(channels, channels, 1))
+register("operation", "wide")(lambda channels, stride, affine: nn.Conv2d(channels, channels + 1, 1, stride))
+register("layer", "no_stride")(lambda inputs, channels, stride, affine: nn.Conv2d(inputs, channels, 1))
+register("layer", "narrow")(lambda inputs, channels, stride, affine: nn.Conv2d(inputs, inputs, 1, stride))
+register("layer", "valid")(lambda inputs, channels, stride, affine: nn.Conv2d(inputs, channels, 1, stride))
+"""
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "told"),
+    [
+        (
+            "darts",
+            "no_stride",
+            "operation 'no_stride' with stride 2 makes a map (1, 4, 9, 8) of a map (1, 4, 9, 8); it",
+        ),
+        (
+            "darts",
+            "wide",
+            "operation 'wide' with stride 1 makes a map (1, 3, 9, 8) of a map (1, 2, 9, 8); it must make",
+        ),
+        ("nasbench_macro", "no_stride", "layer 'no_stride' with stride 2 makes a map"),
+        ("nasbench_macro", "narrow", "layer 'narrow' with stride 2 makes a map"),
+        ("nasbench_macro", "valid", None),
+    ],
+)
+def test_an_operation_of_another_shape_is_refused_in_a_line(tmp_path, space, name, told):
+    (tmp_path / "odd_shapes.py").write_text(ODD)
+    given = ["plugins=[odd_shapes]", f"space={space}", f"space.candidates=[skip_connect,{name}]", "hydra.run.dir=run"]
+    tiny = [item for item in TINY_SEARCH if space == "darts" or not item.startswith("space.nodes")]
+    command = [str(ROOT / "train_search.py"), *tiny, *given, "search.epochs=1", "logger=none"]
+    done = run_command(command, tmp_path, PYTHONPATH=str(tmp_path))
+    if told is None:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: {told}"), done.stderr
+
+
+def test_trying_a_shape_leaves_the_module_and_the_random_numbers_as_they_were():
+    module = torch.nn.Sequential(torch.nn.BatchNorm2d(2).eval(), torch.nn.Dropout(0.5))
+    module[0].training = False
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    built = shape_checked("it", lambda channels, stride, affine: module)(2, 1, True)
+    assert torch.equal(torch.rand(1), expected)
+    assert [part.training for part in built] == [False, True]
+    assert built[0].num_batches_tracked == 0
 
 
 def test_a_missing_plugin_is_told(tmp_path):

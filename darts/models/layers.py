@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from darts.config.registry import layers as LAYERS
 from darts.config.registry import register
 from darts.models.depthwise import Depthwise
+from darts.models.shape_check import shape_checked
 from darts.runtime.errors import unknown
 from darts.spaces.chain import LayerPlan
 
@@ -100,4 +101,4 @@ def layer(name: str, place: str = "layer") -> Layer:
     if name not in LAYERS:
         raise unknown(place, name, LAYERS)
     build, treatment = LAYERS[name]
-    return Layer(build, **treatment)
+    return Layer(shape_checked(f"layer {name!r}", build), **treatment)

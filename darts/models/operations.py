@@ -17,6 +17,7 @@ from darts.config.registry import operations as OPERATIONS
 from darts.config.registry import register
 from darts.models.depthwise import Depthwise
 from darts.models.pooling import AveragePool
+from darts.models.shape_check import shape_checked
 from darts.runtime.errors import unknown
 from darts.spaces.search_space import LAYOUTS, CellPlan, Layout, Skeleton
 
@@ -179,7 +180,7 @@ def candidate(name: str, place: str = "operation") -> Candidate:
     if name not in OPERATIONS:
         raise unknown(place, name, OPERATIONS)
     build, treatment = OPERATIONS[name]
-    return Candidate(build, **treatment)
+    return Candidate(shape_checked(f"operation {name!r}", build), **treatment)
 
 
 def search_operation(name: str, channels: int, stride: int, layout: Layout = LAYOUTS[Skeleton.darts]) -> nn.Module:
