@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("darts")
 DEAD = 0.1  # below it a cost in milliseconds is that of a network that a compiler has optimised away
-LONGEST = 1e5  # milliseconds of a cell's network; larger costs are counts, such as multiply-adds
 SHOWN = 12  # cells of a front on the console, the last of which is the best
 
 
@@ -133,7 +132,9 @@ def _described(cells: Cells, place: int) -> dict[str, Any]:
 def remarks(cost: NDArray[Any]) -> list[str]:
     """What a reader should know of a column of costs: whole numbers, and entries of networks that compute nothing."""
     found = []
-    times = float(cost.max()) < LONGEST
+    from darts.spaces.table import LONGEST_MS
+
+    times = float(cost.max()) < LONGEST_MS
     if times and bool((cost == cost.round()).all()):
         found.append("whole numbers: cells of equal cost may differ by almost one")
     dead = int((cost < DEAD).sum())

@@ -159,9 +159,13 @@ def test_a_table_that_does_not_fit_is_refused(cells, device, space, told):
             "arch,toy\n" + "".join(f"{text},2\n" for text in TEXTS),
             r"a column of different numbers, not 2 for",
         ),
+        (
+            "arch,toy\n" + "".join(f"{text},{1_000_000 + row}\n" for row, text in enumerate(TEXTS)),
+            r"device is 'toy'; it must be a column of milliseconds; the largest number in this one is 1,015,624",
+        ),
         ("arch;toy\nx;1\n", r"bad\.csv: its columns are divided by ';'; they must be by ','"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_damaged_table_of_cells_is_named(content, told, tmp_path):
     (tmp_path / "bad.csv").write_text(content)

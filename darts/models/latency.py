@@ -25,7 +25,7 @@ from darts.spaces.chain import CHAIN
 from darts.spaces.genotype import Genotype
 from darts.spaces.search_space import InputShape, SearchSpace, Sides, divided, halvings, plan_cells
 from darts.spaces.strings import SPACES, from_string
-from darts.spaces.table import Table, read_rows, read_table
+from darts.spaces.table import LONGEST_MS, Table, read_rows, read_table
 
 log = logging.getLogger(__name__)
 SETTING = "constraints.latency_table"
@@ -277,6 +277,9 @@ def cell_latencies(
         shown = ", ".join(table.columns)
         raise UserError(f"{setting} is {device!r}; it must be a column of {SETTING}: {shown}")
     table.require_costs(device)
+    longest = float(table.values(device).max())
+    counts = longest >= LONGEST_MS
+    require(not counts, setting, device, f"a column of milliseconds; the largest number in this one is {longest:,.12g}")
     key = table.digest, device, tuple(space.candidates)
     if key not in _fitted:
         _fitted[key] = fitted_sums(table, device, space)

@@ -28,6 +28,7 @@ from darts.spaces.search_space import SearchSpace
 if TYPE_CHECKING:
     import numpy
 
+LONGEST_MS = 1e5  # milliseconds of a cell's network; larger costs are counts, such as multiply-adds
 MEAN = "mean of "  # begins a column that is the mean of others, named after it, with commas between them
 
 
