@@ -80,9 +80,13 @@ def read(settings: FrontSettings) -> tuple[dict[str, Cells], dict[str, str]]:
 
     `UserError` where the tables have different cells or lack a column, and for what is no quality or cost.
     """
+    from darts.spaces.table import MEAN
+
     accuracies = _table(settings.table, "table")
     costs = accuracies if settings.costs is None else _table(settings.costs, "costs")
     _require_same_cells(accuracies, costs, settings)
+    known = settings.column in accuracies.columns or settings.column.startswith(MEAN)
+    require(known, "column", settings.column, f"a column of table: {', '.join(accuracies.columns)}")
     accuracies.require_accuracies(settings.column)
     sources = {settings.table: accuracies.digest}
     if settings.costs is not None:

@@ -263,7 +263,7 @@ def test_a_genotype_that_is_no_chain_says_how_it_differs(macro):
     ("override", "told"),
     [
         ("space.nodes=7", "space.nodes is 7; it must be 8, as space.chain"),
-        ("space.chain=null", "space.chain is None"),
+        ("space.chain=null", "space.chain is null"),
         ("space.chain.stages=[[2,64,3]]", "space.chain.stages"),
         ("space.chain.stages=[]", "space.chain.stages"),
         ("space.chain.head=0", "space.chain.head is 0"),

@@ -352,7 +352,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_and_stops_no_other(compa
     [
         (["methods=[drats]", "seeds=[0]"], "methods: 'drats'"),
         (["methods=[darts]", "seeds=[0]", "+searches.search.epochs=0"], "search.epochs is 0"),
-        (["methods=[random]", "seeds=[0]", "scored_by=table"], "benchmark.table is None; it must be a file"),
+        (["methods=[random]", "seeds=[0]", "scored_by=table"], "benchmark.table is null; it must be a file"),
         (["methods=[darts,darts]"], "different searches"),
         (["methods=[darts]", "seeds=[]"], "different numbers from 0"),
         (["searched=[]"], r"searched is \[\]"),
@@ -362,7 +362,7 @@ def test_a_trial_that_fails_is_tried_again_and_reported_and_stops_no_other(compa
         (["methods=[darts]", "budget.evaluations=10"], "darts searches by gradients and makes none"),
         (
             ["methods=[random]", "space=nasbench201", "scored_by=table", "benchmark.table=x", "budget.epochs=3"],
-            "budget.evaluations is None; it must be a number with a table, whose answers cost no epochs",
+            "budget.evaluations is null; it must be a number with a table, whose answers cost no epochs",
         ),
         (["searched=[nothere]", "plan=true"], "genotype 'nothere' is unknown"),
         (["methods=['darts space.nodes=2']", "seeds=[0]"], r"nodes: 2, the space has 4; add space\.nodes=2"),

@@ -160,7 +160,7 @@ def test_methods_are_tested_against_random_search_and_picks_are_counted():
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("benchmark.table=null", r"benchmark\.table is None; it must be a table of the cells' accuracies"),
+        ("benchmark.table=null", r"benchmark\.table is null; it must be a table of the cells' accuracies"),
         ("limits=[5,5.0]", r"limits is \[5\.0, 5\.0\]; it must be different numbers"),
         ("limits=[0]", r"limits is \[0\.0\]; it must be numbers above 0"),
         ("methods=[]", r"methods is \[\]; it must be names of methods with constraints\.latency_table"),

@@ -130,7 +130,7 @@ def test_brief_training_is_repeatable_and_a_fraction_takes_fewer_epochs(tmp_path
 
 
 def test_a_table_is_read_and_missing_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"benchmark.table is None; it must be a file with evaluator=table"):
+    with pytest.raises(UserError, match=r"benchmark.table is null; it must be a file with evaluator=table"):
         scorer_of(tmp_path, "evaluator=table")
 
 

@@ -154,7 +154,7 @@ def test_order_and_compression_of_a_table_change_nothing(tmp_path):
     "rows, typed, message",
     [
         (ROWS, ["cost=[nothing]"], "costs has no column 'nothing'; there are: ms"),
-        (ROWS, ["column=none"], "table has no column 'none'; there are: acc"),
+        (ROWS, ["column=none"], "column is 'none'; it must be a column of table: acc"),
         (ROWS, ["cost=[]"], "cost is []; it must be names of columns"),
         (ROWS, ["cost=[ms,ms]"], "it must be different names"),
         (ROWS, ["limits=[nan]"], "limits is [nan]; it must be numbers of at least 0, finite"),

@@ -23,9 +23,9 @@ from darts.search import step as search_steps
 from darts.search.front import cells_of_preferences
 from darts.search.preferences import alpha_at, scores_at, step_device, step_preference
 from darts.spaces import nasbench201
-from tests.conftest import composed
+from tests.conftest import composed, run_command
 from tests.faults.test_kills import Killed, kill_after
-from tests.test_latency import MILLISECONDS, SPACE201, TEXTS
+from tests.test_latency import MILLISECONDS, SPACE201, TEXTS, write_cells
 
 SIZE = ["search.epochs=2", "network.channels=2", "network.cells=3", "network.stem_reductions=2"]
 SLOW_POOLS = {"none": 0.0, "skip_connect": 0.1, "nor_conv_1x1": 2.0, "nor_conv_3x3": 3.0, "avg_pool_3x3": 9.0}
@@ -207,6 +207,26 @@ def test_a_device_that_the_table_lacks_is_named(table, tmp_path):
     told = r"method\.preference\.devices is 'tablet'; it must be a column of constraints\.latency_table: phone, board"
     with pytest.raises(UserError, match=told):
         search.start_or_resume(settings(table, devices="[phone,tablet]"), tmp_path)
+
+
+def test_a_column_that_is_the_same_for_all_cells_is_named_by_its_setting(table, tmp_path):
+    lines = [f"{line},{'flat' if line.startswith('arch') else 7}" for line in table.read_text().splitlines()]
+    (tmp_path / "flat.csv").write_text("\n".join(lines))
+    told = r"method\.preference\.devices is 'flat'; it must be a column of different numbers, not 7 for all"
+    with pytest.raises(UserError, match=told):
+        search.start_or_resume(settings(tmp_path / "flat.csv", devices="[phone,flat]"), tmp_path / "run")
+
+
+def test_a_comparison_names_an_unknown_device_before_it_searches(table, tmp_path):
+    accuracies = write_cells(tmp_path / "accuracies.csv", ["arch", "valid", "tested"], TEXTS, accuracies=True)
+    given = ["space=nasbench201", f"benchmark.table={accuracies}", "benchmark.column=tested", "scored_by=table"]
+    given += [f"constraints.latency_table={table}", "constraints.device=phone", "budget.evaluations=5", "seeds=[0,1]"]
+    given += ["benchmark.searched_by=valid", "hydra.run.dir=run", "allow_underpowered=true"]
+    method = "darts_front method.preference.devices=[phone,tablet]"
+    done = run_command(["-m", "darts.compare", *given, f"methods=['{method}']"], tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "run" / "searches").exists()
+    told = f"error: methods: '{method}': method.preference.devices is 'tablet'; it must be a column of"
+    assert done.stderr.splitlines()[-1].startswith(told), done.stderr
 
 
 def test_a_loop_of_ones_own_learns_for_devices_too(table):

@@ -135,7 +135,7 @@ def test_the_expected_latency_of_a_mixture_is_the_mean_over_drawn_cells(cells):
 @pytest.mark.parametrize(
     ("device", "space", "told"),
     [
-        (None, "nasbench201", r"constraints\.device is None; it must be a column of constraints\.latency_table: toy"),
+        (None, "nasbench201", r"constraints\.device is null; it must be a column of constraints\.latency_table: toy"),
         ("pixel9", "nasbench201", r"constraints\.device is 'pixel9'; it must be a column .*: toy"),
         ("toy", "darts", r"constraints\.latency_table is .*; it must be of operations with space=darts"),
     ],
@@ -163,9 +163,10 @@ def test_a_table_that_does_not_fit_is_refused(cells, device, space, told):
             "arch,toy\n" + "".join(f"{text},{1_000_000 + row}\n" for row, text in enumerate(TEXTS)),
             r"device is 'toy'; it must be a column of milliseconds; the largest number in this one is 1,015,624",
         ),
+        ("arch,toy\n", r"bad\.csv: has a header and no row"),
         ("arch;toy\nx;1\n", r"bad\.csv: its columns are divided by ';'; they must be by ','"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_damaged_table_of_cells_is_named(content, told, tmp_path):
     (tmp_path / "bad.csv").write_text(content)

@@ -283,6 +283,32 @@ register("operation", "no_stride")(lambda channels, stride, affine: nn.Conv2d(ch
 register("operation", "wide")(lambda channels, stride, affine: nn.Conv2d(channels, channels + 1, 1, stride))
 register("layer", "no_stride")(lambda inputs, channels, stride, affine: nn.Conv2d(inputs, channels, 1))
 register("layer", "narrow")(lambda inputs, channels, stride, affine: nn.Conv2d(inputs, inputs, 1, stride))
+register("layer", "three")(lambda inputs, channels, stride: nn.Conv2d(inputs, channels, 1, stride))
+register("layer", "nothing")(lambda inputs, channels, stride, affine: None)
+
+
+class Part(nn.Module):
+    def __init__(self, inputs, channels, stride, residual=False, answer=lambda map: map):
+        super().__init__()
+        self.convolution, self.residual, self.answer = nn.Conv2d(inputs, channels, 1, stride), residual, answer
+
+    def forward(self, x):
+        return self.answer(self.convolution(x))
+
+
+register("layer", "one_image")(lambda inputs, channels, stride, affine: Part(inputs, channels, stride, False, first))
+register("layer", "pair")(lambda inputs, channels, stride, affine: Part(inputs, channels, stride, False, pair))
+register("layer", "residual")(lambda inputs, channels, stride, affine: Part(inputs, channels, stride, True))
+
+
+def first(images):
+    return images[:1]
+
+
+def pair(images):
+    return images, images
+
+
 register("layer", "valid")(lambda inputs, channels, stride, affine: nn.Conv2d(inputs, channels, 1, stride))
 """
 
@@ -293,15 +319,24 @@ register("layer", "valid")(lambda inputs, channels, stride, affine: nn.Conv2d(in
         (
             "darts",
             "no_stride",
-            "operation 'no_stride' with stride 2 makes a map (1, 4, 9, 8) of a map (1, 4, 9, 8); it",
+            "operation 'no_stride' with stride 2 makes a map (2, 4, 9, 8) of a map (2, 4, 9, 8); it",
         ),
         (
             "darts",
             "wide",
-            "operation 'wide' with stride 1 makes a map (1, 3, 9, 8) of a map (1, 2, 9, 8); it must make",
+            "operation 'wide' with stride 1 makes a map (2, 3, 9, 8) of a map (2, 2, 9, 8); it must make",
         ),
         ("nasbench_macro", "no_stride", "layer 'no_stride' with stride 2 makes a map"),
         ("nasbench_macro", "narrow", "layer 'narrow' with stride 2 makes a map"),
+        (
+            "nasbench_macro",
+            "three",
+            "layer 'three' is a function of other arguments; it must be one of (input",
+        ),
+        ("nasbench_macro", "nothing", "layer 'nothing' returns a NoneType; it must return a torch.nn.Module"),
+        ("nasbench_macro", "one_image", "layer 'one_image' with stride 2 makes a map (1, "),
+        ("nasbench_macro", "pair", "layer 'pair' with stride 2 makes a tuple of a map"),
+        ("nasbench_macro", "residual", "layer 'residual' has residual=True and takes a map only; it must take"),
         ("nasbench_macro", "valid", None),
     ],
 )

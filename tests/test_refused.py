@@ -18,9 +18,14 @@ REFUSED = [
     ("space.candidates=5", "space.candidates is 5; it must be a list, such as [a,b]"),
     ("dataset.root=[1]", "dataset.root is [1]; it must be a text"),
     ("network=5", "network is 5; it must be left to its own settings, network.NAME=VALUE"),
-    ("space.edge_candidates=5", "space.edge_candidates is 5; it must be names with values, such as {NAME: VALUE}"),
-    ("space.edge_candidates={a: 3}", "space.edge_candidates is not of the form that -h space.edge_candidates tells"),
-    ("network.cells=null", "network.cells is null; it must be something else than null"),
+    ("space.edge_candidates=5", "space.edge_candidates is 5; it must be null, or {TYPE: [[NAME, ...], ...]}, a list"),
+    ("space.edge_candidates={a: 3}", "space.edge_candidates is {'a': 3}; it must be null, or {TYPE: [[NAME, ...],"),
+    ("space.chain={stem: 3}", "space.chain is null with what is chosen here, and takes no value where settings are"),
+    ("space.candidates=[[none]]", "space.candidates is [['none']]; it must be a list of names"),
+    ("space.candidates=[none,null]", "space.candidates is [none,null]; it must be without null"),
+    ("space.candidates={a:1}", "space.candidates is {a:1}; it must be a list, such as [a,b]"),
+    ("space.candidates=[a", "space.candidates=[a cannot be read: its brackets and quotes must close"),
+    ("network.cells=null", "network.cells is null; it must be something else than null, as -h network.cells says"),
     ("seed=1 2", "seed is 1 2; it must be a whole number"),
     ("~search.epochs", "~search.epochs removes a setting, which is needed"),
     ("~network", "setting 'network' is missing; it cannot be removed"),
@@ -36,18 +41,33 @@ def test_from_python(override, told, tmp_path):
     assert str(caught.value).startswith(told)
 
 
-@pytest.mark.parametrize(("override", "told"), [REFUSED[0], REFUSED[3], REFUSED[10], *REFUSED[13:16]])
+@pytest.mark.parametrize(("override", "told"), [REFUSED[0], REFUSED[3], REFUSED[10], *REFUSED[-5:]])
 def test_on_the_command_line(override, told, tmp_path):
     done = run_command([str(ROOT / "train_search.py"), override, "hydra.run.dir=run"], tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {told}")
 
 
-@pytest.mark.parametrize(("override", "told"), [REFUSED[0], REFUSED[15]])
+@pytest.mark.parametrize(("override", "told"), [REFUSED[0], REFUSED[-1]])
 def test_in_a_comparisons_methods(override, told, tmp_path):
     done = run_command(["-m", "darts.compare", f"methods=['darts {override}']", "hydra.run.dir=run"], tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: methods: 'darts {override}': {told}")
+
+
+def test_lists_of_whole_numbers_within_lists(tmp_path):
+    for stages in ("[[8,64,2.5]]", "[[8,a,2]]", "[[8,null,2]]"):
+        with pytest.raises(UserError) as caught:
+            darts.run_search("space=nasbench_macro", f"space.chain.stages={stages}", folder=tmp_path)
+        assert str(caught.value) == f"space.chain.stages is {stages}; it must be of whole numbers"
+
+
+def test_candidates_by_edge_are_given_where_there_were_none():
+    lists = [["skip_connect", "inverted_3x3_e3_relu"], *[["skip_connect"]] * 7]
+    given = "[" + ",".join(f"[{','.join(names)}]" for names in lists) + "]"
+    space = composed("search", "space=nasbench_macro", f"space.edge_candidates={{chain:{given}}}").space
+    assert space.edge_candidates == {"chain": lists}
+    assert [len(space.selectable("chain", edge)) for edge in range(8)] == [2, *[1] * 7]
 
 
 def test_below_a_chain_the_same_setting_is_taken():

@@ -15,7 +15,7 @@ from darts.config.implied import implied_choices
 from darts.config.refused import configuration
 from darts.config.registry import typed_overrides
 from darts.loop.record import experiment
-from darts.runtime.errors import UserError
+from darts.runtime.errors import UserError, about
 from darts.runtime.seeding import derive
 from darts.search.settings import (
     BlackBoxSettings,
@@ -209,11 +209,8 @@ def refuse_other_spaces(settings: CompareSettings) -> None:
 
 @functools.cache
 def _composed(method: str, overrides: tuple[str, ...]) -> SearchSettings | BlackBoxSettings:
-    try:
-        found = configuration("search", overrides)
-    except UserError as error:
-        raise UserError(f"methods: {method!r}: {str(error)[:300]}") from None
-    return search_settings(found)
+    with about(f"methods: {method!r}"):
+        return search_settings(configuration("search", overrides))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:

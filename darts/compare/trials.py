@@ -39,11 +39,13 @@ from darts.config.identity import identity
 from darts.config.registry import typed_overrides
 from darts.loop.record import cost_of, run_record
 from darts.models.cost import network_costs
+from darts.models.latency import latencies_of
 from darts.runtime.device import choose_device
 from darts.runtime.errors import UserError, about
 from darts.runtime.files import read_lines, require_content
 from darts.runtime.schema import FINITE
 from darts.search import loop as search_loop
+from darts.search.costs import latencies_by_device
 from darts.search.settings import SearchSettings
 from darts.spaces.membership import recorded_space
 from darts.spaces.search_space import CELL_TYPES
@@ -83,6 +85,10 @@ def check_searches(settings: CompareSettings) -> None:
     refuse_other_spaces(settings)
     for method in searched_methods(settings):
         found = settings_of_search(settings, method, settings.seeds[0])
+        if isinstance(found, SearchSettings) and found.constraints.latency_table is not None:
+            shape = shape_of(require_labelled(found.dataset))
+            with about(f"methods: {method!r}"):
+                latencies_by_device(found, latencies_of(found.constraints, found.space, shape))
         population, evaluations = getattr(found.method, "population", None), settings.budget.evaluations
         if population and evaluations and evaluations <= population:
             log.warning("%s draws at random within budget.evaluations=%d: its population is %d", method, evaluations,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from darts.config.identity import as_dictionary
@@ -32,6 +32,7 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
         _refuse_empty_texts(config.plugins, "plugins")
         _load_plugins(config.plugins)
     _refuse_strays(config, "")
+    _refuse_lists_within(config, "")
     try:
         settings = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -50,6 +51,22 @@ def typed_settings(config: DictConfig, kind: type[T]) -> T:
     if not hasattr(settings, "parallel"):
         distributed.require_single_process("this command")
     return settings
+
+
+def _holds(node: DictConfig | ListConfig) -> bool:
+    return not (node._is_none() or node._is_missing() or node._is_interpolation())
+
+
+def _refuse_lists_within(config: DictConfig, prefix: str) -> None:
+    """`UserError` for a list of names or numbers that holds lists or mappings, which OmegaConf lets pass."""
+    for key in config:
+        name, node = f"{prefix}{key!s}", config._get_node(key)
+        if isinstance(node, DictConfig) and _holds(node):
+            _refuse_lists_within(node, f"{name}.")
+        elif isinstance(node, ListConfig) and _holds(node) and node._metadata.element_type in (str, int, float):
+            strange = [item for item in node._iter_ex(resolve=False) if isinstance(item, DictConfig | ListConfig)]
+            kind = "names" if node._metadata.element_type is str else "numbers"
+            require(not strange, name, OmegaConf.to_container(node), f"a list of {kind}")
 
 
 def refuse_unused(settings: Any, overrides: Sequence[str]) -> None:

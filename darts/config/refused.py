@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra import compose
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from darts.runtime.errors import UserError
@@ -22,9 +22,12 @@ ALLOWED = {
     r"Cannot convert .* to string": "a text",
     r"expected one of \[(?P<names>[^\]]*)\]": "one of {names}",
     r"is not a ListConfig, list or tuple": "a list, such as [a,b]",
-    r"is not a subclass of|DictConfig": "left to its own settings, {key}.NAME=VALUE",
+    r"NoneType is not a subclass of": "without null",
+    r"(incompatible with type hint|Incompatible value .* of type) 'int'": "of whole numbers",
+    r"Cannot merge DictConfig with ListConfig": "a list, such as [a,b]",
+    r"is not a subclass of": "left to its own settings, {key}.NAME=VALUE",
     r"Cannot assign .* to [Dd]ict": "names with values, such as {{NAME: VALUE}}",
-    r"is not Optional": "something else than null",
+    r"is not Optional": "something else than null, as -h {key} says",
 }  # a pattern of their words -> what they allow
 
 
@@ -40,7 +43,7 @@ def in_a_line(error: Exception) -> str:
                 told = allowed.format(key=merged["key"], **found.groupdict())
                 return f"{merged['key']} is {merged['value']}; it must be {told}"
     if isinstance(error, AttributeError) and (place := FULL_KEY.search(said)):
-        return f"{place[1]} is not of the form that -h {place[1]} tells"
+        return f"{place[1]} is null with what is chosen here, and takes no value where settings are typed"
     return f"{said} {cause}".strip() or type(error).__name__
 
 
@@ -48,6 +51,9 @@ def configuration(name: str, overrides: Sequence[str], **more: Any) -> DictConfi
     """The configuration of the command `name`, as Hydra's `compose` makes it; `UserError` for what it refuses."""
     try:
         return compose(name, list(overrides), **more)
+    except OverrideParseException as error:
+        told = "its brackets and quotes must close, and a text with other signs than letters and digits needs quotes"
+        raise UserError(f"{error.override} cannot be read: {told}") from None
     except HydraException as error:
         raise UserError(in_a_line(error)) from None
     except AttributeError as error:

@@ -273,24 +273,24 @@ def cell_latencies(
     """The column of a device, and the additive model fitted to it; `setting` names the device."""
     allowed = f"of operations with space={space.name}: {' and '.join(SPACES)} have tables of whole cells"
     require(space.name in SPACES, SETTING, table.place.partition(" ")[2], allowed)
-    if device is None or device not in table.columns:
-        shown = ", ".join(table.columns)
-        raise UserError(f"{setting} is {device!r}; it must be a column of {SETTING}: {shown}")
+    require(device in table.columns, setting, device, f"a column of {SETTING}: {', '.join(table.columns)}")
+    if device is None:
+        raise TypeError("null is no column")
     table.require_costs(device)
     longest = float(table.values(device).max())
     counts = longest >= LONGEST_MS
     require(not counts, setting, device, f"a column of milliseconds; the largest number in this one is {longest:,.12g}")
     key = table.digest, device, tuple(space.candidates)
     if key not in _fitted:
-        _fitted[key] = fitted_sums(table, device, space)
+        _fitted[key] = fitted_sums(table, device, space, setting)
     return CellLatencies(table, device, *_fitted[key])
 
 
-def fitted_sums(table: Table, device: str, space: SearchSpace) -> tuple[Sums, Quality]:
+def fitted_sums(table: Table, device: str, space: SearchSpace, setting: str) -> tuple[Sums, Quality]:
     """The sums over edges that come nearest to the cells of a table, by least squares, and how near they come.
 
     The cheapest candidate of each edge counts 0; `rest` is the sum of the cell that has these. `UserError` for a table
-    that lacks cells of the space, or says the same of all.
+    that lacks cells of the space, or says the same of all; `setting` names the device.
     """
     chosen, rows = cells_in(table, space)
     place, number = table.place.partition(" ")[2], space.count()
@@ -299,7 +299,7 @@ def fitted_sums(table: Table, device: str, space: SearchSpace) -> tuple[Sums, Qu
     codes = numpy.eye(candidates)[numpy.array(chosen)].reshape(len(rows), edges * candidates)
     values = table.values(device)[rows]
     different = bool(values.max() > values.min())
-    require(different, "constraints.device", device, f"a column of different numbers, not {values[0]:g} for all cells")
+    require(different, setting, device, f"a column of different numbers, not {values[0]:g} for all cells")
     design = numpy.hstack([codes, numpy.ones((len(rows), 1))])
     solution = numpy.linalg.lstsq(design, values, rcond=None)[0]
     matrix, rest = solution[:-1].reshape(edges, candidates), float(solution[-1])

@@ -13,7 +13,7 @@ from darts.spaces.search_space import InputShape, is_size, is_stem, size_of
 from darts.spaces.table import BenchmarkTable
 
 LATENCY = "latency_ms"
-FEWEST_CELLS = "from 3 (both cell types occur) to 1000"
+FEWEST_CELLS = "from 3 (both cell types occur) to 1000; or 1 with space=single_cell"
 COSTS = ("parameters", "macs", LATENCY)  # of a network, each of one image
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from darts.runtime.errors import UserError
 
-SIDES = (9, 8)  # of the map that is tried: an odd and an even side
+SHAPE = (2, 9, 8)  # of the map that is tried: images, and an odd and an even side
 OWN = "darts."  # whose modules are held to their shapes by tests
 
 
@@ -18,34 +19,57 @@ def shape_checked(what: str, build: Callable[..., nn.Module]) -> Callable[..., n
     """The constructor of an operation, (channels, stride, affine), or of a layer, (input channels, channels, ...).
 
     One of a plug-in tries each module on a map of zeros, with the random numbers left as they were, and raises
-    `UserError` where another shape comes out. `what` names it. A module that fails on so small a map is left to fail.
+    `UserError` where something else comes out than a map of the shape that is due. `what` names it. A module that
+    raises on so small a map is left to raise where it is used.
     """
     if str(build.__module__).startswith(OWN):
         return build
 
     def checked(*given: Any) -> nn.Module:
+        names = ("input channels", "channels", "stride", "affine")[-len(given) :]
+        if not _takes(build, *given):
+            raise UserError(f"{what} is a function of other arguments; it must be one of ({', '.join(names)})")
         module = build(*given)
-        input_channels, channels, stride = given[0], given[-3], given[-2]
-        shape = (1, input_channels, *SIDES)
-        due = (1, channels, *(-(-side // stride) for side in SIDES))
-        found = _shape_of(module, shape)
-        if found not in (None, due):
-            raise UserError(f"{what} with stride {stride} makes a map {found} of a map {shape}; it must make {due}")
+        if not isinstance(module, nn.Module):
+            raise UserError(f"{what} returns a {type(module).__name__}; it must return a torch.nn.Module")
+        if len(given) > 3 and getattr(module, "residual", False) and not _takes(module.forward, None, None):
+            raise UserError(f"{what} has residual=True and takes a map only; it must take each sample's factor as well")
+        _check_shape(f"{what} with stride {given[-2]}", module, given[0], given[-3], given[-2])
         return module
 
     return checked
 
 
+def _takes(function: Callable[..., Any], *given: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*given)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_shape(what: str, module: nn.Module, input_channels: int, channels: int, stride: int) -> None:
+    images, *sides = SHAPE
+    shape = (images, input_channels, *sides)
+    due = (images, channels, *(-(-side // stride) for side in sides))
+    try:
+        found = _result(module, shape)
+    except (RuntimeError, ValueError):
+        return
+    if not isinstance(found, Tensor):
+        raise UserError(f"{what} makes a {type(found).__name__} of a map {shape}; it must make a map {due}")
+    if found.shape != due:
+        raise UserError(f"{what} makes a map {tuple(found.shape)} of a map {shape}; it must make {due}")
+
+
 @torch.no_grad()
-def _shape_of(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Of what a module makes of zeros; None where it raises. Modes, statistics and random numbers stay as they are."""
+def _result(module: nn.Module, shape: tuple[int, ...]) -> Any:
+    """What a module makes of zeros. Modes, statistics and random numbers stay as they are."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with torch.random.fork_rng(devices=[]):
-            return tuple(module(torch.zeros(shape)).shape)
-    except (RuntimeError, ValueError):
-        return None
+            return module(torch.zeros(shape))
     finally:
         for part, training in modes:
             part.training = training

@@ -46,7 +46,7 @@ def one_line(text: object) -> str:
 def require(holds: bool, setting: str, value: object, allowed: str) -> None:
     """Raise `UserError` naming the setting, its value and what is allowed, unless `holds`."""
     if not holds:
-        raise UserError(f"{setting} is {value!r}; it must be {allowed}")
+        raise UserError(f"{setting} is {'null' if value is None else repr(value)}; it must be {allowed}")
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> UserError:

@@ -9,7 +9,7 @@ import torch
 
 from darts.methods.preference import AlongFront
 from darts.models.cost import CostModel, tell_of_latency
-from darts.models.latency import SETTING, CellLatencies, cell_latencies, latencies_of
+from darts.models.latency import SETTING, CellLatencies, Latencies, cell_latencies, latencies_of
 from darts.runtime.errors import UserError
 from darts.search.settings import SearchSettings
 from darts.spaces.search_space import InputShape
@@ -27,14 +27,23 @@ def cost_model(settings: SearchSettings, shape: InputShape, device: torch.device
     return model
 
 
-def costs_by_device(settings: SearchSettings, costs: CostModel | None) -> dict[str, CostModel]:
-    """By device that alpha is learnt for, what networks cost on it; {} where alpha knows no devices."""
-    rule = settings.method.preference
-    if costs is None or not isinstance(rule, AlongFront) or not rule.devices:
+def latencies_by_device(settings: SearchSettings, own: Latencies | None) -> dict[str, CellLatencies]:
+    """By device that alpha is learnt for, its latencies; {} where alpha knows no devices.
+
+    `own`: those of constraints.latency_table. `UserError` for a device that it lacks, and for a table of operations.
+    """
+    rule, setting = settings.method.preference, "method.preference.devices"
+    if not isinstance(rule, AlongFront) or not rule.devices:
         return {}
-    own, setting = costs.latencies, "method.preference.devices"
     if not isinstance(own, CellLatencies):
         told = f"[] with a {SETTING} of operations, which are of one machine"
         raise UserError(f"{setting} is {rule.devices!r}; it must be {told}")
-    by_device = {name: cell_latencies(own.table, name, settings.space, setting) for name in rule.devices}
+    return {name: cell_latencies(own.table, name, settings.space, setting) for name in rule.devices}
+
+
+def costs_by_device(settings: SearchSettings, costs: CostModel | None) -> dict[str, CostModel]:
+    """By device that alpha is learnt for, what networks cost on it; {} where alpha knows no devices."""
+    if costs is None:
+        return {}
+    by_device = latencies_by_device(settings, costs.latencies)
     return {name: dataclasses.replace(costs, latencies=latencies) for name, latencies in by_device.items()}

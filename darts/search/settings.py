@@ -31,7 +31,7 @@ from darts.methods.method import Method, SearchMethod
 from darts.methods.preference import AlongFront
 from darts.methods.regularisers import Anchor
 from darts.methods.weight_gradient import LayerAlignment, TrainingLoss
-from darts.models.settings import ConstraintSettings, Engine, NetworkSettings, with_tables
+from darts.models.settings import COSTS, ConstraintSettings, Engine, NetworkSettings, with_tables
 from darts.runtime.errors import UserError, require
 from darts.runtime.settings import ParallelSettings
 from darts.spaces.table import BenchmarkTable
@@ -89,9 +89,10 @@ class SearchSettings(RunSettings):
         allowed = "one_alpha with a text or several tasks, whose networks have no such cost"
         require(of_images or not self.method.preference.draws, "method/preference", "along_front", allowed)
         rule = self.method.preference
-        limited = self.constraints.any and rule.draws
         allowed = "null with method/preference=along_front, whose front has a cell for every limit"
-        require(not limited, "constraints", "given", allowed)
+        for name in COSTS if rule.draws else ():
+            limit = getattr(self.constraints, name)
+            require(limit is None, f"constraints.{name}", limit, allowed)
         learns = isinstance(rule, AlongFront) and rule.cost in (None, "latency_ms")
         table, used = self.constraints.latency_table, learns or self.constraints.latency_ms is not None
         devices = rule.devices if isinstance(rule, AlongFront) else []

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from darts.config.registry import register
 from darts.runtime.errors import UserError, require
@@ -148,7 +148,7 @@ class SearchSpace:
     edges_kept: int | None  # incoming edges that discretisation keeps at each node; null: all, and `none` may stay
     candidates: list[str]  # operations that may be on an edge; the order decides ties
     skeleton: Skeleton  # the network around the cells
-    edge_candidates: dict[str, list[list[str]]] | None  # by cell type and edge, where not all are allowed on each
+    edge_candidates: Any  # cell type -> a list of names for each edge, where not all are allowed on each; else null
     chain: Chain | None = None  # widths and strides, with space.skeleton=chain
     joins: int | None = None  # how many of its last nodes a cell's output joins; null: as the skeleton says
     edge_skips: bool = False  # every edge carries a skip connection besides its operation, in found networks too
@@ -163,9 +163,10 @@ class SearchSpace:
         require(chained == (self.chain is not None), "space.chain", self.chain, allowed)
         if self.chain is not None:
             require(self.nodes == self.chain.layers, "space.nodes", self.nodes, f"{self.chain.layers}, as space.chain")
-        allowed = "from 1 to space.nodes, or null"
-        require(self.joins is None or 1 <= self.joins <= self.nodes, "space.joins", self.joins, allowed)
         of_cells = self.skeleton in (Skeleton.darts, Skeleton.single)
+        allowed = "from 1 to space.nodes, or null" if of_cells else f"null with space.skeleton={self.skeleton.value}"
+        joined = self.joins is None or (of_cells and 1 <= self.joins <= self.nodes)
+        require(joined, "space.joins", self.joins, allowed)
         allowed = "false, or space.skeleton=darts or single with it"
         require(of_cells or not self.edge_skips, "space.edge_skips", self.edge_skips, allowed)
         usable = len(set(self.candidates)) == len(self.candidates) and bool(set(self.candidates) - {"none"})
@@ -173,8 +174,10 @@ class SearchSpace:
         if self.edge_candidates is not None:
             self._check_edge_candidates(self.edge_candidates)
 
-    def _check_edge_candidates(self, given: Mapping[str, list[list[str]]]) -> None:
+    def _check_edge_candidates(self, given: Any) -> None:
         place, kinds = "space.edge_candidates", list(self.layout.cell_types)
+        allowed = f"null, or {{TYPE: [[NAME, ...], ...]}}, a list of names for each edge; TYPE: {', '.join(kinds)}"
+        require(_names_by_edge(given), place, given, allowed)
         require(sorted(given) == sorted(kinds), place, sorted(given), f"one list for each of {', '.join(kinds)}")
         for kind, lists in given.items():
             require(len(lists) == len(self.edges()), f"{place}.{kind}", f"{len(lists)} lists", f"{len(self.edges())}")
@@ -290,6 +293,13 @@ class SearchSpace:
             columns = [generator.choice(self.selectable(kind, rows[source])) for source in sources]
             nodes.append(tuple(Edge(self.candidates[c], source) for c, source in zip(columns, sources, strict=True)))
         return Cell(tuple(nodes), self.joined(), self.layout.inputs)
+
+
+def _names_by_edge(given: Any) -> bool:
+    """Whether it is a list of lists of names for each cell type."""
+    lists = list(given.values()) if isinstance(given, dict) else [None]
+    edges = [names for own in lists for names in (own if isinstance(own, list) else [None])]
+    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in edges)
 
 
 def is_recurrent(genotype: Genotype) -> bool:

@@ -155,6 +155,8 @@ def _from_csv(path: Path, setting: str, state: tuple[int, ...]) -> Table:
     twice = sorted(name for name in set(names) if names.count(name) > 1)
     if twice:
         raise UserError(f"{place}: line {lines[0]} has the column {one_line(twice[0])!r} twice; each name once")
+    if not cells:
+        raise UserError(f"{place}: has a header and no row")
     table = _without_repeats(cells, columns, place, lines[1:])
     return dataclasses.replace(table, digest=digest)
 
