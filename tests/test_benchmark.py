@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from darts.benchmark import checks, gpu, scaling, times
+from darts.benchmark.__main__ import _sizes
 from darts.benchmark.measure import exponent, footprint, in_turn
 from darts.benchmark.settings import GpuPhase
+from darts.runtime.errors import UserError
 from tests.conftest import TINY_SEARCH, composed, run_command
 
 CPU = torch.device("cpu")
 SMALL = [
     "device=cpu", "network.channels=2", "network.cells=3", "retrained.channels=2", "retrained.cells=3",
     "dataset.image_size=16", "search.batch_size=4", "train.batch_size=4", "space.nodes=2", "repetitions=1",
+    "smaller=[]",
 ]  # fmt: skip
 
 
@@ -53,10 +56,17 @@ def test_an_exponent_is_found_again(power):
 
 @pytest.mark.pictures
 def test_the_command_prints_json_last_and_leaves_table_and_plot(tmp_path):
-    done = run_command(["-m", "darts.benchmark", *SMALL, "json=true", "images=100"], tmp_path)
+    done = run_command(["-m", "darts.benchmark", *SMALL, "json=true", "images=100", "smaller=[[3,2]]"], tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
-    assert [row["name"] for row in figures["rows"]] == composed("benchmark").rows
+    names = composed("benchmark").rows
+    sizes = [(batch, 2, threads) for threads in (1, 2) for batch in (3, 4)]
+    found = [(row["name"], row["batch"], row["channels"], row["threads"]) for row in figures["rows"]]
+    assert found == [(name, *size) for size in sizes for name in names]
+    medians = {row["name"]: row["variants"]["ours"]["median_ms"] for row in figures["rows"][-len(names) :]}
+    steps = 50 / 4  # half of 100 images in batches of 4, the last of them smaller
+    hours = 50 * (13 * medians["search step, first order"] + 13 * medians["evaluation"]) / 3.6e6
+    assert steps < 13 and figures["extrapolation"]["search, first order, 50 epochs"] == pytest.approx(hours)
     for row in figures["rows"]:
         before, after = row["variants"]["original"], row["variants"]["ours"]
         assert row["speedup"] == pytest.approx(before["median_ms"] / after["median_ms"])
@@ -81,6 +91,32 @@ def test_an_unknown_row_is_refused(tmp_path):
     done = run_command(["-m", "darts.benchmark", "rows=[inference]"], tmp_path)
     assert done.returncode == 2
     assert "rows is ['inference']" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("smaller=[[8]]", r"smaller is \[\[8\]\]; it must be pairs \[batch, channels\]"),
+        ("smaller=[[0,8]]", r"smaller is \[\[0, 8\]\]; it must be pairs"),
+        ("threads=[0]", r"threads is \[0\]; it must be different numbers from 1 to 1024"),
+        ("threads=[2,2]", r"threads is \[2, 2\]; it must be different numbers"),
+    ],
+)
+def test_sizes_and_threads_that_make_no_sense_are_refused(override, told):
+    with pytest.raises(UserError, match=told):
+        composed("benchmark", override)
+
+
+def test_rows_have_the_threads_asked_for_and_leave_pytorchs_as_they_were():
+    before = torch.get_num_threads()
+    settings = composed("benchmark", *SMALL, "smaller=[[3,4]]", "threads=[2,1]")
+    seen = [
+        (sized.search.batch_size, sized.train.batch_size, sized.network.channels, sized.retrained.channels, count)
+        for sized, count in _sizes(settings, CPU)
+        if torch.get_num_threads() == count
+    ]
+    assert seen == [(3, 3, 4, 4, 2), (4, 4, 2, 2, 2), (3, 3, 4, 4, 1), (4, 4, 2, 2, 1)]
+    assert torch.get_num_threads() == before
 
 
 def of_gpu(phase, folder, *more):

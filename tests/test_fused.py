@@ -112,6 +112,37 @@ def test_evaluation_mode_uses_the_running_statistics(candidates):
     assert_alike(space_of("darts", 2, 2, candidates), prepare=a_step_then_evaluate)
 
 
+@pytest.mark.parametrize("batch", [3, 8, 16])
+@pytest.mark.parametrize(("channels", "outputs"), [(4, 4), (8, 16), (40, 40)])
+@pytest.mark.parametrize("side", [3, 8])
+def test_each_group_of_a_map_goes_through_its_own_matrix(batch, channels, outputs, side):
+    """However the library is given the pixels: against a product of matrices, for a map whose pixels are odd too."""
+    numbers = torch.Generator().manual_seed(0)
+    image = torch.randn(batch, 3 * channels, side, side, generator=numbers, dtype=torch.float64)
+    matrices = torch.randn(3, outputs, channels, generator=numbers, dtype=torch.float64)
+    constants = torch.randn(3, outputs, generator=numbers, dtype=torch.float64)
+    grouped = image.unflatten(1, (3, channels))
+    expected = torch.einsum("bgchw,goc->bgohw", grouped, matrices) + constants[:, :, None, None]
+    for layout in (torch.channels_last, torch.contiguous_format):
+        found = mapped(image.contiguous(memory_format=layout), matrices, constants)
+        torch.testing.assert_close(found, expected.flatten(1, 2), rtol=1e-12, atol=1e-12)
+        assert found.is_contiguous(memory_format=layout)
+
+
+def test_few_images_on_one_thread_do_not_take_the_slow_convolution():
+    """PyTorch then gives groups of 1x1 convolutions to its own loop, one group after another."""
+    threads = torch.get_num_threads()
+    image = torch.randn(8, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    torch.set_num_threads(1)
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+            mapped(image, torch.randn(4, 16, 16))
+    finally:
+        torch.set_num_threads(threads)
+    names = {event.key for event in watched.key_averages()}
+    assert "aten::conv2d" in names and not any("slow" in name for name in names)
+
+
 def test_what_is_folded_once_gives_the_same_bits_for_every_batch(darts_space):
     _, fused = supernets(darts_space)
     draws = torch.Generator().manual_seed(8)

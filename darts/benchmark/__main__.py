@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,6 @@ Metrics = dict[str, Any]
 
 def measure(settings: BenchmarkSettings, folder: Path) -> Metrics:
     """Everything the command reports, as plain values; prints each row as soon as it is there unless json is set."""
-    from darts.benchmark.cases import cases
     from darts.benchmark.measure import roofline
     from darts.loop.record import environment
     from darts.models.layout import choose_layout
@@ -40,18 +41,12 @@ def measure(settings: BenchmarkSettings, folder: Path) -> Metrics:
     choose_layout(device, map_type(settings.precision), folder)
     say = (lambda line: None) if settings.json else print
     machine = roofline(device, map_type(settings.precision))
-    sizes = f"batch {settings.search.batch_size}, {settings.network.channels} channels, {settings.network.cells} cells"
     name = environment(device)["device"]
-    say(f"{name}: {machine.gflops:,.0f} Gflop/s, {machine.gigabytes:.0f} GB/s; {sizes}\n")
-    say(HEADER)
-    rows = []
+    say(f"{name}: {machine.gflops:,.0f} Gflop/s, {machine.gigabytes:.0f} GB/s; {settings.network.cells} cells\n")
     with memory_advice("lower search.batch_size, train.batch_size, network.channels or network.cells"):
-        for name, build in cases(settings, device, folder).items():
-            if name in settings.rows:
-                rows.append({"name": name, **_row(build(), settings, device, machine)})
-                say(_line(rows[-1]))
+        rows = [row for sized, count in _sizes(settings, device) for row in _rows(sized, count, device, machine, say)]
         growth = scaling(settings, device, folder) if settings.scaling else {}
-    say("")
+    last = rows[-len(settings.rows) :]  # of the settings' own size, with the last number of threads
     for size, (time, memory) in growth.items():
         say(f"with {size}: time grows as its power {time:.2f}, memory as {memory:.2f}")
     metrics: Metrics = {
@@ -60,12 +55,45 @@ def measure(settings: BenchmarkSettings, folder: Path) -> Metrics:
         "roofline": dataclasses.asdict(machine),
         "rows": rows,
         "scaling": {size: {"time": time, "memory": memory} for size, (time, memory) in growth.items()},
-        "extrapolation": extrapolation(settings, {row["name"]: row["variants"]["ours"]["median_ms"] for row in rows}),
+        "extrapolation": extrapolation(settings, {row["name"]: row["variants"]["ours"]["median_ms"] for row in last}),
     }
     for what, hours in metrics["extrapolation"].items():
         say(f"{what}: {hours:.2f} hours by these times")
     write_json(folder / "benchmark.json", metrics)
     return metrics
+
+
+def _sizes(settings: BenchmarkSettings, device: torch.device) -> Iterator[tuple[BenchmarkSettings, int]]:
+    """Settings of each size, the own one last, with each number of threads, which PyTorch has while it is the turn."""
+    import torch
+
+    own = torch.get_num_threads()
+    smaller = [settings.at(*pair) for pair in settings.smaller]
+    for count in (settings.threads if device.type == "cpu" else []) or [own]:
+        torch.set_num_threads(count)
+        yield from ((sized, count) for sized in (*smaller, settings))
+    torch.set_num_threads(own)
+
+
+def _rows(
+    settings: BenchmarkSettings, threads: int, device: torch.device, machine: Roofline, say: Callable[[str], None]
+) -> Iterator[Metrics]:
+    from darts.benchmark.cases import cases
+
+    of_search, of_training = settings.search.batch_size, settings.train.batch_size
+    batch = f"batch {of_search}" if of_search == of_training else f"batch {of_search} and {of_training} (retraining)"
+    channels = f"{settings.network.channels} channels"
+    if settings.retrained.channels != settings.network.channels:
+        channels += f" and {settings.retrained.channels} (retraining)"
+    say(f"{batch}, {channels}, {threads} thread{'s' if threads > 1 else ''}\n{HEADER}")
+    with tempfile.TemporaryDirectory(prefix="darts-") as place:
+        for name, build in cases(settings, device, Path(place)).items():
+            if name in settings.rows:
+                size = {"batch": of_search, "channels": settings.network.channels, "threads": threads}
+                row = {"name": name, **size, **_row(build(), settings, device, machine)}
+                say(_line(row))
+                yield row
+    say("")
 
 
 HEADER = f"{'':26}{'original':>25}{'reference':>25}{'ours':>25}{'speedup':>9}{'memory':>8}{'roofline':>9}"
@@ -170,8 +198,8 @@ def draw(metrics: Metrics, path: Path) -> list[Path]:
 
     from darts.loop.plotting import save_figure
 
-    names = [row["name"] for row in metrics["rows"]]
-    figure = Figure(figsize=(10, 0.5 * len(names) + 1.5))
+    names = [f"{row['name']}: batch {row['batch']}, {row['threads']} thr." for row in metrics["rows"]]
+    figure = Figure(figsize=(10, 0.35 * len(names) + 1.5))
     titles = {"speedup": "times as fast", "memory_ratio": "fraction of the memory"}
     for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
         bars = axes.barh(names, [row[key] for row in metrics["rows"]], color="#1f77b4")
