@@ -33,8 +33,8 @@ ALLOWED = {
 
 def in_a_line(error: Exception) -> str:
     """What an error of Hydra or OmegaConf says, with its cause, on one line and in this project's words if they fit."""
-    said, cause = _joined(str(error)), _joined(str(error.__cause__ or ""))
-    merged = MERGING.fullmatch(said)
+    message, cause = _joined(str(error)), _joined(str(error.__cause__ or ""))
+    merged = MERGING.fullmatch(message)
     if merged is not None and merged["removed"]:
         return f"~{merged['key']} removes a setting, which is needed"
     if merged is not None:
@@ -42,9 +42,9 @@ def in_a_line(error: Exception) -> str:
             if found := re.search(pattern, cause):
                 told = allowed.format(key=merged["key"], **found.groupdict())
                 return f"{merged['key']} is {merged['value']}; it must be {told}"
-    if isinstance(error, AttributeError) and (place := FULL_KEY.search(said)):
+    if isinstance(error, AttributeError) and (place := FULL_KEY.search(message)):
         return f"{place[1]} is null with what is chosen here, and takes no value where settings are typed"
-    return f"{said} {cause}".strip() or type(error).__name__
+    return f"{message} {cause}".strip() or type(error).__name__
 
 
 def configuration(name: str, overrides: Sequence[str], **more: Any) -> DictConfig:

@@ -297,9 +297,12 @@ class SearchSpace:
 
 def _names_by_edge(given: Any) -> bool:
     """Whether it is a list of lists of names for each cell type."""
-    lists = list(given.values()) if isinstance(given, dict) else [None]
-    edges = [names for own in lists for names in (own if isinstance(own, list) else [None])]
-    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in edges)
+    lists: list[Any] = list(given.values()) if isinstance(given, dict) else [None]
+    if not all(isinstance(edges, list) for edges in lists):
+        return False
+    edges = list(itertools.chain.from_iterable(lists))
+    names = itertools.chain.from_iterable(edge if isinstance(edge, list) else [None] for edge in edges)
+    return all(isinstance(name, str) for name in names)
 
 
 def is_recurrent(genotype: Genotype) -> bool:
