@@ -97,7 +97,7 @@ def test_networks_of_two_protocols_are_not_mixed(trained, tmp_path):
         correlate.measure(mixed, tmp_path / "out")
     with pytest.raises(UserError, match="needs 3 cells, there are 0"):
         correlate.measure(composed("correlate", *TINY_SCORES, "results=[nowhere]"), tmp_path / "out")
-    with pytest.raises(UserError, match=r"benchmark.table is None"):
+    with pytest.raises(UserError, match=r"benchmark.table is null"):
         correlate.measure(composed("correlate"), tmp_path / "out")
 
 

@@ -336,7 +336,7 @@ register("layer", "valid")(lambda inputs, channels, stride, affine: nn.Conv2d(in
         ("nasbench_macro", "nothing", "layer 'nothing' returns a NoneType; it must return a torch.nn.Module"),
         ("nasbench_macro", "one_image", "layer 'one_image' with stride 2 makes a map (1, "),
         ("nasbench_macro", "pair", "layer 'pair' with stride 2 makes a tuple of a map"),
-        ("nasbench_macro", "residual", "layer 'residual' has residual=True and takes a map only; it must take"),
+        ("nasbench_macro", "residual", "layer 'residual' has residual=True; its forward must take a map, and as"),
         ("nasbench_macro", "valid", None),
     ],
 )

@@ -29,6 +29,14 @@ REFUSED = [
     ("seed=1 2", "seed is 1 2; it must be a whole number"),
     ("~search.epochs", "~search.epochs removes a setting, which is needed"),
     ("~network", "setting 'network' is missing; it cannot be removed"),
+    ("++search.epochs=abc", "search.epochs is abc; it must be a whole number"),
+    ("search=[3]", "search is [3]; it must be left to its own settings, search.NAME=VALUE"),
+    ("method.preference=[a]", "method.preference is [a]; it must be left to its own settings"),
+    ("search.epochs.x=3", "setting 'search.epochs.x': search.epochs is a value and has no settings"),
+    ("constraints.latency_ms.a=3", "setting 'constraints.latency_ms.a': constraints.latency_ms is"),
+    ("dataset.mean.x=3", "setting 'dataset.mean.x': dataset.mean is a list; give it whole, dataset.mean=[...]"),
+    ("space.candidates.x=a", "setting 'space.candidates.x': space.candidates is a list; give it whole"),
+    ("space.chain.widths.x=3", "setting 'space.chain.widths.x': space.chain is null with what is chosen here"),
     ("space.chain.stem=3", "setting 'space.chain.stem': space.chain is null with what is chosen here, and has no"),
     ("+space.chain.stem=3", "setting 'space.chain.stem': space.chain is null with what is chosen here, and has no"),
 ]
@@ -53,6 +61,24 @@ def test_in_a_comparisons_methods(override, told, tmp_path):
     done = run_command(["-m", "darts.compare", f"methods=['darts {override}']", "hydra.run.dir=run"], tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: methods: 'darts {override}': {told}")
+
+
+def test_of_two_mistakes_one_is_told(tmp_path):
+    for given in (["space.chain.stem=3", "seed=abc"], ["seed=abc", "space.chain.stem=3"]):
+        with pytest.raises(UserError) as caught:
+            darts.run_search(*given, folder=tmp_path / "run")
+        assert str(caught.value) == "seed is abc; it must be a whole number"
+        done = run_command([str(ROOT / "train_search.py"), *given, "hydra.run.dir=run"], tmp_path)
+        assert done.returncode == 2 and done.stderr == "error: seed is abc; it must be a whole number\n"
+
+
+def test_lists_of_lists(tmp_path):
+    with pytest.raises(UserError) as caught:
+        darts.run_search("space=mobile", "space.chain.stages=[1,2]", folder=tmp_path)
+    assert str(caught.value) == "space.chain.stages is [1,2]; it must be a list of lists, such as [[a,b],[c,d]]"
+    with pytest.raises(UserError) as caught:
+        darts.run_search("space=mobile", "space.chain.stages=[[1,[2],3]]", folder=tmp_path)
+    assert str(caught.value) == "space.chain.stages is [[1,[2],3]]; it must be of whole numbers"
 
 
 def test_lists_of_whole_numbers_within_lists(tmp_path):

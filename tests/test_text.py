@@ -320,6 +320,41 @@ def test_the_time_loop_as_one_operation_passes_gradcheck():
         assert torch.autograd.gradcheck(outputs, inputs, atol=1e-6)
 
 
+def looped(requires_grad=True):
+    """A small time loop: its outputs, and what it was given."""
+    draws = torch.Generator().manual_seed(2)
+    shapes = (2, 4, 6), (4, 3), (3, 6), (1, 4), (3, 6)
+    given = [torch.randn(*shape, generator=draws, dtype=torch.float64) for shape in shapes]
+    given = [tensor.requires_grad_(requires_grad) for tensor in given]
+    loop = Loop(Norm(True, None, None, 1e-5), None, differentiated=True)
+    return scan(loop, *given[:4], given[4:])[0], given
+
+
+def test_a_second_derivative_of_the_time_loop_is_refused_not_zero():
+    outputs, given = looped()
+    with pytest.raises(RuntimeError, match="second ones need engine=reference"):
+        torch.autograd.grad(outputs.sum(), given, create_graph=True)
+
+
+def test_what_the_time_loop_was_given_must_not_change_before_its_gradient():
+    for changed in range(2, 5):
+        outputs, given = looped()
+        with torch.no_grad():
+            given[changed].mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(outputs.sum(), given)
+
+
+@pytest.mark.parametrize("kind", [RecurrentSupernet, ScannedSupernet])
+def test_a_single_row_has_no_statistics_with_either_engine(kind, tmp_path):
+    supernet = kind(space(tmp_path), 20, 5)
+    given = TextInput(torch.arange(4).view(4, 1)), {RECURRENT: MixtureWeights(torch.rand(36, 5))}
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        supernet(*given)
+    supernet.eval()
+    assert supernet(*given).logits.isfinite().all()
+
+
 def test_activations_of_a_plug_in_are_computed_by_the_loop_of_the_base(tmp_path, monkeypatch):
     monkeypatch.setitem(ACTIVATIONS, "sine", torch.sin)
     chosen = dataclasses.replace(space(tmp_path), candidates=["none", "tanh", "sine"])

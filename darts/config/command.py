@@ -30,7 +30,7 @@ from darts.config.compose import CONF, dotted_key, is_among
 from darts.config.implied import alone, implied_choices, own_experiment, task_names
 from darts.config.invocation import as_started
 from darts.config.overrides import given_value
-from darts.config.refused import ROOT, in_a_line
+from darts.config.refused import RAW, in_a_line
 from darts.config.registry import load_plugins, named_plugins, typed_overrides
 from darts.config.renamed import refuse_old_names
 from darts.config.resume import resumed_arguments
@@ -120,6 +120,10 @@ def refusals_in_a_line(name: str) -> Iterator[None]:
         refused = isinstance(error, HydraException | OmegaConfBaseException)
         if not refused and (is_lost_output(error) or command_configuration.get() is not None):
             raise
+        if isinstance(error, RAW) and not refused:
+            from darts.config.help import composed
+
+            composed(name, settings_given(), config_folders(sys.argv[1:]))  # which raises what is to be said
         told = in_a_line(error)
         raise _unknown_name(name, told) or UserError(told) from None
     finally:
@@ -129,12 +133,10 @@ def refusals_in_a_line(name: str) -> Iterator[None]:
 def _unknown_name(name: str, told: str) -> UserError | None:
     """What to say in place of Hydra's own words where a setting or a choice of the command `name` is unknown."""
     setting, choice = UNKNOWN_SETTING.search(told), UNKNOWN_CHOICE.search(told)
-    if setting is None and choice is None and ROOT not in told:
+    if setting is None and choice is None:
         return None
     from darts.config.help import composed, groups, settings_of, typed_group
 
-    if ROOT in told:
-        composed(name, settings_given())  # raises, for it is refused again
     if choice is not None:
         group, given = choice["group"], choice["name"]
         return unknown(typed_group(group), given, groups().get(group, []))

@@ -27,7 +27,7 @@ class Preference:
     def alpha(self, parameters: Tensor, preference: Tensor | float, table: Tensor | None) -> Tensor:
         """Return alpha (edges, candidates) of a preference, differentiable in the parameters of `shape`.
 
-        `table`, of the same shape: what each candidate costs on a device, where alpha depends on it.
+        `table`, of the same shape: each candidate's excess on a device (`CostModel.scaled`), where alpha depends on it.
         """
         return parameters
 
@@ -51,11 +51,12 @@ class AlongFront(Preference):
     """Alpha as a piecewise linear function of the preference, trained in one search by preferences drawn uniformly.
 
     After Sukthanker et al. 2024 (MODNAS, arXiv 2402.18213), who have a hypernetwork in its place. A step minimises
-    (1 - preference) * loss + preference * weight * cost, the cost scaled from the least to the greatest of the space.
+    (1 - preference) * loss + preference * weight * cost, the cost scaled from the least to the greatest that a mixture
+    of the space can be expected to have.
 
     With `devices` a step also draws one of them, whose latency is its cost, and alpha of a candidate is
-    common(preference) + gain(preference) * edges * cost, both piecewise linear: `cost` is what the candidate costs on
-    that device more than the cheapest of its edge, 1 being what the dearest network costs more than the cheapest.
+    common(preference) + gain(preference) * edges * excess, both piecewise linear. The excess is what the candidate
+    costs on that device more than the cheapest of its edge, on the same scale; edges are those of its cell type.
     So alpha is known for devices that were not drawn as well.
     """
 

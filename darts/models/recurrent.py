@@ -215,7 +215,8 @@ class ScannedSupernet(AlgebraicSupernet):
 
     def _unrolled(self, read: Tensor, hidden: Tensor, mask: Tensor | None, weights: MixtureWeights | None) -> Tensor:
         named = [name for name in self.space.candidates if name != "none"]
-        if weights is None or type(self.norm) is not nn.BatchNorm2d or not set(named) <= set(FUNCTIONS):
+        plain = type(self.norm) is nn.BatchNorm2d and len(hidden) > 1  # a single row has no statistics
+        if weights is None or not plain or not set(named) <= set(FUNCTIONS):
             return super()._unrolled(read, hidden, mask, weights)
         zeros = torch.zeros_like(weights.weights[:, 0])
         columns = [weights.weights[:, self.space.candidates.index(f)] if f in named else zeros for f in FUNCTIONS]

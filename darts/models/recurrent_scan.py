@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 aten = torch.ops.aten
 FUNCTIONS = ("tanh", "sigmoid", "relu", "identity")  # in the order of the mixture's columns
@@ -140,14 +139,15 @@ class _Scan(torch.autograd.Function):
         run = _Run(loop, mixture, nodes, len(from_input), hidden)
         outputs = run.outputs(from_input, hidden, of_state)
         ctx.run = run
-        ctx.save_for_backward(of_state)
+        ctx.save_for_backward(of_state, *weights)
         ctx.mark_non_differentiable(run.seen.means, run.seen.variances)
         return outputs, *run.seen
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_outputs: Tensor, _: Tensor, __: Tensor) -> tuple[Any, ...]:
-        (of_state,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the caller asked for create_graph
+            raise RuntimeError("the fused supernet has first derivatives only; second ones need engine=reference")
+        of_state, *_weights = ctx.saved_tensors  # all are saved, so that a change in place is noticed
         back = _Back(ctx.run, ctx.needs_input_grad[4:])
         into_input, hidden = back.through_steps(grad_outputs, of_state)
         into_state = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from darts.runtime.errors import UserError
 
 SHAPE = (2, 9, 8)  # of the map that is tried: images, and an odd and an even side
+LEFT = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, KeyError, AttributeError)
 OWN = "darts."  # whose modules are held to their shapes by tests
 
 
@@ -32,8 +34,10 @@ def shape_checked(what: str, build: Callable[..., nn.Module]) -> Callable[..., n
         module = build(*given)
         if not isinstance(module, nn.Module):
             raise UserError(f"{what} returns a {type(module).__name__}; it must return a torch.nn.Module")
-        if len(given) > 3 and getattr(module, "residual", False) and not _takes(module.forward, None, None):
-            raise UserError(f"{what} has residual=True and takes a map only; it must take each sample's factor as well")
+        takes_both = _takes(module.forward, None) and _takes(module.forward, None, None)
+        if len(given) > 3 and getattr(module, "residual", False) and not takes_both:
+            told = "its forward must take a map, and as an optional second argument each sample's factor"
+            raise UserError(f"{what} has residual=True; {told}")
         _check_shape(f"{what} with stride {given[-2]}", module, given[0], given[-3], given[-2])
         return module
 
@@ -54,7 +58,7 @@ def _check_shape(what: str, module: nn.Module, input_channels: int, channels: in
     due = (images, channels, *(-(-side // stride) for side in sides))
     try:
         found = _result(module, shape)
-    except (RuntimeError, ValueError):
+    except LEFT:
         return
     if not isinstance(found, Tensor):
         raise UserError(f"{what} makes a {type(found).__name__} of a map {shape}; it must make a map {due}")
@@ -64,12 +68,6 @@ def _check_shape(what: str, module: nn.Module, input_channels: int, channels: in
 
 @torch.no_grad()
 def _result(module: nn.Module, shape: tuple[int, ...]) -> Any:
-    """What a module makes of zeros. Modes, statistics and random numbers stay as they are."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return module(torch.zeros(shape))
-    finally:
-        for part, training in modes:
-            part.training = training
+    """What a copy of a module makes of zeros. Random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return copy.deepcopy(module).eval()(torch.zeros(shape))

@@ -24,7 +24,8 @@ from darts.models.kernels.rows import MOST_CHANNELS, serves
 from darts.runtime.device import convolutions, full_float32
 
 # The CPU's library convolves groups of few channels fastest where an image is one row, and PyTorch does not give it
-# fewer images than 16 where there is one thread (docs/performance.md): pixels are given as so many images of a row.
+# fewer images than 16 where there is one thread (docs/performance.md): pixels are given as ROWS images,
+# each one pixel high.
 NARROW, FEWEST, ROWS = 32, 16, 32
 
 
@@ -118,13 +119,14 @@ def mapped(
 
 
 def _grouped(image: Tensor, matrices: Tensor, constants: Tensor | None) -> Tensor:
+    """`mapped` by the library's grouped convolution."""
     groups = len(matrices)
     matrices = matrices.flatten(0, 1)[:, :, None, None].to(image.dtype)
     bias = None if constants is None else constants.flatten().to(image.dtype)
     pixels = image.numel() // image.shape[1]
     narrow = groups > 1 and (matrices.shape[1] <= NARROW or len(image) < FEWEST)
     on_cpu = image.device.type == "cpu" and image.is_contiguous(memory_format=torch.channels_last)
-    if not (narrow and on_cpu) or pixels % ROWS:
+    if not (narrow and on_cpu and pixels) or pixels % ROWS:
         return torch.conv2d(image, matrices, bias, groups=groups)
     rows = image.permute(0, 2, 3, 1).reshape(ROWS, 1, pixels // ROWS, -1).permute(0, 3, 1, 2)
     result = torch.conv2d(rows, matrices, bias, groups=groups).permute(0, 2, 3, 1)
