@@ -32,7 +32,7 @@ def front(lines: Sequence[Line], costs: Sequence[str]) -> list[Line]:
 
 
 def draw_fronts(fronts: Mapping[Any, Sequence[Line]], cost: str) -> Figure:
-    """Accuracy over the cost, a panel for each device; what they are called are the keys."""
+    """Accuracy over the cost, a panel for each device; the keys are their names."""
     columns = min(3, len(fronts))
     rows = math.ceil(len(fronts) / columns)
     figure = new_figure(2.8 * columns, 2.4 * rows)
@@ -46,7 +46,7 @@ def draw_fronts(fronts: Mapping[Any, Sequence[Line]], cost: str) -> Figure:
     for axes in figure.axes[len(fronts) :]:
         axes.set_visible(False)
     for row in range(rows):
-        figure.axes[row * columns].set_ylabel("accuracy %")
+        figure.axes[row * columns].set_ylabel("accuracy by the supernet, %")
     figure.tight_layout()
     return figure
 
