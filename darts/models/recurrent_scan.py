@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from darts.models.fused.maps import refuse_second_derivatives
+
 aten = torch.ops.aten
 FUNCTIONS = ("tanh", "sigmoid", "relu", "identity")  # in the order of the mixture's columns
 
@@ -145,8 +147,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: Tensor, _: Tensor, __: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():  # the caller asked for create_graph
-            raise RuntimeError("the fused supernet has first derivatives only; second ones need engine=reference")
+        refuse_second_derivatives()
         of_state, *_weights = ctx.saved_tensors  # all are saved, so that a change in place is noticed
         back = _Back(ctx.run, ctx.needs_input_grad[4:])
         into_input, hidden = back.through_steps(grad_outputs, of_state)

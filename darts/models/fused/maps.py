@@ -158,7 +158,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_mean: Any, grad_covariance: Any) -> tuple[Any, ...]:
-        _refuse_second_derivatives()
+        refuse_second_derivatives()
         image, mean = ctx.saved_tensors
         return mapped(image, *_of_moments(image, mean, grad_mean, grad_covariance)), None
 
@@ -199,7 +199,7 @@ class _Convolved(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, grad_mean: Any, grad_covariance: Any) -> tuple[Any, ...]:
-        _refuse_second_derivatives()
+        refuse_second_derivatives()
         image, kernel, matrices, rectified, result, mean = ctx.saved_tensors
         edges, steps, _ = ctx.plan
         wanted = ctx.needs_input_grad[2]
@@ -309,7 +309,7 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-        _refuse_second_derivatives()
+        refuse_second_derivatives()
         saved = ctx.saved_tensors
         half = len(saved) // 2
         images, weights = saved[:half], saved[half:]
@@ -339,8 +339,9 @@ def _joined(images: Sequence[Tensor], shared: int) -> list[Tensor]:
     return [torch.cat(list(images[:shared]), dim=1), *images[shared:]] if shared else list(images)
 
 
-def _refuse_second_derivatives() -> None:
-    if torch.is_grad_enabled():  # within a backward pass: the caller asked for create_graph
+def refuse_second_derivatives() -> None:
+    """For a gradient by hand: `RuntimeError` where the caller of its backward pass asked for create_graph."""
+    if torch.is_grad_enabled():
         raise RuntimeError("the fused supernet has first derivatives only; second ones need engine=reference")
 
 
