@@ -15,10 +15,12 @@ from tests.conftest import ENVIRONMENT, ROOT
 pytestmark = [pytest.mark.skipif(not installed(), reason="Triton is not installed"), pytest.mark.slow(70)]
 LIMITS = {"torch.float32": 2e-6, "torch.float16": 2e-3, "torch.bfloat16": 2e-2, "supernet": 1e-3}
 KERNELS = (
-    *("mapped", "products", "moments", "of moments", "depthwise", "depthwise, input", "depthwise, weight"),
-    *("join", "fold", "fold, gradient", "move"),
+    *("combined", "combined, 64 channels", "products", "moments", "of moments", "depthwise", "depthwise, 64 channels"),
+    *("depthwise, input", "depthwise, weight", "depthwise, sums", "fold", "fold, gradient", "move", "fold of parts"),
+    *("fold of parts, gradient", "fold of parts, 64 channels", "pooled", "pools, fold", "pools, products"),
+    *("pools, fold gradient", "pools, maps", "pools, source"),
 )
-KINDS = ("mapped", "products", "depthwise", "join", "fold", "move", "supernet")
+KINDS = (*("mapped", "combined", "products", "depthwise", "measured", "fold", "parts", "move", "launched", "supernet"),)
 
 
 def printed(module: str, **environment: str) -> dict[str, Any]:

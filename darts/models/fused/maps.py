@@ -110,9 +110,9 @@ def mapped(
     Plus another map, (batch, K C, H, W), and then ReLU. Without a gradient.
     """
     if serves(image):
-        from darts.models.kernels import linear
+        from darts.models.kernels import combine
 
-        return linear.mapped(image, matrices, constants, added, rectify)
+        return combine.mapped(image, matrices, constants, added, rectify)
     result = _grouped(image, matrices, constants)
     result = result if added is None else result.add_(added)
     return result.relu_() if rectify else result
@@ -150,9 +150,9 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        from darts.models.kernels import linear
+        from darts.models.kernels import products
 
-        mean, covariance = linear.moments(image, groups)
+        mean, covariance = products.moments(image, groups)
         ctx.save_for_backward(image, mean)
         return mean, covariance
 
@@ -167,7 +167,7 @@ def _of_moments(image: Tensor, mean: Tensor, grad_mean: Tensor, grad_covariance:
     """The linear map that makes of an image what its moments' gradients make of it (folding.py)."""
     count = image.numel() // image.shape[1]
     if serves(image) and mean.shape[1] <= MOST_CHANNELS:
-        from darts.models.kernels import linear as kernels
+        from darts.models.kernels import products as kernels
 
         return kernels.of_moments(mean, grad_mean, grad_covariance, count)
     linear = (grad_covariance + grad_covariance.transpose(1, 2)) / count
@@ -219,9 +219,9 @@ def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     left (batch, K A, H, W), right (batch, K B, H, W).
     """
     if serves(left):
-        from darts.models.kernels import linear
+        from darts.models.kernels import products as kernels
 
-        return linear.products(left, right, groups)
+        return kernels.products(left, right, groups)
     return _products(left, right, groups), _pixels(left, groups).sum(1)
 
 
@@ -245,7 +245,7 @@ def gradients_alone(
 ) -> tuple[Tensor, Tensor | None]:
     """Of the image, and of the kernel if it is wanted; `rectified`: of what went into the ReLU that made the image."""
     if serves(image):
-        from darts.models.kernels import depthwise as kernels
+        from darts.models.kernels import depthwise_gradients as kernels
 
         for_kernel = kernels.weight_gradient(grad_output, image, kernel.shape[2], steps) if wanted else None
         mask = image if rectified else None

@@ -19,8 +19,8 @@ from darts.models.batch_norm import normalised
 from darts.models.depthwise import Depthwise
 from darts.models.fused.folding import RunningStatistics, fold, over_all_processes
 from darts.models.fused.maps import Before, Operand, convolved, moments, sum_of_maps
+from darts.models.kernels.rows import MOST_CHANNELS, serves
 from darts.models.operations import FactorisedReduction, Zero
-from darts.runtime.device import convolutions
 from darts.runtime.reduction import Part, run_in_step
 
 Columns = Sequence[Tensor]  # by candidate its mixture weight on each edge, (K,)
@@ -28,6 +28,7 @@ Operations = Sequence[Mapping[int, nn.Module]]  # the reference supernet's, by e
 
 
 POOLS = nn.MaxPool2d, nn.AvgPool2d
+WIDEST_KERNEL = 7  # that launched.py takes
 
 
 class Row(NamedTuple):
@@ -114,39 +115,8 @@ class Convolutions(Stacked):
         kernels = [self.kernels[f"{block}_{column}"] for column in self.columns]
         largest = max(kernel.shape[-1] for kernel in kernels)
         around = [(largest - kernel.shape[-1]) // 2 for kernel in kernels]
-        if convolutions.kernels:
-            joined: Tensor = _Joined.apply(largest, *kernels)
-            return joined
         padded = [F.pad(k, (a, a, a, a)) if a else k for k, a in zip(kernels, around, strict=True)]
         return torch.stack(padded, dim=1).flatten(0, 1)
-
-
-class _Joined(torch.autograd.Function):
-    """Kernels of one family, the smaller in the middle of the largest: few launches, and none for the gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, largest: int, *kernels: Tensor) -> Tensor:
-        edges, channels = kernels[0].shape[:2]
-        ctx.sides = [kernel.shape[-1] for kernel in kernels]
-        if len(kernels) == 2:
-            from darts.models.kernels.depthwise import joined
-
-            return joined(kernels[0], kernels[1], largest)
-        result = kernels[0].new_zeros((edges, len(kernels), channels, 1, largest, largest))
-        for place, kernel in zip(_Joined.places(result, ctx.sides), kernels, strict=True):
-            place.copy_(kernel)
-        return result.flatten(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-        return None, *_Joined.places(grad_output.unflatten(0, (-1, len(ctx.sides))), ctx.sides)
-
-    @staticmethod
-    def places(joined: Tensor, sides: Sequence[int]) -> list[Tensor]:
-        """Where each kernel lies."""
-        largest = joined.shape[-1]
-        around = [(largest - side) // 2 for side in sides]
-        return [joined[:, at, :, :, a : largest - a, a : largest - a] for at, a in enumerate(around)]
 
 
 class Pool(Stacked):
@@ -303,19 +273,68 @@ class Source(nn.Module):
             else:
                 self.unfused.append(Unfused(column, operations))
         self.families = nn.ModuleList(Convolutions(columns, operations) for columns in families.values())
+        self.expressible = _expressible(self)
 
-    def forward(self, source: Tensor, mixture: Tensor) -> Tensor:
-        """`source`: (batch, C, H, W); `mixture`: (K, candidates). The K mixed operations' outputs side by side."""
-        rectified, columns = source.relu(), mixture.unbind(1)
-        parts = [part(source, rectified, columns) for part in (*self.shared, *self.families, *self.dense)]
-        found = run_in_step(parts)
-        shared, stacked = len(self.shared), len(self.shared) + len(self.families)
-        outputs = [part(source, columns) for part in self.unfused] + found[stacked:]
-        if stacked:
-            outputs.append(sum_of_maps(found[:shared], found[shared:stacked]))
+    def forward(self, source: Tensor, mixture: Tensor, added: Tensor | None = None) -> Tensor:
+        """`source`: (batch, C, H, W); `mixture`: (K, candidates). The K mixed operations' outputs side by side.
+
+        `added`: a map that is added to them.
+        """
+        launched, columns = self._is_launched(source), mixture.unbind(1)
+        here = [part for part in self.shared if isinstance(part, Reduction) or not launched]
+        parts = [*here, *([] if launched else self.families), *self.dense]
+        rectified = source.relu() if parts else source
+        found = run_in_step([part(source, rectified, columns) for part in parts])
+        outputs = [part(source, columns) for part in self.unfused] + found[len(parts) - len(self.dense) :]
+        if launched:
+            from darts.models.fused.launched import mixed
+
+            outputs.append(mixed(self, source, mixture, found[0] if here else None, added))
+        elif self.shared or self.families:
+            outputs.append(sum_of_maps(found[: len(here)], found[len(here) : len(parts) - len(self.dense)]))
+        if added is not None and not launched:
+            outputs.append(added)
         if not outputs:  # `none` only
             return torch.zeros_like(source[:, :, :: self.stride, :: self.stride]).repeat(1, len(mixture), 1, 1)
         return sum(outputs[1:], start=outputs[0])
+
+    def _is_launched(self, source: Tensor) -> bool:
+        """Whether launched.py computes it: on a GPU by our kernels, normalised by this process's batch."""
+        if not serves(source) or source.shape[1] > MOST_CHANNELS or not self.expressible:
+            return False
+        norms = [layer for layer in self.modules() if isinstance(layer, RunningStatistics)]
+        return all(norm.by_batch and not norm.synchronised for norm in norms)
+
+
+def _expressible(source: Source) -> bool:
+    """Whether launched.py can compute it: families of at most two candidates, pools of one size, no kernel too wide."""
+    families = [cast(Convolutions, family) for family in source.families]
+    kernels = [kernel for family in families for kernel in family.kernels.values()]
+    matrices = [matrix for family in families for matrix in family.matrices.values()]
+    own = [part.pool for part in source.shared if isinstance(part, Pool)]
+    normed = {part.norm is None for part in source.shared if isinstance(part, Pool)}
+    plain = [part for part in source.shared if isinstance(part, Skip)]
+    return (
+        bool(families or own or plain)
+        and all(len(family.columns) <= 2 for family in families)
+        and all(kernel.shape[-1] <= WIDEST_KERNEL and kernel.shape[-1] % 2 for kernel in kernels)
+        and all(matrix.shape[1] == matrix.shape[2] for matrix in matrices)
+        and all(_is_plain_pool(pool) for pool in own)
+        and len({(pool.kernel_size, pool.stride) for pool in own}) <= 1
+        and len({isinstance(pool, nn.MaxPool2d) for pool in own}) == len(own)
+        and len(normed) <= 1
+        and len(plain) <= 1
+    )
+
+
+def _is_plain_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
+    """Whether it is odd and square, keeps the resolution but for its stride, and does not count the padding."""
+    side = pool.kernel_size
+    if not isinstance(side, int) or side % 2 == 0 or pool.padding != side // 2 or pool.ceil_mode:
+        return False
+    if isinstance(pool, nn.MaxPool2d):
+        return pool.dilation == 1 and not pool.return_indices and isinstance(pool.stride, int)
+    return not pool.count_include_pad and pool.divisor_override is None and isinstance(pool.stride, int)
 
 
 def _is_convolution(operation: nn.Module) -> bool:

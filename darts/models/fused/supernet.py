@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from darts.models.fused.source import Row, Source, Stacked
+from darts.models.kernels.rows import serves
 from darts.models.mixture import MixtureWeights
 from darts.models.operations import prepared
 from darts.models.supernet import SearchCell, Supernet, bypass, shuffled, split_channels
@@ -23,7 +24,55 @@ class Group(NamedTuple):
     stride: int
 
 
-Terms = list[Tensor | None]  # by node, the sum of what it has been sent so far
+class Terms:
+    """By node the sum of what it has been sent so far.
+
+    On a GPU the sums of several nodes are kept as one map, side by side: the next source adds to it in the launch that
+    makes its own map. On the CPU that was slower (docs/performance.md).
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[int, Tensor] = {}
+        self.joined: Tensor | None = None
+        self.nodes: list[int] = []  # whose sums, but for those in `sums`, are joined
+
+    def add(self, node: int, term: Tensor) -> None:
+        """Send a node a term."""
+        self.sums[node] = self.sums[node] + term if node in self.sums else term
+
+    def taken(self, nodes: list[int]) -> Tensor | None:
+        """The joined map, if it is these nodes'; it is taken out, for the caller to add to."""
+        if nodes != self.nodes:
+            return None
+        joined, self.joined, self.nodes = self.joined, None, []
+        return joined
+
+    def put(self, nodes: list[int], terms: Tensor) -> None:
+        """Send several nodes a term each, side by side."""
+        if not serves(terms):
+            self._divide(nodes, terms)
+            return
+        if self.joined is not None:
+            self._divide(self.nodes, self.joined)
+        self.joined, self.nodes = terms, nodes
+
+    def of(self, node: int) -> Tensor | None:
+        """A node's sum, to which all have sent; None if nobody has."""
+        if self.joined is not None and node in self.nodes:
+            joined, nodes = self.joined, self.nodes
+            self.joined, self.nodes = None, []
+            if node == nodes[0] and len(nodes) > 1:
+                channels = joined.shape[1] // len(nodes)
+                own, self.joined = joined.split([channels, joined.shape[1] - channels], dim=1)
+                self.add(node, own)
+                self.nodes = nodes[1:]
+            else:
+                self._divide(nodes, joined)
+        return self.sums.pop(node, None)
+
+    def _divide(self, nodes: list[int], terms: Tensor) -> None:
+        for node, term in zip(nodes, terms.chunk(len(nodes), dim=1), strict=True):
+            self.add(node, term)
 
 
 class FusedCell(nn.Module):
@@ -47,8 +96,7 @@ class FusedCell(nn.Module):
         states = prepared(self.inputs, older, newer)
         first_node = len(states)
         by_group = mixture.weights.index_select(0, self.edge_order).split([len(group.edges) for group in self.groups])
-        mixed: list[Tensor | None] = [None] * self.space.nodes
-        bypassed: list[Tensor | None] = [None] * self.space.nodes
+        mixed, bypassed = Terms(), Terms()
         for state in range(first_node + self.space.nodes - 1):
             if state >= first_node:
                 states.append(self._node(state - first_node, mixed, bypassed, states))
@@ -57,7 +105,7 @@ class FusedCell(nn.Module):
         return torch.cat([states[node] for node in self.space.joined()], dim=1)
 
     def _send(self, state: int, x: Tensor, by_group: Sequence[Tensor], mixed: Terms, bypassed: Terms) -> None:
-        """Add what a state sends to each of its nodes to their sums, in place.
+        """Add what a state sends to each of its nodes to their sums.
 
         `by_group`: for each group the mixture weights of its edges, (edges, columns).
         """
@@ -65,16 +113,15 @@ class FusedCell(nn.Module):
         for group, source, weights in zip(self.groups, self.sources, by_group, strict=True):
             if group.state != state:
                 continue
-            terms = source(passing, weights).chunk(len(group.nodes), dim=1)
-            around = None if others is None else bypass(others, group.stride)
-            for row, (node, term) in enumerate(zip(group.nodes, terms, strict=True)):
-                mixed[node] = _added(mixed[node], term)
-                if around is not None:
-                    bypassed[node] = _added(bypassed[node], weights[row, -1] * around)
+            mixed.put(group.nodes, source(passing, weights, mixed.taken(group.nodes)))
+            if others is not None:
+                around = bypass(others, group.stride)
+                for node, weight in zip(group.nodes, weights[:, -1], strict=True):
+                    bypassed.add(node, weight * around)
 
     def _node(self, node: int, mixed: Terms, bypassed: Terms, states: list[Tensor]) -> Tensor:
         """Return a node to which every edge has sent its term; one shuffle serves the channels of all its edges."""
-        total, around = mixed[node], bypassed[node]
+        total, around = mixed.of(node), bypassed.of(node)
         if total is None:  # no candidate is active on any of its edges
             inputs = len(self.inputs) or 1
             like = states[inputs] if len(states) > inputs else states[0][:, :, :: self._stride(), :: self._stride()]
@@ -102,10 +149,6 @@ class FusedCell(nn.Module):
 def _by_column(edge: nn.Module) -> dict[int, nn.Module]:
     """An edge's operations by column."""
     return {int(column): operation for column, operation in edge.get_submodule("operations").named_children()}
-
-
-def _added(before: Tensor | None, term: Tensor) -> Tensor:
-    return term if before is None else before + term
 
 
 def _groups(reference: SearchCell) -> list[Group]:

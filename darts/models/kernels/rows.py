@@ -13,7 +13,7 @@ from darts.runtime.device import convolutions
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_CHANNELS = 64  # of a matrix that is folded: one program holds it and the covariance
-PROGRAMS = 528  # that a GPU is given at once: four for each of an H100's 132 multiprocessors
+PROGRAMS = 528  # that a GPU is to be given at once: four for each of an H100's 132 multiprocessors
 
 
 @functools.cache
@@ -57,12 +57,12 @@ def rows(image: Tensor) -> Rows:
     return Rows(image.contiguous(memory_format=torch.channels_last), channels)
 
 
-def new_map(like: Tensor, channels: int, sides: tuple[int, int] | None = None) -> Tensor:
-    """An empty map of another number of channels, and perhaps other sides."""
-    height, width = sides or (like.shape[2], like.shape[3])
-    return torch.empty(
-        (len(like), channels, height, width), dtype=like.dtype, device=like.device, memory_format=torch.channels_last
-    )
+def new_map(
+    like: Tensor, channels: int, sides: tuple[int, int] | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """An empty map of another number of channels, and perhaps other sides or another kind of numbers."""
+    shape = len(like), channels, *(sides or (like.shape[2], like.shape[3]))
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def divided(number: int, by: int) -> int:
@@ -70,6 +70,26 @@ def divided(number: int, by: int) -> int:
     return -(-number // by)
 
 
+def parts(pixels: int, of_tile: int, programs: int, least: int = 4, most: int = PROGRAMS) -> tuple[int, int]:
+    """Into how many parts pixels are divided where a sum over them has so many programs a part, and how many each has.
+
+    A part has at least `least` tiles; together there are about `most` programs.
+    """
+    number = min(divided(pixels, least * of_tile), max(1, most // programs))
+    each = divided(divided(pixels, number), of_tile) * of_tile
+    return divided(pixels, each), each
+
+
+def wide(channels: int, most: int = 32) -> int:
+    """How many channels a program takes at once where it multiplies no matrices: a power of 2 from 8 on."""
+    return min(most, max(8, 1 << (channels - 1).bit_length()))
+
+
 def tile(channels: int, most: int = 64) -> int:
     """How many channels a program takes at once: a power of 2 from 16 on, as products of tiles need it."""
     return min(most, max(16, 1 << (channels - 1).bit_length()))
+
+
+def precision(image: Tensor) -> str:
+    """How products of float32 are computed: as PyTorch's settings say."""
+    return "tf32" if image.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"

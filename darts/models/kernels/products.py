@@ -1,4 +1,4 @@
-"""1x1 convolutions of groups of channels, sums of products over pixels, and the moments that are made of them."""
+"""Sums of products over pixels, and the moments that are made of them."""
 
 from __future__ import annotations
 
@@ -7,85 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from darts.models.kernels.rows import PROGRAMS, divided, new_map, rows, tile
+from darts.models.kernels.rows import divided, precision, rows, tile
+from darts.models.kernels.rows import parts as divided_pixels
 
 PIXELS = 128  # of a tile
-
-
-def precision(image: Tensor) -> str:
-    """How products of float32 are computed: as PyTorch's settings say."""
-    return "tf32" if image.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
-
-
-@triton.jit(do_not_specialize=("pixels", "group_step", "outer_step", "inner_step"))
-def _mapped(
-    image, matrices, constants, added, result, pixels, inner, outer,
-    image_row, added_row, result_row, group_step, outer_step, inner_step,
-    HAS_CONSTANTS: tl.constexpr, HAS_ADDED: tl.constexpr, RECTIFY: tl.constexpr, PRECISION: tl.constexpr,
-    PIXELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
-):  # fmt: skip
-    tiles = tl.cdiv(outer, OUTER)
-    group = tl.program_id(1) // tiles
-    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
-    to = (tl.program_id(1) % tiles) * OUTER + tl.arange(0, OUTER)
-    total = tl.zeros((PIXELS, OUTER), tl.float32)
-    for first in range(0, inner, INNER):
-        of = first + tl.arange(0, INNER)
-        place = image + pixel[:, None] * image_row + (group * inner + of)[None, :]
-        values = tl.load(place, (pixel < pixels)[:, None] & (of < inner)[None, :], 0.0)
-        place = matrices + group * group_step + of[:, None] * inner_step + to[None, :] * outer_step
-        weights = tl.load(place, (of < inner)[:, None] & (to < outer)[None, :], 0.0).to(values.dtype)
-        total = tl.dot(values, weights, total, input_precision=PRECISION)
-    channel = group * outer + to
-    there = (pixel < pixels)[:, None] & (to < outer)[None, :]
-    if HAS_CONSTANTS:
-        total += tl.load(constants + channel, to < outer, 0.0).to(tl.float32)[None, :]
-    if HAS_ADDED:
-        total += tl.load(added + pixel[:, None] * added_row + channel[None, :], there, 0.0).to(tl.float32)
-    if RECTIFY:
-        total = tl.maximum(total, 0.0)
-    tl.store(result + pixel[:, None] * result_row + channel[None, :], total.to(result.dtype.element_ty), there)
-
-
-@torch.library.custom_op(
-    "darts::mapped", mutates_args=(), schema="(Tensor i, Tensor m, Tensor? c, Tensor? a, bool rectify) -> Tensor"
-)
-def _mapped_op(
-    image: Tensor, matrices: Tensor, constants: Tensor | None, added: Tensor | None, rectify: bool
-) -> Tensor:
-    groups, outer, inner = matrices.shape
-    own, result = rows(image), new_map(image, groups * outer)
-    other = own if added is None else rows(added)
-    shifts = own.map if constants is None else constants  # a kernel takes a tensor, which it does not read
-    wide = tile(outer)
-    grid = (divided(own.pixels, PIXELS), groups * divided(outer, wide))
-    _mapped[grid](
-        own.map, matrices, shifts, other.map, result, own.pixels, inner, outer,
-        own.distance, other.distance, groups * outer, *(matrices.stride(axis) for axis in range(3)),
-        HAS_CONSTANTS=constants is not None, HAS_ADDED=added is not None, RECTIFY=rectify, PRECISION=precision(image),
-        PIXELS=PIXELS, OUTER=wide, INNER=tile(inner),
-    )  # fmt: skip
-    return result
-
-
-@_mapped_op.register_fake
-def _(image, matrices, constants, added, rectify):
-    return new_map(image, matrices.shape[0] * matrices.shape[1])
-
-
-def mapped(
-    image: Tensor,
-    matrices: Tensor,
-    constants: Tensor | None = None,
-    added: Tensor | None = None,
-    rectify: bool = False,
-) -> Tensor:
-    """Each group of C' channels through its matrix, plus constants, plus another map, and then ReLU.
-
-    image (batch, K C', H, W), matrices (K, C, C'), constants (K, C), added (batch, K C, H, W); returns the like of it.
-    """
-    constants = None if constants is None else constants.contiguous()
-    return _mapped_op(image, matrices, constants, added, rectify)
 
 
 @triton.jit(do_not_specialize=("pixels", "each", "part_size", "sums_from"))
@@ -114,13 +39,6 @@ def _products(
         tl.store(out + sums_from + group * A + a, sums, a < A)
 
 
-def _parts(pixels: int, tiles: int) -> tuple[int, int]:
-    """Into how many parts the pixels are divided, and how many each has: a multiple of a tile."""
-    number = min(divided(pixels, 2 * PIXELS), max(1, PROGRAMS // tiles))
-    each = divided(divided(pixels, number), PIXELS) * PIXELS
-    return divided(pixels, each), each
-
-
 @torch.library.custom_op(
     "darts::products", mutates_args=(), schema="(Tensor left, Tensor right, int groups, bool exact) -> Tensor"
 )
@@ -129,7 +47,7 @@ def _products_op(left: Tensor, right: Tensor, groups: int, exact: bool) -> Tenso
     a, b = left.shape[1] // groups, right.shape[1] // groups
     size, high, wide = groups * a * (b + 1), tile(a), tile(b)
     tiles = groups * divided(a, high) * divided(b, wide)
-    number, each = _parts(one.pixels, tiles)
+    number, each = divided_pixels(one.pixels, PIXELS, tiles, 2)
     parts = torch.empty((number, size), dtype=torch.float32, device=left.device)
     kind = "ieee" if exact else precision(left)
     _products[tiles, number](
@@ -142,8 +60,13 @@ def _products_op(left: Tensor, right: Tensor, groups: int, exact: bool) -> Tenso
 @_products_op.register_fake
 def _(left, right, groups, exact):
     pixels, a, b = left.numel() // left.shape[1], left.shape[1] // groups, right.shape[1] // groups
-    number, _ = _parts(pixels, groups * divided(a, tile(a)) * divided(b, tile(b)))
+    number, _ = divided_pixels(pixels, PIXELS, groups * divided(a, tile(a)) * divided(b, tile(b)), 2)
     return left.new_empty((number, groups * a * (b + 1)), dtype=torch.float32)
+
+
+def parts(left: Tensor, right: Tensor, groups: int) -> Tensor:
+    """What `products` returns, before it is summed over the parts that pixels were divided into: a row a part."""
+    return _products_op(left, right, groups, False)
 
 
 def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +75,7 @@ def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     left (batch, K A, H, W), right (batch, K B, H, W).
     """
     a, b = left.shape[1] // groups, right.shape[1] // groups
-    total = _products_op(left, right, groups, False).sum(0)
+    total = parts(left, right, groups).sum(0)
     return total[: groups * a * b].view(groups, a, b), total[groups * a * b :].view(groups, a)
 
 
