@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,24 +52,46 @@ class DiscreteCell(nn.Module):
 
     def forward(self, older: Tensor, newer: Tensor, path_scales: Tensor | None) -> Tensor:
         """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
-        states = prepared(self.inputs, older, newer)
+        states = [_State(x) for x in prepared(self.inputs, older, newer)]
         edge = 0
         for edges in self.cell.nodes:
-            paths = []
+            total = None
             for _, source in edges:
                 scale = None if path_scales is None else path_scales[edge]
-                paths.append(_path(self.operations[edge], states[source], scale))
-                paths += [operation(states[source]) for operation in self.always[edge].children()]
+                total = _plus_path(total, self.operations[edge], states[source], scale)
+                for operation in self.always[edge].children():
+                    total = _plus_path(total, operation, states[source], None)
                 edge += 1
-            states.append(sum(paths[1:], start=paths[0]))
-        return torch.cat([states[node] for node in self.cell.concat], dim=1)
+            states.append(_State(cast(Tensor, total)))
+        return torch.cat([states[node].map for node in self.cell.concat], dim=1)
 
 
-def _path(operation: nn.Module, state: Tensor, scale: Tensor | None) -> Tensor:
-    out = operation(state)
-    if scale is None or isinstance(operation, nn.Identity):  # the identity is never dropped, as published
+class _State:
+    """A cell's input or node; its ReLU is computed once, for all operations that begin with one."""
+
+    def __init__(self, image: Tensor) -> None:
+        self.map = image
+        self.rectified: Tensor | None = None
+
+    def through(self, operation: nn.Module) -> Tensor:
+        """The operation's output."""
+        if type(operation) is not nn.Sequential or type(operation[0]) is not nn.ReLU:
+            return operation(self.map)
+        if self.rectified is None:
+            self.rectified = F.relu(self.map)
+        out = self.rectified
+        for layer in operation[1:]:
+            out = layer(out)
         return out
-    return out * scale[:, None, None, None]
+
+
+def _plus_path(total: Tensor | None, operation: nn.Module, state: _State, scale: Tensor | None) -> Tensor:
+    """A node's sum so far plus one path, each sample of which is multiplied by its scale."""
+    out = state.through(operation)
+    if scale is None or isinstance(operation, nn.Identity):  # the identity is never dropped, as published
+        return out if total is None else total + out
+    factor = scale.to(out.dtype)[:, None, None, None]  # else maps of bfloat16 would become float32 here
+    return out * factor if total is None else torch.addcmul(total, out, factor)
 
 
 class AuxiliaryHead(nn.Module):
