@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darts.models.fused import folding, maps, source
-from darts.models.fused import supernet as fused
+from darts.models.fused import folding, libraries, maps
 from darts.models.fused.folding import Moments, RunningStatistics, fold
 from darts.models.fused.source import Source
 from darts.models.kernels import depthwise, depthwise_gradients, fold_parts, products
@@ -32,7 +31,7 @@ from tests.conftest import composed
 
 Errors = dict[str, float]
 Case = Callable[[], Errors]
-SERVED = (maps, source, fused)  # modules that ask whether the kernels serve a map
+SERVED = (maps, libraries)  # modules that ask whether the kernels serve a map
 
 
 def error(found: Tensor, right: Tensor) -> float:
@@ -243,7 +242,7 @@ def launched_case(
     right = torch.cat(terms, dim=1) + wide[2]
     leaves = [tensor.requires_grad_() for tensor in (image, mixture, added)]
     with by_kernels():
-        assert part._is_launched(leaves[0])
+        assert part.is_by_hand(leaves[0])
         found = part(*leaves)
     gradient = drawn(*right.shape)
     right.backward(gradient.double())

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from darts.models.batch_norm import normalised
 from darts.models.depthwise import Depthwise
 from darts.models.fused.folding import RunningStatistics, fold, over_all_processes
+from darts.models.fused.libraries import library_for
 from darts.models.fused.maps import Before, Operand, convolved, moments, sum_of_maps
-from darts.models.kernels.rows import MOST_CHANNELS, serves
 from darts.models.operations import FactorisedReduction, Zero
 from darts.runtime.reduction import Part, run_in_step
 
@@ -28,7 +28,7 @@ Operations = Sequence[Mapping[int, nn.Module]]  # the reference supernet's, by e
 
 
 POOLS = nn.MaxPool2d, nn.AvgPool2d
-WIDEST_KERNEL = 7  # that launched.py takes
+WIDEST_KERNEL = 7  # that by_hand.py takes
 
 
 class Row(NamedTuple):
@@ -280,34 +280,34 @@ class Source(nn.Module):
 
         `added`: a map that is added to them.
         """
-        launched, columns = self._is_launched(source), mixture.unbind(1)
-        here = [part for part in self.shared if isinstance(part, Reduction) or not launched]
-        parts = [*here, *([] if launched else self.families), *self.dense]
+        by_hand, columns = self.is_by_hand(source), mixture.unbind(1)
+        here = [part for part in self.shared if isinstance(part, Reduction) or not by_hand]
+        parts = [*here, *([] if by_hand else self.families), *self.dense]
         rectified = source.relu() if parts else source
         found = run_in_step([part(source, rectified, columns) for part in parts])
         outputs = [part(source, columns) for part in self.unfused] + found[len(parts) - len(self.dense) :]
-        if launched:
-            from darts.models.fused.launched import mixed
+        if by_hand:
+            from darts.models.fused.by_hand import mixed
 
             outputs.append(mixed(self, source, mixture, found[0] if here else None, added))
         elif self.shared or self.families:
             outputs.append(sum_of_maps(found[: len(here)], found[len(here) : len(parts) - len(self.dense)]))
-        if added is not None and not launched:
+        if added is not None and not by_hand:
             outputs.append(added)
         if not outputs:  # `none` only
             return torch.zeros_like(source[:, :, :: self.stride, :: self.stride]).repeat(1, len(mixture), 1, 1)
         return sum(outputs[1:], start=outputs[0])
 
-    def _is_launched(self, source: Tensor) -> bool:
-        """Whether launched.py computes it: on a GPU by our kernels, normalised by this process's batch."""
-        if not serves(source) or source.shape[1] > MOST_CHANNELS or not self.expressible:
+    def is_by_hand(self, source: Tensor) -> bool:
+        """Whether by_hand.py computes it: there is a library for the map, normalised by this process's batch."""
+        if not self.expressible or library_for(source) is None:
             return False
         norms = [layer for layer in self.modules() if isinstance(layer, RunningStatistics)]
         return all(norm.by_batch and not norm.synchronised for norm in norms)
 
 
 def _expressible(source: Source) -> bool:
-    """Whether launched.py can compute it: families of at most two candidates, pools of one size, no kernel too wide."""
+    """Whether by_hand.py can compute it: families of at most two candidates, pools of one size, no kernel too wide."""
     families = [cast(Convolutions, family) for family in source.families]
     kernels = [kernel for family in families for kernel in family.kernels.values()]
     matrices = [matrix for family in families for matrix in family.matrices.values()]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from darts.models.fused.source import Row, Source, Stacked
-from darts.models.kernels.rows import serves
 from darts.models.mixture import MixtureWeights
 from darts.models.operations import prepared
 from darts.models.supernet import SearchCell, Supernet, bypass, shuffled, split_channels
@@ -27,8 +26,8 @@ class Group(NamedTuple):
 class Terms:
     """By node the sum of what it has been sent so far.
 
-    On a GPU the sums of several nodes are kept as one map, side by side: the next source adds to it in the launch that
-    makes its own map. On the CPU that was slower (docs/performance.md).
+    Where a library computes states by hand the sums of several nodes are kept as one map, side by side: the next source
+    adds to it in the operator that makes its own map. By PyTorch's operators that is slower (docs/performance.md).
     """
 
     def __init__(self) -> None:
@@ -47,9 +46,9 @@ class Terms:
         joined, self.joined, self.nodes = self.joined, None, []
         return joined
 
-    def put(self, nodes: list[int], terms: Tensor) -> None:
-        """Send several nodes a term each, side by side."""
-        if not serves(terms):
+    def put(self, nodes: list[int], terms: Tensor, together: bool) -> None:
+        """Send several nodes a term each, side by side; `together`: what they had been sent is in it already."""
+        if not together:
             self._divide(nodes, terms)
             return
         if self.joined is not None:
@@ -113,7 +112,8 @@ class FusedCell(nn.Module):
         for group, source, weights in zip(self.groups, self.sources, by_group, strict=True):
             if group.state != state:
                 continue
-            mixed.put(group.nodes, source(passing, weights, mixed.taken(group.nodes)))
+            terms = source(passing, weights, mixed.taken(group.nodes))
+            mixed.put(group.nodes, terms, cast(Source, source).is_by_hand(passing))
             if others is not None:
                 around = bypass(others, group.stride)
                 for node, weight in zip(group.nodes, weights[:, -1], strict=True):

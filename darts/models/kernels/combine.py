@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
@@ -11,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from darts.models.kernels.rows import divided, new_map, precision, rows, tile
+from darts.models.kernels.types import Diagonal, Term
 
 PIXELS = 128  # of a tile
 
@@ -83,25 +83,6 @@ def _combined(
     if RECTIFY:
         total = tl.maximum(total, 0.0)
     tl.store(result + pixel[:, None] * result_row + channel[None, :], total.to(result.dtype.element_ty), writes)
-
-
-class Term(NamedTuple):
-    """An image, and the matrix by which each group of the sum has some of its channels.
-
-    `matrices`: (M, N, C, C'), whose group of the sum is N m + n. It is given channels C' m to C' (m + 1) of the image,
-    or, where the image has C' channels only, all of them.
-    """
-
-    image: Tensor
-    matrices: Tensor
-
-
-class Diagonal(NamedTuple):
-    """Images of which every group has each channel times a factor: D kinds of C channels, factors (groups, D, C)."""
-
-    pools: Tensor | None  # (batch, P C, H, W)
-    plain: Tensor | None  # (batch, C, H, W), the last kind
-    factors: Tensor
 
 
 @torch.library.custom_op(

@@ -6,8 +6,6 @@ image of G C channels that has a group for each.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -15,25 +13,9 @@ from torch import Tensor
 
 from darts.models.kernels.rows import divided, new_map, rows, tile, wide
 from darts.models.kernels.rows import parts as divided_pixels
+from darts.models.kernels.types import Kernels
 
 PIXELS = 64  # of a tile
-
-
-class Kernels(NamedTuple):
-    """The kernels of K edges, (K, C, 1, k, k); of two candidates, perhaps of two sizes, which alternate as groups."""
-
-    first: Tensor
-    second: Tensor | None = None
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """k of both; the first's, where there is but one."""
-        return self.first.shape[-1], (self.first if self.second is None else self.second).shape[-1]
-
-    @property
-    def groups(self) -> int:
-        """G."""
-        return len(self.first) * (1 if self.second is None else 2)
 
 
 @triton.jit

@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from darts.models.kernels.depthwise import Kernels, own_kernel
+from darts.models.kernels.depthwise import own_kernel
 from darts.models.kernels.rows import PROGRAMS, divided, new_map, rows, wide
 from darts.models.kernels.rows import parts as divided_pixels
+from darts.models.kernels.types import Kernels
 
 PIXELS = 64  # of a tile
 LARGEST = 7  # side of a kernel whose gradient is computed: a sum for each tap of a row

@@ -9,33 +9,13 @@ the moments is the map by which d's gradient gets its part of them (darts/models
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from darts.models.kernels.rows import tile
-
-
-class Scales(NamedTuple):
-    """The mixture (edges, candidates), and its columns for the one or two candidates that alternate as groups."""
-
-    mixture: Tensor
-    columns: Sequence[int]
-
-
-class Folded(NamedTuple):
-    """What a batch's moments make of P, and what its gradient needs of them."""
-
-    W: Tensor  # as fold.folded has it
-    b: Tensor  # (K, C')
-    means: Tensor  # u of the convolution, (K, C')
-    factors: Tensor  # r of it
-    mean: Tensor  # m, (K, C)
-    covariance: Tensor  # S, (K, C, C)
+from darts.models.kernels.types import Folded, FoldGradient, Scales
 
 
 @triton.jit
@@ -225,14 +205,6 @@ def _backward_op(
 @_backward_op.register_fake
 def _(P, mixture, column, other_column, means, factors, m, S, parts, pixels, per_edge, for_mixture):
     return torch.empty_like(P), torch.empty_like(S), torch.empty_like(m)
-
-
-class FoldGradient(NamedTuple):
-    """Of P, and the map by which the moments' gradients reach what they are of."""
-
-    P: Tensor
-    matrices: Tensor  # M, (K, C, C)
-    constants: Tensor  # c, (K, C)
 
 
 def gradient(

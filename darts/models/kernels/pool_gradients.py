@@ -10,9 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from darts.models.kernels.fold_parts import row_of_parts
-from darts.models.kernels.pools import PARTS, PIXELS, Kinds
+from darts.models.kernels.pools import PARTS, PIXELS
 from darts.models.kernels.rows import divided, new_map, rows, wide
 from darts.models.kernels.rows import parts as divided_pixels
+from darts.models.kernels.types import Kinds
 
 
 @triton.jit(do_not_specialize=("pixels", "edges", "each"))

@@ -13,7 +13,6 @@ A map that comes as it is (the skip connection) is the last kind: f = a, and nei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
@@ -23,10 +22,10 @@ from torch import Tensor
 from darts.models.kernels.fold_parts import row_of_parts
 from darts.models.kernels.rows import divided, new_map, rows, wide
 from darts.models.kernels.rows import parts as divided_pixels
+from darts.models.kernels.types import FoldedPools, Kinds, Pooled
 
 PIXELS = 64  # of a tile
 PARTS = 64  # of a sum, read at once
-AVERAGE, MAXIMUM = 0, 1
 
 
 @triton.jit(do_not_specialize=("pixels", "H", "W", "OH", "OW", "each", "kinds"))
@@ -98,14 +97,6 @@ def _maps(image: Tensor, kinds: Sequence[int], stride: int) -> tuple[Tensor, Ten
 @_pooled_op.register_fake
 def _(image, kinds, side, stride):
     return _maps(image, kinds, stride)[:3]
-
-
-class Pooled(NamedTuple):
-    """The pools' maps side by side, and what their gradients need."""
-
-    maps: Tensor  # (batch, P C, H', W')
-    taps: Tensor  # (batch, C, H', W'): which pixel under the kernel is the largest, row by row
-    parts: Tensor  # of the sums over pixels of each channel, and of its square
 
 
 def pooled(image: Tensor, kinds: Sequence[int], side: int, stride: int) -> Pooled:
@@ -196,21 +187,6 @@ def _fold_results(
 @_fold_op.register_fake
 def _(mixture, columns, plain, parts, pixels, channels, normed, eps):
     return _fold_results(mixture, columns, plain, channels)
-
-
-class FoldedPools(NamedTuple):
-    """The kinds' factors and constants on each edge, and the batch's statistics."""
-
-    factors: Tensor  # f, (K, D, C)
-    constants: Tensor  # b, the kinds' sum, (K, C)
-    statistics: Tensor  # m, v and r, (3, P, C)
-
-
-class Kinds(NamedTuple):
-    """Which columns of the mixture (K, candidates) belong to the pools, and to the map that comes as it is."""
-
-    columns: Sequence[int]
-    plain: int | None
 
 
 def folded(mixture: Tensor, kinds: Kinds, found: Pooled | None, channels: int, eps: float | None) -> FoldedPools:

@@ -1,16 +1,16 @@
-"""What one state sends to its nodes, forward and backward, in some thirty launches on a GPU.
+"""What one state sends to its nodes, forward and backward, as one function with its gradient by hand.
 
 The function of source.py, for what is most of a search's work: depthwise-separable candidates, pools and the skip
-connection, normalised by their batch. It is one function with its gradient by hand, since autograd adds, copies and
-slices maps between functions, and each of these is a launch and a map read and written:
+connection, normalised by their batch. Autograd adds, copies and slices maps between functions, and each of these is a
+map read and written, and a launch on a GPU; here some thirty operators read each map as seldom as can be:
 
     forward    pools and their sums | for each block: depthwise convolution with its sums, folding; between two blocks
                the 1x1 convolution and ReLU | the sum of all maps, and of what other states have sent
     backward   the same in reverse order; the gradient of a depthwise map is one sum of two 1x1 convolutions, of the
                gradient handed down and of the map itself (folding.py)
 
-The kernels are in darts/models/kernels/, whose files have the formulas. Tests hold it to the reference operations by
-Triton's interpreter.
+The operators are written twice, in Triton for a GPU (darts/models/kernels/, whose files have the formulas) and in C for
+a CPU (darts/models/compiled/). Tests hold both to the reference operations in float64.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ import torch
 from torch import Tensor
 
 from darts.models.fused.folding import RunningStatistics
+from darts.models.fused.libraries import library_for
 from darts.models.fused.maps import Operand, refuse_second_derivatives
-from darts.models.kernels import depthwise, depthwise_gradients, fold_parts, pool_gradients, pools, products
-from darts.models.kernels.combine import Diagonal, Term, combined, mapped
-from darts.models.kernels.depthwise import Kernels
-from darts.models.kernels.fold_parts import Folded, Scales
 from darts.models.kernels.rows import rows
+from darts.models.kernels.types import AVERAGE, MAXIMUM, Diagonal, Folded, Kernels, Kinds, Scales, Term
 
 if TYPE_CHECKING:
     from darts.models.fused.source import Convolutions, Pool, Source
@@ -38,14 +36,15 @@ class Plan(NamedTuple):
 
     families: Sequence[Convolutions]
     pools: Sequence[Pool]
-    kinds: pools.Kinds  # the mixture's columns of the pools, and of the skip connection
+    kinds: Kinds  # the mixture's columns of the pools, and of the skip connection
     sizes: tuple[int, int]  # the pools' side and stride
     channels: int
+    library: Any  # of the operators: darts/models/kernels/operators.py, or darts/models/compiled/operators.py
 
     @property
     def are_maxima(self) -> list[int]:
         """By pool, as pools.py names them."""
-        return [pools.MAXIMUM if isinstance(p.pool, torch.nn.MaxPool2d) else pools.AVERAGE for p in self.pools]
+        return [MAXIMUM if isinstance(p.pool, torch.nn.MaxPool2d) else AVERAGE for p in self.pools]
 
 
 class Block(NamedTuple):
@@ -84,7 +83,7 @@ def mixed(source: Source, image: Tensor, mixture: Tensor, extra: Operand | None,
 
     `extra`: a map that all edges share, with a matrix for each; `added`: a map that is added to the sum.
     """
-    plan = plan_of(source, image.shape[1])
+    plan = plan_of(source, image)
     weights = [
         tensor
         for family in plan.families
@@ -94,7 +93,7 @@ def mixed(source: Source, image: Tensor, mixture: Tensor, extra: Operand | None,
     return _Mixed.apply(plan, image, mixture.contiguous(), added, *(extra or (None, None, None)), *weights)
 
 
-def plan_of(source: Source, channels: int) -> Plan:
+def plan_of(source: Source, image: Tensor) -> Plan:
     """The parts of a source."""
     from darts.models.fused.source import Convolutions, Pool, Skip
 
@@ -103,7 +102,7 @@ def plan_of(source: Source, channels: int) -> Plan:
     layer = own[0].pool if own else None
     sizes = (cast(int, layer.kernel_size), cast(int, layer.stride)) if layer is not None else (1, 1)
     families = [cast(Convolutions, family) for family in source.families]
-    return Plan(families, own, pools.Kinds([pool.column for pool in own], plain), sizes, channels)
+    return Plan(families, own, Kinds([pool.column for pool in own], plain), sizes, image.shape[1], library_for(image))
 
 
 def _kernels(family: Convolutions, block: int) -> tuple[Tensor, Tensor | None]:
@@ -121,7 +120,7 @@ class _Mixed(torch.autograd.Function):
         remaining = iter(weights)
         for family in plan.families:
             own = [cast(Any, (next(remaining), next(remaining), next(remaining))) for _ in family.steps]
-            blocks += _blocks(family, source, mixture, own)
+            blocks += _blocks(plan, family, source, mixture, own)
             terms.append(Term(blocks[-1].result, blocks[-1].W[:, None]))
             constants.append(blocks[-1].b)
         if extra_image is not None and extra_matrices is not None and extra_constants is not None:
@@ -129,9 +128,9 @@ class _Mixed(torch.autograd.Function):
             constants.append(extra_constants)
         found = pooled = None
         if plan.pools:
-            pooled = pools.pooled(source, plan.are_maxima, *plan.sizes)
+            pooled = plan.library.pooled(source, plan.are_maxima, *plan.sizes)
         if plan.pools or plan.kinds.plain is not None:
-            found = pools.folded(mixture, plan.kinds, pooled, plan.channels, _eps(plan))
+            found = plan.library.folded_pools(mixture, plan.kinds, pooled, plan.channels, _eps(plan))
             constants.append(found.constants)
             _move(plan, found.statistics, source if pooled is None else pooled.taps)
         diagonal = None
@@ -141,7 +140,7 @@ class _Mixed(torch.autograd.Function):
         ctx.plan = plan
         kept = (*(pooled or (None,) * 3)[:2], *(found or (None,) * 3))
         ctx.save_for_backward(source, mixture, extra_image, extra_matrices, *kept, *sum(blocks, ()))
-        return combined(terms, constants, len(mixture), plan.channels, diagonal, added)
+        return plan.library.combined(terms, constants, len(mixture), plan.channels, diagonal, added)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
@@ -152,18 +151,20 @@ class _Mixed(torch.autograd.Function):
         return None, gradients.source, gradients.mixture, gradients.added, *gradients.of_extra(), *for_weights
 
 
-def _blocks(family: Convolutions, source: Tensor, mixture: Tensor, weights: Sequence[Any]) -> list[Block]:
+def _blocks(plan: Plan, family: Convolutions, source: Tensor, mixture: Tensor, weights: Sequence[Any]) -> list[Block]:
     """The forward pass of a family's blocks, from the source before its ReLU."""
     blocks: list[Block] = []
     for number, (kernel, second, matrices) in enumerate(weights):
-        image = source if not blocks else mapped(blocks[-1].result, blocks[-1].W, blocks[-1].b, rectify=True)
-        result, parts = depthwise.measured(image, Kernels(kernel, second), family.steps[number], not blocks)
+        image = (
+            source if not blocks else plan.library.mapped(blocks[-1].result, blocks[-1].W, blocks[-1].b, rectify=True)
+        )
+        result, parts = plan.library.measured(image, Kernels(kernel, second), family.steps[number], not blocks)
         norm = cast(RunningStatistics, family.norms[str(number)])
         running = norm.running_mean, norm.running_var, norm.num_batches_tracked
         last = number == len(weights) - 1
         scales, per_edge = (Scales(mixture, family.columns), len(family.columns)) if last else (None, 1)
         pixels, numbers = result.numel() // result.shape[1], (norm.moves, norm.eps, norm.momentum)
-        found = fold_parts.folded(matrices.flatten(2), scales, parts, pixels, running, numbers, per_edge)
+        found = plan.library.folded(matrices.flatten(2), scales, parts, pixels, running, numbers, per_edge)
         blocks.append(Block(image, kernel, second, matrices, result, *found))
     return blocks
 
@@ -208,17 +209,19 @@ class _Gradients:
             return
         plan, normed = self.plan, _eps(self.plan) is not None
         plain = None if plan.kinds.plain is None else self.image
-        parts = pool_gradients.products(self.sum, self.pool_maps, plain, plan.channels)
+        parts = self.plan.library.pool_products(self.sum, self.pool_maps, plain, plan.channels)
         pixels = self.sum.numel() // self.sum.shape[1]
         given = self.own_mixture, plan.kinds, parts, self.statistics, pixels, normed
-        linear, constants = pool_gradients.fold_gradient(*given, self.mixture)
+        linear, constants = self.plan.library.fold_pools_gradient(*given, self.mixture)
         if not self.wanted[1]:
             return
         for_maps = None
         if self.pool_maps is not None:
-            for_maps = pool_gradients.maps_gradient(self.sum, self.factors, self.pool_maps, linear, constants, normed)
+            for_maps = self.plan.library.pool_maps_gradient(
+                self.sum, self.factors, self.pool_maps, linear, constants, normed
+            )
         geometry = plan.are_maxima, self.image.shape[2:], plain is not None, *plan.sizes
-        self.source = pool_gradients.source_gradient(for_maps, self.taps, self.sum, self.factors, *geometry)
+        self.source = self.plan.library.pool_source_gradient(for_maps, self.taps, self.sum, self.factors, *geometry)
 
     def of_families(self) -> list[Tensor | None]:
         """Of all weights, in their order; what reaches the source is added to its gradient."""
@@ -244,24 +247,24 @@ class _Gradients:
         groups, outer, inner = block.matrices.shape[:3]
         per_edge = len(family.columns) if last else 1
         edges = groups // per_edge
-        parts = products.parts(gradient, block.result, edges)
+        parts = self.plan.library.parts(gradient, block.result, edges)
         scales = Scales(self.own_mixture, family.columns) if last else None
         P = block.matrices.flatten(2)  # noqa: N806
-        folded = fold_parts.gradient(P, scales, block.folded, parts, block.pixels, self.mixture, per_edge)
+        folded = self.plan.library.fold_gradient(P, scales, block.folded, parts, block.pixels, self.mixture, per_edge)
         back = block.W.view(edges, outer, per_edge, inner).permute(0, 2, 3, 1)
         terms = [Term(gradient, back), Term(block.result, folded.matrices[:, None])]
-        own = combined(terms, [folded.constants], groups, inner)
+        own = self.plan.library.combined(terms, [folded.constants], groups, inner)
         kernels = Kernels(None, None)  # type: ignore[arg-type]
         if wanted:
-            kernels = depthwise_gradients.kernel_gradients(
+            kernels = self.plan.library.kernel_gradients(
                 own, block.source, block.kernels, family.steps[number], number == 0
             )
         weights = [*kernels, folded.P.view_as(block.matrices)]
         if number > 0:
-            return depthwise_gradients.source_gradient(own, block.source, block.kernels, family.steps[number]), weights
+            return self.plan.library.source_gradient(own, block.source, block.kernels, family.steps[number]), weights
         if self.wanted[1]:
             steps = family.steps[number]
-            self.source = depthwise_gradients.source_gradient(own, block.source, block.kernels, steps, self.source)
+            self.source = self.plan.library.source_gradient(own, block.source, block.kernels, steps, self.source)
         return own, weights
 
     def of_extra(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -269,7 +272,7 @@ class _Gradients:
         if self.extra_image is None:
             return None, None, None
         matrices = self.extra_matrices.flatten(0, 1)
-        for_image = mapped(self.sum, matrices.t()[None]) if self.wanted[4] else None
-        found, sums = products.products(self.sum, self.extra_image, 1)
+        for_image = self.plan.library.mapped(self.sum, matrices.t()[None]) if self.wanted[4] else None
+        found, sums = self.plan.library.products(self.sum, self.extra_image, 1)
         shape = self.extra_matrices.shape
         return for_image, found.view(shape), sums.view(shape[:2])

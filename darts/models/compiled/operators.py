@@ -1,0 +1,361 @@
+"""The operators of darts/models/fused/by_hand.py on a CPU: arguments for the functions of source.c.
+
+They are those of darts/models/kernels/operators.py, whose docstrings describe them. Maps are float32 and channels
+last, or some channels of a wider map; their channels are a multiple of 4. Sums over pixels come in parts, of some
+images each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from darts.models.compiled.library import lanes_of, load
+from darts.models.kernels.rows import new_map, rows
+from darts.models.kernels.types import (
+    MAXIMUM,
+    Diagonal,
+    Folded,
+    FoldedPools,
+    FoldGradient,
+    Kernels,
+    Kinds,
+    Pooled,
+    Scales,
+    Term,
+)
+
+MOST_PARTS = 16  # that images are divided into, which as many threads may sum
+MOST_TERMS = 4
+
+
+class _Call:
+    """A function of source.c and its arguments so far; keeps the tensors until it has run."""
+
+    def __init__(self, name: str, channels: int) -> None:
+        self.function = getattr(load(lanes_of(channels) or 0), name)
+        self.arguments: list[int] = [torch.get_num_threads()]
+        self.tensors: list[Tensor] = []
+
+    def numbers(self, *numbers: int) -> None:
+        """Sizes and distances."""
+        self.arguments += numbers
+
+    def tensor(self, tensor: Tensor | None) -> None:
+        """The place of a tensor's first number, 0 for none."""
+        self.arguments.append(0 if tensor is None else tensor.data_ptr())
+        if tensor is not None:
+            self.tensors.append(tensor)
+
+    def map(self, image: Tensor | None) -> None:
+        """A map, and from a pixel to the next."""
+        own = None if image is None else rows(image)
+        self.tensor(None if own is None else own.map)
+        self.numbers(0 if own is None else own.distance)
+
+    def __call__(self) -> None:
+        self.function((ctypes.c_int64 * len(self.arguments))(*self.arguments))
+
+
+@functools.cache
+def _doubles(*numbers: float) -> ctypes.Array[ctypes.c_double]:
+    return (ctypes.c_double * len(numbers))(*numbers)
+
+
+def _parts(image: Tensor) -> int:
+    return min(len(image), MOST_PARTS)
+
+
+def combined(
+    terms: Sequence[Term], constants: Sequence[Tensor], groups: int, outer: int, diagonal: Diagonal | None = None,
+    added: Tensor | None = None, rectify: bool = False,
+) -> Tensor:  # fmt: skip
+    """The sum of all terms, of constants (any number for each group and channel), and of another map; then ReLU."""
+    pools, plain, factors = diagonal or (None, None, None)
+    images = [term.image for term in terms]
+    like = next(image for image in (*images, pools, plain, added) if image is not None)
+    if len(terms) > MOST_TERMS or len(constants) > MOST_TERMS:
+        half = combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, added)
+        return combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, half, rectify)
+    result, call = new_map(like, groups * outer), _Call("combined", outer)
+    call.numbers(result.numel() // result.shape[1], groups, outer, int(rectify))
+    call.map(result)
+    call.map(added)
+    call.numbers(len(terms))
+    for image, matrices in terms:
+        call.map(image)
+        inner = matrices.shape[3]
+        call.numbers(inner if image.shape[1] > inner else 0, inner)
+        call.tensor(matrices)
+        call.numbers(matrices.shape[1], *matrices.stride())
+    kinds = [] if pools is None else list(pools.split(outer, dim=1))
+    call.numbers(len(kinds) + (plain is not None))
+    call.tensor(factors)
+    for image in [*kinds, *([] if plain is None else [plain])]:
+        call.map(image)
+    call.numbers(len(constants))
+    for constant in constants:
+        call.tensor(constant.contiguous())
+        call.numbers(constant.numel() // (groups * outer))
+    call()
+    return result
+
+
+def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None, rectify: bool = False) -> Tensor:
+    """Each group of C' channels through its matrix, plus constants, and then ReLU."""
+    groups, outer = matrices.shape[:2]
+    shifts = [] if constants is None else [constants]
+    return combined([Term(image, matrices[:, None])], shifts, groups, outer, rectify=rectify)
+
+
+def parts(left: Tensor, right: Tensor, groups: int) -> Tensor:
+    """What `products` returns, before it is summed over the parts that images were divided into."""
+    high, width, number = left.shape[1] // groups, right.shape[1] // groups, _parts(left)
+    result, call = left.new_empty((number, groups * high * (width + 1))), _Call("products", math.gcd(high, width))
+    call.numbers(len(left), left.shape[2] * left.shape[3], number, groups, high, width)
+    call.map(left)
+    call.map(right)
+    call.tensor(result)
+    call()
+    return result
+
+
+def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Sums over pixels of left times right, (K, A, B), and of left, (K, A)."""
+    total = parts(left, right, groups).sum(0)
+    high, width = left.shape[1] // groups, right.shape[1] // groups
+    size = groups * high * width
+    return total[:size].view(groups, high, width), total[size:].view(groups, high)
+
+
+def _add_kernels(call: _Call, kernels: Kernels, groups: int, channels: int) -> None:
+    call.tensor(kernels.first.contiguous())
+    call.tensor(None if kernels.second is None else kernels.second.contiguous())
+    call.numbers(*kernels.sides, 1 if kernels.second is None else 2, groups, channels)
+
+
+def measured(image: Tensor, kernels: Kernels, steps: tuple[int, int], rectify: bool) -> tuple[Tensor, Tensor]:
+    """The depthwise convolution, perhaps of the image's ReLU, and parts of its sums of products."""
+    groups, channels, stride = kernels.groups, kernels.first.shape[1], steps[0]
+    sides = -(-image.shape[2] // stride), -(-image.shape[3] // stride)
+    result, number = new_map(image, groups * channels, sides), _parts(image)
+    sums = image.new_empty((number, groups * channels * (channels + 1)))
+    call = _Call("depthwise", channels)
+    call.numbers(len(image), number, *image.shape[2:], *sides, *steps, int(rectify))
+    _add_kernels(call, kernels, groups, channels)
+    call.map(image)
+    call.numbers(channels if image.shape[1] > channels else 0)
+    call.map(result)
+    call.tensor(sums)
+    call()
+    return result, sums
+
+
+def source_gradient(
+    gradient: Tensor, source: Tensor, kernels: Kernels, steps: tuple[int, int], added: Tensor | None = None
+) -> Tensor:
+    """What the gradient of `measured` makes of the image's gradient through its ReLU, plus another map."""
+    groups, channels = kernels.groups, kernels.first.shape[1]
+    result, call = new_map(source, source.shape[1]), _Call("source_gradient", channels)
+    call.numbers(len(source), *source.shape[2:], *gradient.shape[2:], *steps)
+    _add_kernels(call, kernels, groups, channels)
+    call.map(gradient)
+    call.numbers(source.shape[1] // channels)
+    call.tensor(result)
+    call.map(source)
+    call.map(added)
+    call()
+    return result
+
+
+def kernel_gradients(
+    gradient: Tensor, image: Tensor, kernels: Kernels, steps: tuple[int, int], rectify: bool
+) -> Kernels:
+    """What the gradient of `measured` makes of the kernels."""
+    groups, channels = kernels.groups, kernels.first.shape[1]
+    found = [torch.empty(kernel.shape) for kernel in kernels if kernel is not None]
+    call = _Call("kernel_gradients", channels)
+    call.numbers(len(image), _parts(image), *image.shape[2:], *gradient.shape[2:], *steps, int(rectify))
+    call.numbers(*kernels.sides, len(found), groups, channels)
+    call.map(gradient)
+    call.map(image)
+    call.numbers(channels if image.shape[1] > channels else 0)
+    call.tensor(found[0])
+    call.tensor(found[-1])
+    call()
+    return Kernels(found[0], found[1] if len(found) > 1 else None)
+
+
+def _add_scales(call: _Call, scales: Scales | None) -> None:
+    mixture, columns = scales or (None, (0,))
+    call.tensor(mixture)
+    call.numbers(0 if mixture is None else mixture.stride(0), columns[0], columns[-1])
+
+
+def folded(
+    P: Tensor, scales: Scales | None, parts: Tensor, pixels: int, running: tuple[Tensor, ...],
+    numbers: tuple[bool, float, float], per_edge: int = 1,
+) -> Folded:  # fmt: skip
+    """W and b of P (K, C', C), whose input's moments over `pixels` come as parts."""
+    P = P.contiguous()
+    groups, outer, inner = P.shape
+    W = P.new_empty((groups // per_edge, outer, per_edge * inner))
+    b, means, factors = (P.new_empty((groups, outer)) for _ in range(3))
+    found = Folded(W, b, means, factors, P.new_empty((groups, inner)), P.new_empty((groups, inner, inner)))
+    call = _Call("fold", inner)
+    call.numbers(groups, outer, inner, per_edge, pixels, len(parts))
+    call.tensor(parts)
+    call.tensor(P)
+    _add_scales(call, scales)
+    for tensor in running:
+        call.tensor(tensor)
+    call.numbers(int(numbers[0]))
+    for tensor in found:
+        call.tensor(tensor)
+    call.numbers(ctypes.addressof(_doubles(*numbers[1:])))
+    call()
+    return found
+
+
+def fold_gradient(
+    P: Tensor, scales: Scales | None, kept: Folded, parts: Tensor, pixels: int, for_mixture: Tensor,
+    per_edge: int = 1,
+) -> FoldGradient:  # fmt: skip
+    """What the sums of g d' and g over pixels, in parts, make of P and of d; the mixture's is written."""
+    P = P.contiguous()
+    groups, outer, inner = P.shape
+    found = FoldGradient(torch.empty_like(P), torch.empty_like(kept.covariance), torch.empty_like(kept.mean))
+    call = _Call("fold_gradient", inner)
+    call.numbers(groups, outer, inner, per_edge, pixels, len(parts))
+    call.tensor(parts)
+    call.tensor(P)
+    _add_scales(call, scales)
+    for tensor in (for_mixture, kept.means, kept.factors, kept.mean, kept.covariance, *found):
+        call.tensor(tensor)
+    call()
+    return found
+
+
+def pooled(image: Tensor, kinds: Sequence[int], side: int, stride: int) -> Pooled:
+    """Pools of one map over the pixels that are there, side by side, and parts of their sums."""
+    channels, sides = image.shape[1], (-(-image.shape[2] // stride), -(-image.shape[3] // stride))
+    number = _parts(image)
+    taps = new_map(image, channels, sides, torch.uint8)
+    sums = image.new_empty((number, 2 * len(kinds) * channels))
+    found, call = Pooled(new_map(image, len(kinds) * channels, sides), taps, sums), _Call("pooled", channels)
+    call.numbers(len(image), number, *image.shape[2:], *sides, channels, side, stride, len(kinds), _maxima(kinds))
+    call.map(image)
+    for tensor in found:
+        call.tensor(tensor)
+    call()
+    return found
+
+
+def _maxima(kinds: Sequence[int]) -> int:
+    return sum(1 << at for at, kind in enumerate(kinds) if kind == MAXIMUM)
+
+
+def _add_kinds(call: _Call, kinds: Kinds) -> None:
+    columns = [*kinds.columns, 0, 0][:2]
+    call.numbers(len(kinds.columns), *columns, -1 if kinds.plain is None else kinds.plain)
+
+
+def folded_pools(mixture: Tensor, kinds: Kinds, found: Pooled | None, channels: int, eps: float | None) -> FoldedPools:
+    """Factors and constants of pools, by their batch's statistics, or, `eps` None, as they are."""
+    number = len(kinds.columns) + (kinds.plain is not None)
+    factors, constants = (
+        mixture.new_empty((len(mixture), number, channels)),
+        mixture.new_empty((len(mixture), channels)),
+    )
+    result = FoldedPools(factors, constants, mixture.new_empty((3, len(kinds.columns), channels)))
+    call = _Call("fold_pools", channels)
+    call.arguments = [len(mixture), channels]
+    _add_kinds(call, kinds)
+    normed = found is not None and eps is not None
+    call.numbers(
+        int(normed), 1 if found is None else found.taps.numel() // channels, 0 if found is None else len(found.parts)
+    )
+    call.tensor(None if found is None else found.parts)
+    call.tensor(mixture)
+    call.numbers(mixture.stride(0))
+    for tensor in result:
+        call.tensor(tensor)
+    call.numbers(ctypes.addressof(_doubles(eps or 0.0)))
+    call()
+    return result
+
+
+def pool_products(gradient: Tensor, pools: Tensor | None, plain: Tensor | None, channels: int) -> Tensor:
+    """Parts of the sums over pixels of each edge's gradient times each kind's map, and of the gradient alone."""
+    edges, kinds, number = (
+        gradient.shape[1] // channels,
+        0 if pools is None else pools.shape[1] // channels,
+        _parts(gradient),
+    )
+    result = gradient.new_empty((number, edges * (kinds + (plain is not None) + 1) * channels))
+    call = _Call("pool_products", channels)
+    call.numbers(
+        len(gradient), gradient.shape[2] * gradient.shape[3], number, edges, channels, kinds, int(plain is not None)
+    )
+    for image in (gradient, pools, plain):
+        call.map(image)
+    call.tensor(result)
+    call()
+    return result
+
+
+def fold_pools_gradient(
+    mixture: Tensor, kinds: Kinds, parts: Tensor, statistics: Tensor, pixels: int, normed: bool, for_mixture: Tensor
+) -> tuple[Tensor, Tensor]:
+    """By what factor and constant, (P, C), a pool's map is in its own gradient; the mixture's is written."""
+    linear, constants = torch.empty(statistics.shape[1:]), torch.empty(statistics.shape[1:])
+    call = _Call("fold_pools_gradient", statistics.shape[2])
+    call.arguments = [len(mixture), statistics.shape[2]]
+    _add_kinds(call, kinds)
+    call.numbers(int(normed), pixels, len(parts))
+    call.tensor(parts)
+    call.tensor(mixture)
+    call.numbers(mixture.stride(0))
+    for tensor in (for_mixture, statistics, linear, constants):
+        call.tensor(tensor)
+    call()
+    return linear, constants
+
+
+def pool_maps_gradient(
+    gradient: Tensor, factors: Tensor, pools: Tensor, linear: Tensor, constants: Tensor, normed: bool
+) -> Tensor:
+    """The gradient of the pools' maps, (batch, P C, H', W')."""
+    edges, kinds, channels = factors.shape
+    result, call = new_map(pools, pools.shape[1]), _Call("pool_maps_gradient", channels)
+    call.numbers(pools.numel() // pools.shape[1], edges, channels, pools.shape[1] // channels, kinds, int(normed))
+    call.map(gradient)
+    call.tensor(factors)
+    call.map(pools)
+    for tensor in (linear, constants, result):
+        call.tensor(tensor)
+    call()
+    return result
+
+
+def pool_source_gradient(
+    maps: Tensor | None, taps: Tensor | None, gradient: Tensor, factors: Tensor, kinds: Sequence[int],
+    sides: Sequence[int], plain: bool, side: int, stride: int,
+) -> Tensor:  # fmt: skip
+    """Of the pools' input, (batch, C, *sides), from that of their maps, and from the edges' where it comes as it is."""
+    edges, _, channels = factors.shape
+    result, call = new_map(gradient, channels, (sides[0], sides[1])), _Call("pool_source_gradient", channels)
+    call.numbers(len(gradient), *sides, *gradient.shape[2:], channels, side, stride, edges, len(kinds), _maxima(kinds))
+    call.numbers(int(plain))
+    call.tensor(maps)
+    call.tensor(taps)
+    call.map(gradient)
+    call.tensor(factors)
+    call.tensor(result)
+    call()
+    return result
