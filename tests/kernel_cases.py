@@ -9,19 +9,21 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darts.models.compiled import library
 from darts.models.fused import folding, libraries, maps
 from darts.models.fused.folding import Moments, RunningStatistics, fold
 from darts.models.fused.source import Source
-from darts.models.kernels import depthwise, depthwise_gradients, fold_parts, products
-from darts.models.kernels.combine import Diagonal, Term, combined, mapped
+from darts.models.kernels import depthwise, depthwise_gradients, operators, products
+from darts.models.kernels.combine import mapped
 from darts.models.kernels.fold import folded, move
+from darts.models.kernels.types import Diagonal, Kernels, Scales, Term
 from darts.models.mixture import MixtureWeights
 from darts.models.operations import search_operation
 from darts.runtime.device import convolutions
@@ -111,7 +113,7 @@ def depthwise_case(
     }
 
 
-def combined_case(edges: int, per: int, channels: int, side: int, kinds: int, dtype: torch.dtype) -> Errors:
+def combined_case(own: Any, edges: int, per: int, channels: int, side: int, kinds: int, dtype: torch.dtype) -> Errors:
     """A sum of maps: grouped, of one image for all groups, each channel by a factor, constants, another map, ReLU."""
     groups = edges * per
     grouped = drawn(2, edges * channels, side, side, dtype=dtype)
@@ -125,7 +127,7 @@ def combined_case(edges: int, per: int, channels: int, side: int, kinds: int, dt
     added = drawn(2, (groups + 1) * channels, side, side, dtype=dtype)[:, channels:]
     terms = [Term(grouped, by_edge), Term(common, matrices[:, None]), Term(more, others[:, None])]
     pools = torch.cat(maps[:-1], dim=1) if kinds else None
-    found = combined(terms, constants, groups, channels, Diagonal(pools, maps[-1], factors), added, rectify=True)
+    found = own.combined(terms, constants, groups, channels, Diagonal(pools, maps[-1], factors), added, rectify=True)
 
     def rounded(tensor: Tensor) -> Tensor:
         return tensor.to(dtype).double()
@@ -138,42 +140,48 @@ def combined_case(edges: int, per: int, channels: int, side: int, kinds: int, dt
     right = right + torch.einsum("kbcyx,gkc->bgcyx", torch.stack(maps).double(), factors.double())
     shift = sum(constant.double().unflatten(0, (groups, -1)).sum(1) for constant in constants)
     right = right.flatten(1, 2) + shift.flatten()[:, None, None] + added.double()
-    plain = combined(terms[:1], [], groups, channels)
+    plain = own.combined(terms[:1], [], groups, channels)
     one = torch.einsum("becyx,enoc->benoyx", rounded(grouped).unflatten(1, (edges, -1)), rounded(by_edge)).flatten(1, 3)
     return {"all": error(found, right.relu()), "one": error(plain, one)}
 
 
 def measured_case(
-    edges: int, channels: int, sides: tuple[int, int], kernels: tuple[int, ...], steps: tuple[int, int], own: bool
+    own: Any,
+    edges: int,
+    channels: int,
+    sides: tuple[int, int],
+    kernels: tuple[int, ...],
+    steps: tuple[int, int],
+    grouped: bool,
 ) -> Errors:
     """Depthwise convolutions of one or two candidates with their sums, of one ReLU for all or of each group's own."""
     candidates = len(kernels)
-    image = drawn(3, channels * (edges * candidates if own else 1), *sides)
+    image = drawn(3, channels * (edges * candidates if grouped else 1), *sides)
     weights = [drawn(edges, channels, 1, side * side).view(edges, channels, 1, side, side) for side in kernels]
     leaf, *wide = (tensor.double().requires_grad_() for tensor in (image, *weights))
     largest, (stride, dilation) = max(kernels), steps
     padded = [F.pad(k, [(largest - k.shape[-1]) // 2] * 4) for k in wide]
     kernel = torch.stack(padded, dim=1).flatten(0, 2)
     rectified = leaf.relu()
-    copies = rectified if own else torch.cat([rectified] * (edges * candidates), dim=1)
+    copies = rectified if grouped else torch.cat([rectified] * (edges * candidates), dim=1)
     right = F.conv2d(copies, kernel, None, stride, dilation * (largest // 2), dilation, len(kernel))
-    given = depthwise.Kernels(*weights)
-    result, parts = depthwise.measured(image, given, steps, rectify=True)
+    given = Kernels(*weights)
+    result, parts = own.measured(image, given, steps, rectify=True)
     groups = edges * candidates
     pixels = right.detach().permute(0, 2, 3, 1).reshape(-1, groups, channels)
     products = torch.cat([torch.einsum("pga,pgb->gab", pixels, pixels).flatten(), pixels.sum(0).flatten()])
     gradient, added = drawn(*right.shape), drawn(*image.shape)
     for_image, *for_weights = torch.autograd.grad(right, [leaf, *wide], gradient.double())
-    found = depthwise_gradients.kernel_gradients(gradient, image, given, steps, rectify=True)
+    found = own.kernel_gradients(gradient, image, given, steps, rectify=True)
     errors = {"forward": error(result, right), "sums": error(parts.sum(0), products)}
-    for_source = depthwise_gradients.source_gradient(gradient, image, given, steps, added)
+    for_source = own.source_gradient(gradient, image, given, steps, added)
     errors["source"] = error(for_source, for_image + added.double())
     for number, (one, other) in enumerate(zip(found, for_weights, strict=False)):
         errors[f"kernel {number}"] = error(one, other)
     return errors
 
 
-def fold_of_parts_case(edges: int, per: int, channels: int, scaled: bool) -> Errors:
+def fold_of_parts_case(own: Any, edges: int, per: int, channels: int, scaled: bool) -> Errors:
     """Batch norm of 1x1 convolutions and the mixture's weights, by PyTorch's batch norm and autograd, from an image."""
     groups, size = edges * per, (4, 3, 5)
     image, P = drawn(4, groups * channels, 3, 5), drawn(groups, channels, channels)  # noqa: N806
@@ -187,9 +195,9 @@ def fold_of_parts_case(edges: int, per: int, channels: int, scaled: bool) -> Err
     weighted = normal * weights[:, columns][None, :, :, None, None, None] if scaled else normal
     right = (weighted.sum(2) if scaled else weighted).flatten(1, -3)
     parts = torch.stack([_sums(half, half, groups) for half in image.split([1, 3])])
-    scales, per_edge = (fold_parts.Scales(mixture, columns), per) if scaled else (None, 1)
-    found = fold_parts.folded(P, scales, parts, 60, running, (True, 1e-5, 0.1), per_edge)
-    result = combined([Term(image, found.W[:, None])], [found.b], groups // per_edge, channels)
+    scales, per_edge = (Scales(mixture, columns), per) if scaled else (None, 1)
+    found = own.folded(P, scales, parts, 60, running, (True, 1e-5, 0.1), per_edge)
+    result = own.combined([Term(image, found.W[:, None])], [found.b], groups // per_edge, channels)
     errors = {"map": error(result, right), "batches": error(running[2], torch.ones(groups))}
     errors |= {
         name: error(one.flatten(), other)
@@ -201,10 +209,10 @@ def fold_of_parts_case(edges: int, per: int, channels: int, scaled: bool) -> Err
     sums = torch.stack(
         [_sums(g, i, groups // per_edge) for g, i in zip(gradient.split([2, 2]), image.split([2, 2]), strict=True)]
     )
-    back = fold_parts.gradient(P, scales, found, sums, 60, for_mixture, per_edge)
+    back = own.fold_gradient(P, scales, found, sums, 60, for_mixture, per_edge)
     turned = found.W.view(groups // per_edge, channels, per_edge, channels).permute(0, 2, 3, 1)
     terms = [Term(gradient, turned), Term(image, back.matrices[:, None])]
-    errors["gradient of the image"] = error(combined(terms, [back.constants], groups, channels), gradients[0])
+    errors["gradient of the image"] = error(own.combined(terms, [back.constants], groups, channels), gradients[0])
     errors["gradient of P"] = error(back.P, gradients[1])
     if scaled:
         errors["gradient of the mixture"] = error(for_mixture, gradients[2])
@@ -218,16 +226,29 @@ def _sums(left: Tensor, right: Tensor, groups: int) -> Tensor:
     return torch.cat([torch.einsum("pga,pgb->gab", one, other).flatten(), one.sum(0).flatten()])
 
 
+def operations_of(
+    names: tuple[str, ...], edges: int, channels: int, stride: int, normed: bool
+) -> list[dict[int, torch.nn.Module]]:
+    """The reference operations of a state, by edge and column, with weights of their own."""
+    layout = LAYOUTS[Skeleton.darts if normed else Skeleton.nasbench201]
+    columns = list(enumerate(names))
+    own = [{column: search_operation(name, channels, stride, layout) for column, name in columns} for _ in range(edges)]
+    for operation in (operation for edge in own for operation in edge.values()):
+        for weight in operation.parameters():
+            torch.nn.init.normal_(weight)
+    return own
+
+
+def source_of(names: tuple[str, ...], edges: int, channels: int, stride: int, normed: bool) -> Source:
+    """A state of the fused supernet."""
+    return Source(operations_of(names, edges, channels, stride, normed))
+
+
 def launched_case(
     names: tuple[str, ...], edges: int, channels: int, stride: int, sides: tuple[int, int], normed: bool
 ) -> Errors:
     """What a state sends, its statistics and all gradients, against the reference operations in float64."""
-    layout = LAYOUTS[Skeleton.darts if normed else Skeleton.nasbench201]
-    own = [{column: search_operation(name, channels, stride, layout) for column, name in enumerate(names)}]
-    own += [copy.deepcopy(own[0]) for _ in range(edges - 1)]
-    for operation in (operation for edge in own for operation in edge.values()):
-        for weight in operation.parameters():
-            torch.nn.init.normal_(weight)
+    own = operations_of(names, edges, channels, stride, normed)
     reference = [{column: copy.deepcopy(operation).double() for column, operation in edge.items()} for edge in own]
     part = Source(own)
     image, mixture = drawn(3, channels, *sides), drawn(edges, len(names)).softmax(1)
@@ -241,9 +262,8 @@ def launched_case(
     ]
     right = torch.cat(terms, dim=1) + wide[2]
     leaves = [tensor.requires_grad_() for tensor in (image, mixture, added)]
-    with by_kernels():
-        assert part.is_by_hand(leaves[0])
-        found = part(*leaves)
+    assert part.is_by_hand(leaves[0])
+    found = part(*leaves)
     gradient = drawn(*right.shape)
     right.backward(gradient.double())
     found.backward(gradient)
@@ -359,7 +379,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         (1, 1, 4, 5, 2, f32), (3, 2, 16, 3, 0, f32), (2, 2, 64, 2, 1, f32), (5, 1, 20, 3, 2, f16),
     ]:  # fmt: skip
         name = f"combined, {edges} times {per} of {channels}, {side} x {side}, {dtype}"
-        yield name, lambda a=(edges, per, channels, side, kinds, dtype): combined_case(*a)
+        yield name, lambda a=(edges, per, channels, side, kinds, dtype): combined_case(operators, *a)
     for edges, channels, sides, kernels, own_steps, own in [
         (1, 4, (7, 5), (3, 5), (1, 1), False), (5, 16, (4, 4), (3, 5), (2, 2), False),
         (2, 64, (3, 3), (5, 3), (1, 2), False),
@@ -367,10 +387,10 @@ def cases() -> Iterator[tuple[str, Case]]:
         (1, 20, (17, 11), (3, 5), (2, 1), True),
     ]:  # fmt: skip
         name = f"measured, {edges} edges, {channels} channels, {sides}, {kernels}, {own_steps}{', own' if own else ''}"
-        yield name, lambda a=(edges, channels, sides, kernels, own_steps, own): measured_case(*a)
+        yield name, lambda a=(edges, channels, sides, kernels, own_steps, own): measured_case(operators, *a)
     for edges, per, channels, scaled in [(1, 2, 4, True), (5, 1, 16, True), (3, 2, 20, False), (2, 2, 64, True)]:
         name = f"parts, {edges} times {per} of {channels}{', scaled' if scaled else ''}"
-        yield name, lambda a=(edges, per, channels, scaled): fold_of_parts_case(*a)
+        yield name, lambda a=(edges, per, channels, scaled): fold_of_parts_case(operators, *a)
     pools = "max_pool_3x3", "avg_pool_3x3"
     convolutions_ = "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"
     for names, edges, channels, stride, sides, normed in [
@@ -382,7 +402,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         (("conv_7x1_1x7", pools[0], "dil_conv_3x3", "nor_conv_3x3"), 2, 4, 2, (6, 5), True),
     ]:  # fmt: skip
         name = f"launched, {len(names)} candidates, {edges} edges, {channels} channels, stride {stride}, {sides}"
-        yield name, lambda a=(names, edges, channels, stride, sides, normed): launched_case(*a)
+        yield name, lambda a=(names, edges, channels, stride, sides, normed): by_kernels()(launched_case)(*a)
     yield "supernet", supernet_case
     for edges, channels in [(1, 4), (5, 16)]:
         yield f"move, {edges} x {channels}", lambda a=(edges, channels): move_case(*a)
@@ -396,7 +416,7 @@ def supernet_case() -> Errors:
     active = {kind: settings.space.allowed(kind) for kind in settings.space.cell_types}
     images = drawn(4, 3, 8, 8)
     found: list[dict[str, Tensor]] = []
-    for context in (nullcontext(), by_kernels()):
+    for context in (library.switched_off(), by_kernels()):
         with context:
             supernet = build_supernet(settings, shape, stage, active)
             mixture = {kind: torch.full((5, 8), 0.125, requires_grad=True) for kind in settings.space.cell_types}

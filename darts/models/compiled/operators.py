@@ -48,15 +48,24 @@ class _Call:
 
     def tensor(self, tensor: Tensor | None) -> None:
         """The place of a tensor's first number, 0 for none."""
-        self.arguments.append(0 if tensor is None else tensor.data_ptr())
+        place = 0 if tensor is None else tensor.data_ptr()
+        self.arguments.append(place)
         if tensor is not None:
             self.tensors.append(tensor)
 
     def map(self, image: Tensor | None) -> None:
         """A map, and from a pixel to the next."""
-        own = None if image is None else rows(image)
-        self.tensor(None if own is None else own.map)
-        self.numbers(0 if own is None else own.distance)
+        if image is None:
+            self.numbers(0, 0)
+            return
+        own = rows(image)
+        self.tensor(own.map)
+        self.numbers(own.distance)
+
+    def channels(self, image: Tensor, of_group: int) -> None:
+        """How far a group's channels are from another's: 0 where all groups have the image's."""
+        step = of_group if image.shape[1] > of_group else 0
+        self.numbers(step)
 
     def __call__(self) -> None:
         self.function((ctypes.c_int64 * len(self.arguments))(*self.arguments))
@@ -83,20 +92,21 @@ def combined(
         half = combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, added)
         return combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, half, rectify)
     result, call = new_map(like, groups * outer), _Call("combined", outer)
-    call.numbers(result.numel() // result.shape[1], groups, outer, int(rectify))
+    call.numbers(result.numel() // result.shape[1], groups, outer, rectify)
     call.map(result)
     call.map(added)
     call.numbers(len(terms))
     for image, matrices in terms:
         call.map(image)
         inner = matrices.shape[3]
-        call.numbers(inner if image.shape[1] > inner else 0, inner)
+        call.channels(image, inner)
+        call.numbers(inner)
         call.tensor(matrices)
         call.numbers(matrices.shape[1], *matrices.stride())
     kinds = [] if pools is None else list(pools.split(outer, dim=1))
     call.numbers(len(kinds) + (plain is not None))
     call.tensor(factors)
-    for image in [*kinds, *([] if plain is None else [plain])]:
+    for image in kinds if plain is None else [*kinds, plain]:
         call.map(image)
     call.numbers(len(constants))
     for constant in constants:
@@ -134,9 +144,9 @@ def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _add_kernels(call: _Call, kernels: Kernels, groups: int, channels: int) -> None:
-    call.tensor(kernels.first.contiguous())
-    call.tensor(None if kernels.second is None else kernels.second.contiguous())
-    call.numbers(*kernels.sides, 1 if kernels.second is None else 2, groups, channels)
+    for kernel in kernels.both:
+        call.tensor(kernel)
+    call.numbers(*kernels.sides, kernels.candidates, groups, channels)
 
 
 def measured(image: Tensor, kernels: Kernels, steps: tuple[int, int], rectify: bool) -> tuple[Tensor, Tensor]:
@@ -146,10 +156,10 @@ def measured(image: Tensor, kernels: Kernels, steps: tuple[int, int], rectify: b
     result, number = new_map(image, groups * channels, sides), _parts(image)
     sums = image.new_empty((number, groups * channels * (channels + 1)))
     call = _Call("depthwise", channels)
-    call.numbers(len(image), number, *image.shape[2:], *sides, *steps, int(rectify))
+    call.numbers(len(image), number, *image.shape[2:], *sides, *steps, rectify)
     _add_kernels(call, kernels, groups, channels)
     call.map(image)
-    call.numbers(channels if image.shape[1] > channels else 0)
+    call.channels(image, channels)
     call.map(result)
     call.tensor(sums)
     call()
@@ -180,21 +190,22 @@ def kernel_gradients(
     groups, channels = kernels.groups, kernels.first.shape[1]
     found = [torch.empty(kernel.shape) for kernel in kernels if kernel is not None]
     call = _Call("kernel_gradients", channels)
-    call.numbers(len(image), _parts(image), *image.shape[2:], *gradient.shape[2:], *steps, int(rectify))
+    call.numbers(len(image), _parts(image), *image.shape[2:], *gradient.shape[2:], *steps, rectify)
     call.numbers(*kernels.sides, len(found), groups, channels)
     call.map(gradient)
     call.map(image)
-    call.numbers(channels if image.shape[1] > channels else 0)
+    call.channels(image, channels)
     call.tensor(found[0])
     call.tensor(found[-1])
     call()
-    return Kernels(found[0], found[1] if len(found) > 1 else None)
+    return Kernels(*found)
 
 
 def _add_scales(call: _Call, scales: Scales | None) -> None:
     mixture, columns = scales or (None, (0,))
+    step = 0 if mixture is None else mixture.stride(0)
     call.tensor(mixture)
-    call.numbers(0 if mixture is None else mixture.stride(0), columns[0], columns[-1])
+    call.numbers(step, columns[0], columns[-1])
 
 
 def folded(
@@ -214,7 +225,7 @@ def folded(
     _add_scales(call, scales)
     for tensor in running:
         call.tensor(tensor)
-    call.numbers(int(numbers[0]))
+    call.numbers(numbers[0])
     for tensor in found:
         call.tensor(tensor)
     call.numbers(ctypes.addressof(_doubles(*numbers[1:])))
@@ -261,26 +272,24 @@ def _maxima(kinds: Sequence[int]) -> int:
 
 
 def _add_kinds(call: _Call, kinds: Kinds) -> None:
-    columns = [*kinds.columns, 0, 0][:2]
-    call.numbers(len(kinds.columns), *columns, -1 if kinds.plain is None else kinds.plain)
+    columns, plain = [*kinds.columns, 0, 0][:2], -1 if kinds.plain is None else kinds.plain
+    call.numbers(len(kinds.columns), *columns, plain)
 
 
 def folded_pools(mixture: Tensor, kinds: Kinds, found: Pooled | None, channels: int, eps: float | None) -> FoldedPools:
     """Factors and constants of pools, by their batch's statistics, or, `eps` None, as they are."""
-    number = len(kinds.columns) + (kinds.plain is not None)
-    factors, constants = (
-        mixture.new_empty((len(mixture), number, channels)),
-        mixture.new_empty((len(mixture), channels)),
-    )
-    result = FoldedPools(factors, constants, mixture.new_empty((3, len(kinds.columns), channels)))
-    call = _Call("fold_pools", channels)
+    factors = mixture.new_empty((len(mixture), kinds.number, channels))
+    constants, statistics = mixture.new_empty((len(mixture), channels)), (3, len(kinds.columns), channels)
+    result, call = FoldedPools(factors, constants, mixture.new_empty(statistics)), _Call("fold_pools", channels)
     call.arguments = [len(mixture), channels]
     _add_kinds(call, kinds)
     normed = found is not None and eps is not None
-    call.numbers(
-        int(normed), 1 if found is None else found.taps.numel() // channels, 0 if found is None else len(found.parts)
-    )
-    call.tensor(None if found is None else found.parts)
+    call.numbers(normed)
+    if found is None:
+        call.numbers(1, 0, 0)
+    else:
+        call.numbers(found.pixels, len(found.parts))
+        call.tensor(found.parts)
     call.tensor(mixture)
     call.numbers(mixture.stride(0))
     for tensor in result:
@@ -292,16 +301,11 @@ def folded_pools(mixture: Tensor, kinds: Kinds, found: Pooled | None, channels: 
 
 def pool_products(gradient: Tensor, pools: Tensor | None, plain: Tensor | None, channels: int) -> Tensor:
     """Parts of the sums over pixels of each edge's gradient times each kind's map, and of the gradient alone."""
-    edges, kinds, number = (
-        gradient.shape[1] // channels,
-        0 if pools is None else pools.shape[1] // channels,
-        _parts(gradient),
-    )
-    result = gradient.new_empty((number, edges * (kinds + (plain is not None) + 1) * channels))
+    kinds = 0 if pools is None else pools.shape[1] // channels
+    edges, number, has_plain = gradient.shape[1] // channels, _parts(gradient), plain is not None
+    result = gradient.new_empty((number, edges * (kinds + has_plain + 1) * channels))
     call = _Call("pool_products", channels)
-    call.numbers(
-        len(gradient), gradient.shape[2] * gradient.shape[3], number, edges, channels, kinds, int(plain is not None)
-    )
+    call.numbers(len(gradient), gradient.shape[2] * gradient.shape[3], number, edges, channels, kinds, has_plain)
     for image in (gradient, pools, plain):
         call.map(image)
     call.tensor(result)
@@ -317,7 +321,7 @@ def fold_pools_gradient(
     call = _Call("fold_pools_gradient", statistics.shape[2])
     call.arguments = [len(mixture), statistics.shape[2]]
     _add_kinds(call, kinds)
-    call.numbers(int(normed), pixels, len(parts))
+    call.numbers(normed, pixels, len(parts))
     call.tensor(parts)
     call.tensor(mixture)
     call.numbers(mixture.stride(0))
@@ -333,7 +337,7 @@ def pool_maps_gradient(
     """The gradient of the pools' maps, (batch, P C, H', W')."""
     edges, kinds, channels = factors.shape
     result, call = new_map(pools, pools.shape[1]), _Call("pool_maps_gradient", channels)
-    call.numbers(pools.numel() // pools.shape[1], edges, channels, pools.shape[1] // channels, kinds, int(normed))
+    call.numbers(pools.numel() // pools.shape[1], edges, channels, pools.shape[1] // channels, kinds, normed)
     call.map(gradient)
     call.tensor(factors)
     call.map(pools)
@@ -351,7 +355,7 @@ def pool_source_gradient(
     edges, _, channels = factors.shape
     result, call = new_map(gradient, channels, (sides[0], sides[1])), _Call("pool_source_gradient", channels)
     call.numbers(len(gradient), *sides, *gradient.shape[2:], channels, side, stride, edges, len(kinds), _maxima(kinds))
-    call.numbers(int(plain))
+    call.numbers(plain)
     call.tensor(maps)
     call.tensor(taps)
     call.map(gradient)

@@ -15,6 +15,7 @@
 #endif
 typedef float vec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(VL), aligned(1), may_alias));
 typedef const int64_t *Arguments;
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -24,8 +25,8 @@ typedef const int64_t *Arguments;
 #define MOST 16     /* vectors that are summed at once: as many as registers hold */
 #if defined(__AVX512F__) || defined(__aarch64__) /* 32 registers; else 16 */
 #define PIXELS_OF_4 4 /* how many pixels' sums of 4, 2 and 1 vectors are made at once */
-#define PIXELS_OF_2 8
-#define PIXELS_OF_1 12
+#define PIXELS_OF_2 6
+#define PIXELS_OF_1 8
 #else
 #define PIXELS_OF_4 2
 #define PIXELS_OF_2 5
@@ -474,7 +475,8 @@ void fold_gradient(Arguments a) {
             for (int64_t j = 0; j < B; j++) {
                 FLOATS(18)[(g * A + i) * B + j] = scale * r * found[j] + du * m[j] + 2 * dv * row[j];
                 c[j] += P[i * B + j] * du / n;
-                for (int64_t k = 0; k < B; k++) M[j * B + k] += P[i * B + j] * dv * P[i * B + k] * (2 / n);
+                float factor = P[i * B + j] * dv * (2 / n);
+                for (int64_t k = 0; k < B; k++) M[j * B + k] += factor * P[i * B + k];
             }
         }
         for (int64_t j = 0; j < B; j++)
@@ -519,7 +521,7 @@ void pooled(Arguments a) {
                     float *sum = sums + kind * C + c;
                     STORE(map + kind * C + c, own);
                     STORE(sum, LOAD(sum) + own), STORE(sum + kinds * C, LOAD(sum + kinds * C) + own * own);
-                    for (int l = 0; is_maximum && l < VL; l++) taps[c + l] = tap[l];
+                    if (is_maximum) *(bytes *)(taps + c) = __builtin_convertvector(tap, bytes);
                 }
             }
         }
@@ -640,14 +642,16 @@ void pool_source_gradient(Arguments a) {
                 int64_t high = least(y + side / 2, H - 1) - (y < side / 2 ? 0 : y - side / 2) + 1;
                 int64_t wide = least(x + side / 2, W - 1) - (x < side / 2 ? 0 : x - side / 2) + 1;
                 const uint8_t *taps = (const uint8_t *)a[14] + place * C;
-                for (int64_t kind = 0; kind < pools; kind++) {
-                    const float *own = FLOATS(13) + (place * pools + kind) * C;
-                    float share = 1 / (float)(high * wide);
-                    if (a[11] >> kind & 1)
-                        for (int64_t c = 0; c < C; c++) result[c] += taps[c] == i * side + j ? own[c] : 0;
-                    else
-                        for (int64_t c = 0; c < C; c++) result[c] += own[c] * share;
-                }
+                float part = 1 / (float)(high * wide);
+                for (int64_t kind = 0; kind < pools; kind++)
+                    for (int64_t c = 0; c < C; c += VL) {
+                        vec own = LOAD(FLOATS(13) + (place * pools + kind) * C + c);
+                        if (a[11] >> kind & 1) {
+                            ivec tap = __builtin_convertvector(*(const bytes *)(taps + c), ivec);
+                            own = (vec)((ivec)own & (tap == (int32_t)(i * side + j)));
+                        } else own *= part;
+                        STORE(result + c, LOAD(result + c) + own);
+                    }
             }
     }
 }

@@ -25,7 +25,7 @@ from darts.models.fused.folding import RunningStatistics
 from darts.models.fused.libraries import library_for
 from darts.models.fused.maps import Operand, refuse_second_derivatives
 from darts.models.kernels.rows import rows
-from darts.models.kernels.types import AVERAGE, MAXIMUM, Diagonal, Folded, Kernels, Kinds, Scales, Term
+from darts.models.kernels.types import AVERAGE, MAXIMUM, Diagonal, Folded, Kernels, Kinds, Pooled, Scales, Term
 
 if TYPE_CHECKING:
     from darts.models.fused.source import Convolutions, Pool, Source
@@ -126,17 +126,15 @@ class _Mixed(torch.autograd.Function):
         if extra_image is not None and extra_matrices is not None and extra_constants is not None:
             terms.append(Term(extra_image, extra_matrices[:, None]))
             constants.append(extra_constants)
-        found = pooled = None
+        found = pooled = diagonal = None
         if plan.pools:
             pooled = plan.library.pooled(source, plan.are_maxima, *plan.sizes)
         if plan.pools or plan.kinds.plain is not None:
             found = plan.library.folded_pools(mixture, plan.kinds, pooled, plan.channels, _eps(plan))
             constants.append(found.constants)
-            _move(plan, found.statistics, source if pooled is None else pooled.taps)
-        diagonal = None
-        if found is not None:
-            plain = None if plan.kinds.plain is None else source
-            diagonal = Diagonal(None if pooled is None else pooled.maps, plain, found.factors)
+            maps, plain = pooled and pooled.maps, None if plan.kinds.plain is None else source
+            diagonal = Diagonal(maps, plain, found.factors)
+            _move(plan, found.statistics, pooled)
         ctx.plan = plan
         kept = (*(pooled or (None,) * 3)[:2], *(found or (None,) * 3))
         ctx.save_for_backward(source, mixture, extra_image, extra_matrices, *kept, *sum(blocks, ()))
@@ -175,9 +173,9 @@ def _eps(plan: Plan) -> float | None:
     return None if norm is None else norm.eps
 
 
-def _move(plan: Plan, statistics: Tensor, image: Tensor) -> None:
+def _move(plan: Plan, statistics: Tensor, found: Pooled | None) -> None:
     """Move the running statistics of the pools' batch norms by those of a batch, (3, P, C)."""
-    pixels = image.numel() // image.shape[1]
+    pixels = 0 if found is None else found.pixels
     for pool, mean, variance in zip(plan.pools, statistics[0], statistics[1], strict=True):
         if pool.norm is not None:
             pool.norm.update(mean, variance, pixels)

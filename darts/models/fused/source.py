@@ -289,7 +289,8 @@ class Source(nn.Module):
         if by_hand:
             from darts.models.fused.by_hand import mixed
 
-            outputs.append(mixed(self, source, mixture, found[0] if here else None, added))
+            extra = found[0] if here else None
+            outputs.append(mixed(self, source, mixture, extra, added))
         elif self.shared or self.families:
             outputs.append(sum_of_maps(found[: len(here)], found[len(here) : len(parts) - len(self.dense)]))
         if added is not None and not by_hand:

@@ -17,12 +17,12 @@ PIXELS = 128  # of a tile
 
 @triton.jit
 def _through(
-    total, image, image_row, first_channel, matrix, outer_step, inner_step, pixel, there, to, outer, inner,
+    total, image, image_row, matrix, outer_step, inner_step, pixel, there, to, outer, inner,
     PRECISION: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     for first in range(0, inner, INNER):
         of = first + tl.arange(0, INNER)
-        place = image + pixel[:, None] * image_row + (first_channel + of)[None, :]
+        place = image + pixel[:, None] * image_row + of[None, :]
         values = tl.load(place, there[:, None] & (of < inner)[None, :], 0.0)
         place = matrix + of[:, None] * inner_step + to[None, :] * outer_step
         weights = tl.load(place, (of < inner)[:, None] & (to < outer)[None, :], 0.0).to(values.dtype)
@@ -38,6 +38,14 @@ def _shifted(total, constants, group, to, outer, NUMBER: tl.constexpr):
     return total
 
 
+@triton.jit
+def _scaled(total, place, scales, outer, writes, within, KINDS: tl.constexpr):
+    for j in tl.static_range(KINDS):
+        factor = tl.load(scales + j * outer, within, 0.0)
+        total += tl.load(place + j * outer, writes, 0.0).to(tl.float32) * factor[None, :]
+    return total
+
+
 @triton.jit(do_not_specialize=("pixels",))
 def _combined(
     image, matrices, other, other_matrices, constants, more_constants, still_more, pools, plain, factors, added, result,
@@ -49,32 +57,28 @@ def _combined(
     POOLS: tl.constexpr, PLAIN: tl.constexpr, HAS_ADDED: tl.constexpr, RECTIFY: tl.constexpr,
     PRECISION: tl.constexpr, PIXELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
-    tiles = tl.cdiv(outer, OUTER)
-    group = tl.program_id(1) // tiles
+    tiles, group = tl.cdiv(outer, OUTER), tl.program_id(1) // tl.cdiv(outer, OUTER)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     to = (tl.program_id(1) % tiles) * OUTER + tl.arange(0, OUTER)
-    channel, within = group * outer + to, to < outer
-    there = pixel < pixels
+    channel, within, there = group * outer + to, to < outer, pixel < pixels
     writes = there[:, None] & within[None, :]
     total = tl.zeros((PIXELS, OUTER), tl.float32)
     if IMAGES > 0:
-        matrix = matrices + (group // PER) * major + (group % PER) * minor
+        place, matrix = image + group // PER * image_step, matrices + group // PER * major + group % PER * minor
         total = _through(
-            total, image, image_row, (group // PER) * image_step, matrix, outer_step, inner_step,
-            pixel, there, to, outer, inner, PRECISION, INNER,
+            total, place, image_row, matrix, outer_step, inner_step, pixel, there, to, outer, inner, PRECISION, INNER,
         )  # fmt: skip
     if IMAGES > 1:
-        matrix = other_matrices + (group // OTHER_PER) * other_major + (group % OTHER_PER) * other_minor
+        own, minor_group = group // OTHER_PER, group % OTHER_PER
+        place, matrix = other + own * other_step, other_matrices + own * other_major + minor_group * other_minor
         total = _through(
-            total, other, other_row, (group // OTHER_PER) * other_step, matrix, other_outer_step, other_inner_step,
-            pixel, there, to, outer, other_inner, PRECISION, OTHER,
+            total, place, other_row, matrix, other_outer_step, other_inner_step, pixel, there, to, outer, other_inner,
+            PRECISION, OTHER,
         )  # fmt: skip
-    for j in tl.static_range(POOLS + PLAIN):
-        factor = tl.load(factors + (group * (POOLS + PLAIN) + j) * outer + to, within, 0.0)
-        place = pools + pixel[:, None] * pools_row + (j * outer + to)[None, :]
-        if j == POOLS:
-            place = plain + pixel[:, None] * plain_row + to[None, :]
-        total += tl.load(place, writes, 0.0).to(tl.float32) * factor[None, :]
+    scales = factors + group * (POOLS + PLAIN) * outer + to
+    total = _scaled(total, pools + pixel[:, None] * pools_row + to[None, :], scales, outer, writes, within, POOLS)
+    place = plain + pixel[:, None] * plain_row + to[None, :]
+    total = _scaled(total, place, scales + POOLS * outer, outer, writes, within, PLAIN)
     total = _shifted(total, constants, group, to, outer, CONSTANTS)
     total = _shifted(total, more_constants, group, to, outer, MORE)
     total = _shifted(total, still_more, group, to, outer, STILL_MORE)
@@ -104,11 +108,11 @@ def _combined_op(
     pooled, same, before = (unread if image is None else rows(image) for image in (pools, plain, added))
     kinds = 0 if pools is None else pools.shape[1] // outer
     numbers = [constant.numel() // (groups * outer) for constant in constants] + [0] * (3 - len(constants))
-    wide = tile(outer)
+    wide, scales = tile(outer), result if factors is None else factors
     grid = (divided(unread.pixels, PIXELS), groups * divided(outer, wide))
     _combined[grid](
         one.map, matrix, other.map, other_matrix, *[*constants, *[result] * 3][:3],
-        pooled.map, same.map, result if factors is None else factors, before.map, result,
+        pooled.map, same.map, scales, before.map, result,
         unread.pixels, outer, matrix.shape[3], one.distance, steps[0], *matrix.stride(),
         other_matrix.shape[3], other.distance, steps[1], *other_matrix.stride(),
         pooled.distance, same.distance, before.distance, groups * outer,
@@ -116,7 +120,7 @@ def _combined_op(
         CONSTANTS=numbers[0], MORE=numbers[1], STILL_MORE=numbers[2],
         POOLS=kinds, PLAIN=int(plain is not None), HAS_ADDED=added is not None, RECTIFY=rectify,
         PRECISION=precision(like), PIXELS=PIXELS, OUTER=wide, INNER=tile(matrix.shape[3]),
-        OTHER=tile(other_matrix.shape[3]), num_warps=8 if wide > 32 else 4,
+        OTHER=tile(other_matrix.shape[3]), num_warps=4 * divided(wide, 32),
     )  # fmt: skip
     return result
 

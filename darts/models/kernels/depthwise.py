@@ -30,6 +30,28 @@ def own_kernel(kernel, second, group, inner, own, a, b, CANDIDATES: tl.constexpr
     return place, side
 
 
+@triton.jit
+def _taps(
+    middle, weights, line, column, there, known, H, W, image_row, side,
+    DILATION: tl.constexpr, SIDE: tl.constexpr, RECTIFY: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The convolution at pixels whose middle lies at a line and a column."""
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for i in range(side):
+        y = line + (i - side // 2) * DILATION
+        row = there & (y >= 0) & (y < H)
+        for j in tl.static_range(SIDE):
+            u = j - (SIDE - side) // 2  # of a kernel that may be the smaller one
+            x, has = column + (j - SIDE // 2) * DILATION, (u >= 0) & (u < side)
+            inside = row & (x >= 0) & (x < W) & has
+            place = middle + ((i - side // 2) * W + j - SIDE // 2) * DILATION * image_row
+            values = tl.load(place, inside[:, None] & known[None, :], 0.0).to(tl.float32)
+            if RECTIFY:
+                values = tl.maximum(values, 0.0)
+            total += values * tl.load(weights + i * side + u, known & has, 0.0).to(tl.float32)[None, :]
+    return total
+
+
 @triton.jit(do_not_specialize=("pixels", "H", "W", "OH", "OW", "each", "a", "b"))
 def _forward(
     image, kernel, second, result, parts, pixels, H, W, OH, OW, inner, image_row, image_step, result_row,
@@ -49,19 +71,10 @@ def _forward(
         there = pixel < pixels
         middle = ((picture * H + line * STRIDE) * W + column * STRIDE).to(tl.int64)
         middle = image + middle[:, None] * image_row + (group * image_step + own)[None, :]
-        total = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        for i in range(side):
-            y = line * STRIDE + (i - side // 2) * DILATION
-            row = there & (y >= 0) & (y < H)
-            for j in tl.static_range(SIDE):
-                u = j - (SIDE - side) // 2  # of a kernel that may be the smaller one
-                x, has = column * STRIDE + (j - SIDE // 2) * DILATION, (u >= 0) & (u < side)
-                inside = row & (x >= 0) & (x < W) & has
-                place = middle + ((i - side // 2) * W + j - SIDE // 2) * DILATION * image_row
-                values = tl.load(place, inside[:, None] & known[None, :], 0.0).to(tl.float32)
-                if RECTIFY:
-                    values = tl.maximum(values, 0.0)
-                total += values * tl.load(weights + i * side + u, known & has, 0.0).to(tl.float32)[None, :]
+        total = _taps(
+            middle, weights, line * STRIDE, column * STRIDE, there, known, H, W, image_row, side,
+            DILATION, SIDE, RECTIFY, PIXELS, CHANNELS,
+        )  # fmt: skip
         kept = total.to(result.dtype.element_ty)
         place = result + pixel.to(tl.int64)[:, None] * result_row + channel[None, :]
         tl.store(place, kept, there[:, None] & known[None, :])
@@ -85,14 +98,15 @@ def _forward_op(
     moments: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     result, parts, inner, each = _results(image, kernel, second, groups, stride, moments)
-    own, (a, b) = rows(image), Kernels(kernel, second).sides
+    own, kernels = rows(image), Kernels(kernel, second)
+    a, b = kernels.sides
     pixels, step = result.numel() // result.shape[1], inner if own.map.shape[1] > inner else 0
     at_once = tile(inner) if moments else wide(inner)
     _forward[divided(pixels, each), groups * divided(inner, at_once)](
-        own.map, kernel.contiguous(), kernel if second is None else second.contiguous(), result, parts,
+        own.map, *kernels.both, result, parts,
         pixels, *image.shape[2:], *result.shape[2:], inner, own.distance, step, groups * inner,
         each, parts.shape[1], groups * inner**2, a, b,
-        STRIDE=stride, DILATION=dilation, SIDE=max(a, b), CANDIDATES=1 if second is None else 2,
+        STRIDE=stride, DILATION=dilation, SIDE=max(a, b), CANDIDATES=kernels.candidates,
         RECTIFY=rectify, MOMENTS=moments, PIXELS=PIXELS, CHANNELS=at_once,
     )  # fmt: skip
     return result, parts

@@ -70,17 +70,18 @@ def _input_op(
     dilation: int, rectified: Tensor | None, added: Tensor | None,
 ) -> Tensor:  # fmt: skip
     channels, height, width = shape
-    own, (a, b) = rows(gradient), Kernels(kernel, second).sides
+    own, kernels = rows(gradient), Kernels(kernel, second)
+    a, b = kernels.sides
     mask, before = (own if image is None else rows(image) for image in (rectified, added))
     result = new_map(gradient, channels, (height, width))
     inner = gradient.shape[1] // groups
     images = channels // inner
     pixels, at_once = result.numel() // channels, wide(inner)
     _input_gradient[divided(pixels, PIXELS), images * divided(inner, at_once)](
-        own.map, kernel.contiguous(), kernel if second is None else second.contiguous(), mask.map, before.map, result,
+        own.map, *kernels.both, mask.map, before.map, result,
         pixels, height, width, *gradient.shape[2:], inner, groups // images, a, b,
         own.distance, mask.distance, before.distance, channels,
-        STRIDE=stride, DILATION=dilation, SIDE=max(a, b), CANDIDATES=1 if second is None else 2,
+        STRIDE=stride, DILATION=dilation, SIDE=max(a, b), CANDIDATES=kernels.candidates,
         MASKED=rectified is not None, HAS_ADDED=added is not None, PIXELS=PIXELS, CHANNELS=at_once,
     )  # fmt: skip
     return result
@@ -124,6 +125,17 @@ def _store(place, total, known, wanted: tl.constexpr):
         tl.store(place, tl.sum(total, 0), known)
 
 
+@triton.jit
+def _store_row(out, sum0, sum1, sum2, sum3, sum4, sum5, sum6, known, SIDE: tl.constexpr):
+    _store(out + 0, sum0, known, SIDE > 0)
+    _store(out + 1, sum1, known, SIDE > 1)
+    _store(out + 2, sum2, known, SIDE > 2)
+    _store(out + 3, sum3, known, SIDE > 3)
+    _store(out + 4, sum4, known, SIDE > 4)
+    _store(out + 5, sum5, known, SIDE > 5)
+    _store(out + 6, sum6, known, SIDE > 6)
+
+
 @triton.jit(do_not_specialize=("pixels", "H", "W", "OH", "OW", "each", "a", "b"))
 def _weight_gradient(
     gradient, image, parts, pixels, H, W, OH, OW, inner, outer, gradient_row, image_row, image_step, each, a, b,
@@ -134,10 +146,7 @@ def _weight_gradient(
     group = tl.program_id(1) // tiles
     own = (tl.program_id(1) % tiles) * CHANNELS + tl.arange(0, CHANNELS)
     i, known, channel = tl.program_id(2), own < inner, group * inner + own
-    side = a
-    if CANDIDATES > 1:  # noqa: SIM102
-        if group % 2 == 1:
-            side = b
+    side = tl.where(group % CANDIDATES == 1, b, a)
     v = i - (SIDE - side) // 2
     sum0 = tl.zeros((PIXELS, CHANNELS), tl.float32)  # one for each tap of a row; those beyond SIDE are never used
     sum1, sum2, sum3, sum4, sum5, sum6 = sum0, sum0, sum0, sum0, sum0, sum0
@@ -167,13 +176,7 @@ def _weight_gradient(
             sum5 = _plus(sum5, product, j == 5)
             sum6 = _plus(sum6, product, j == 6)
     out = parts + (part * outer + channel) * (SIDE * SIDE) + i * SIDE
-    _store(out + 0, sum0, known, SIDE > 0)
-    _store(out + 1, sum1, known, SIDE > 1)
-    _store(out + 2, sum2, known, SIDE > 2)
-    _store(out + 3, sum3, known, SIDE > 3)
-    _store(out + 4, sum4, known, SIDE > 4)
-    _store(out + 5, sum5, known, SIDE > 5)
-    _store(out + 6, sum6, known, SIDE > 6)
+    _store_row(out, sum0, sum1, sum2, sum3, sum4, sum5, sum6, known, SIDE)
 
 
 @triton.jit(do_not_specialize=("number", "part_size", "size", "inner", "a", "b", "from_second"))
@@ -222,10 +225,10 @@ def _weight_op(
     inner = outer // groups
     number, each = _weight_parts(own.pixels, groups, inner, side)
     parts = torch.empty((number, outer * side * side), dtype=torch.float32, device=image.device)
-    at_once = wide(inner)
+    at_once, step = wide(inner), inner if image.shape[1] > inner else 0
     _weight_gradient[number, groups * divided(inner, at_once), side](
         own.map, read.map, parts, own.pixels, *image.shape[2:], *gradient.shape[2:], inner, outer,
-        own.distance, read.distance, inner if image.shape[1] > inner else 0, each, a, b,
+        own.distance, read.distance, step, each, a, b,
         STRIDE=stride, DILATION=dilation, SIDE=side, CANDIDATES=candidates, RECTIFY=rectify,
         PIXELS=PIXELS, CHANNELS=at_once,
     )  # fmt: skip
@@ -256,7 +259,8 @@ def _sums_op(parts: Tensor, edges: int, inner: int, a: int, b: int, candidates: 
 
 def _kernel_gradients(parts: Tensor, edges: int, inner: int, a: int, b: int, candidates: int) -> tuple[Tensor, Tensor]:
     one = parts.new_empty((edges, inner, 1, a, a))
-    return one, parts.new_empty((edges, inner, 1, b, b) if candidates > 1 else (0,))
+    shape = (edges, inner, 1, b, b) if candidates > 1 else (0,)
+    return one, parts.new_empty(shape)
 
 
 @_sums_op.register_fake
@@ -268,10 +272,10 @@ def kernel_gradients(
     gradient: Tensor, image: Tensor, kernels: Kernels, steps: tuple[int, int], rectify: bool
 ) -> Kernels:
     """What the gradient of `measured` makes of the kernels, in float32."""
-    candidates, groups = (1 if kernels.second is None else 2), kernels.groups
+    candidates, groups = kernels.candidates, kernels.groups
     parts = _weight_op(gradient, image, groups, *kernels.sides, candidates, *steps, rectify)
     one, other = _sums_op(parts, groups // candidates, gradient.shape[1] // groups, *kernels.sides, candidates)
-    return Kernels(one, None if kernels.second is None else other)
+    return Kernels(one) if kernels.second is None else Kernels(one, other)
 
 
 def weight_gradient(gradient: Tensor, image: Tensor, side: int, steps: tuple[int, int]) -> Tensor:

@@ -22,9 +22,20 @@ class Kernels(NamedTuple):
         return self.first.shape[-1], (self.first if self.second is None else self.second).shape[-1]
 
     @property
+    def candidates(self) -> int:
+        """How many there are."""
+        return 1 if self.second is None else 2
+
+    @property
     def groups(self) -> int:
         """G."""
-        return len(self.first) * (1 if self.second is None else 2)
+        return len(self.first) * self.candidates
+
+    @property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Contiguous; the first twice, where there is but one."""
+        first = self.first.contiguous()
+        return first, first if self.second is None else self.second.contiguous()
 
 
 class Scales(NamedTuple):
@@ -79,6 +90,11 @@ class Pooled(NamedTuple):
     taps: Tensor  # (batch, C, H', W'): which pixel under the kernel is the largest, row by row
     parts: Tensor  # of the sums over pixels of each channel, and of its square
 
+    @property
+    def pixels(self) -> int:
+        """Of a pool's map, in all images."""
+        return self.taps.numel() // self.taps.shape[1]
+
 
 class FoldedPools(NamedTuple):
     """The kinds' factors and constants on each edge, and the batch's statistics."""
@@ -93,3 +109,8 @@ class Kinds(NamedTuple):
 
     columns: Sequence[int]
     plain: int | None
+
+    @property
+    def number(self) -> int:
+        """Of all kinds."""
+        return len(self.columns) + (self.plain is not None)

@@ -1,0 +1,189 @@
+"""The fused supernet's states in C: operators and gradients against PyTorch in float64, and what happens without C."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts.models.compiled import library
+from darts.models.fused.libraries import library_for
+from tests import kernel_cases as cases
+from tests.conftest import ENVIRONMENT, ROOT
+
+pytestmark = pytest.mark.skipif(not library.available(), reason="there is no C compiler that can be used")
+POOLS = "max_pool_3x3", "avg_pool_3x3"
+CONVOLUTIONS = "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"
+WHOLE = ("none", *POOLS, "skip_connect", *CONVOLUTIONS)
+SOURCES = [  # candidates, edges, channels, stride, sides, whether pools have a batch norm
+    (WHOLE, 2, 16, 1, (5, 4), True),
+    (WHOLE, 5, 32, 1, (17, 9), True),
+    (WHOLE, 3, 8, 2, (5, 7), True),
+    (WHOLE, 2, 64, 2, (4, 4), True),
+    ((POOLS[1], "dil_conv_5x5", POOLS[0]), 1, 48, 1, (3, 3), True),
+    (("skip_connect", "sep_conv_7x7", "none"), 2, 20, 1, (2, 5), True),
+    (("sep_conv_7x7", "sep_conv_3x3", "sep_conv_5x5"), 2, 4, 1, (6, 5), True),  # three of one family: not by hand
+    (("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"), 2, 12, 1, (4, 5), False),
+    (("conv_7x1_1x7", POOLS[0], "dil_conv_3x3", "nor_conv_3x3"), 2, 4, 2, (6, 5), True),
+    (("skip_connect", "none"), 2, 4, 1, (1, 1), True),
+    (("sep_conv_3x3", "skip_connect", POOLS[0]), 1, 36, 1, (1, 6), True),
+]
+LIMIT = 5e-6
+
+
+def require_small(errors: dict[str, float]) -> None:
+    assert errors
+    for what, error in errors.items():
+        assert error <= LIMIT, what
+
+
+@pytest.fixture(params=library.LANES)
+def lanes(request, monkeypatch):
+    """Vectors of at most so many floats, as on other processors."""
+    monkeypatch.setattr(library, "_widest", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in SOURCES if len(case[0]) != 3 or "sep_conv_5x5" not in case[0]], ids=str
+)
+def test_a_state_is_that_of_the_reference_operations(case, lanes):
+    torch.manual_seed(0)
+    require_small(cases.launched_case(*case))
+
+
+def test_what_is_not_expressible_is_left_to_pytorch():
+    part = cases.source_of(SOURCES[6][0], 2, 4, 1, True)
+    assert not part.is_by_hand(torch.zeros(2, 4, 5, 5))
+    part = cases.source_of(WHOLE, 2, 4, 1, True)
+    assert part.is_by_hand(torch.zeros(2, 4, 5, 5))
+    assert not part.eval().is_by_hand(torch.zeros(2, 4, 5, 5))  # by running statistics
+    for image in (torch.zeros(2, 6, 3, 3), torch.zeros(2, 68, 3, 3), torch.zeros(2, 4, 3, 3, dtype=torch.float64)):
+        assert library_for(image) is None
+    with library.switched_off():
+        assert library_for(torch.zeros(2, 4, 5, 5)) is None
+
+
+@pytest.mark.parametrize("case", [
+    (1, 1, 4, 5, 2), (3, 2, 16, 3, 0), (2, 2, 64, 2, 1), (5, 1, 20, 9, 2), (1, 2, 48, 13, 1),
+], ids=str)  # fmt: skip
+def test_sums_of_maps(case, lanes):
+    from darts.models.compiled import operators
+
+    torch.manual_seed(0)
+    require_small(cases.combined_case(operators, *case, torch.float32))
+
+
+@pytest.mark.parametrize("case", [
+    (1, 4, (7, 5), (3, 5), (1, 1), False), (5, 16, (4, 4), (3, 5), (2, 2), False),
+    (2, 64, (3, 3), (5, 3), (1, 2), False), (2, 8, (9, 8), (3, 5), (1, 1), True),
+    (3, 8, (2, 7), (7,), (2, 1), False), (1, 20, (17, 33), (3, 5), (2, 1), True), (2, 32, (1, 1), (5,), (1, 2), True),
+], ids=str)  # fmt: skip
+def test_depthwise_convolutions_their_sums_and_gradients(case, lanes):
+    from darts.models.compiled import operators
+
+    torch.manual_seed(0)
+    require_small(cases.measured_case(operators, *case))
+
+
+@pytest.mark.parametrize("case", [(1, 2, 4, True), (5, 1, 16, True), (3, 2, 20, False), (2, 2, 64, True)], ids=str)
+def test_folding_is_batch_norm(case, lanes):
+    from darts.models.compiled import operators
+
+    torch.manual_seed(0)
+    require_small(cases.fold_of_parts_case(operators, *case))
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.manual_seed(0)
+        torch.set_num_threads(threads)
+        part = cases.source_of(WHOLE, 2, 16, 1, True)
+        image, mixture = torch.randn(7, 16, 9, 8), torch.rand(2, len(WHOLE))
+        image = image.contiguous(memory_format=torch.channels_last).requires_grad_()
+        output = part(image, mixture.requires_grad_())
+        output.square().sum().backward()
+        found.append([output, image.grad, mixture.grad, *(weight.grad for weight in part.parameters())])
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
+
+
+def test_not_a_number_goes_on():
+    part = cases.source_of(WHOLE, 1, 8, 1, True)
+    image = torch.randn(2, 8, 5, 5)
+    image[1, 3, 2, 2] = float("nan")
+    assert part(image, torch.full((1, len(WHOLE)), 0.1)).isnan().any()
+
+
+SCRIPT = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from darts.models.compiled import library
+print(library.available(), library.description())
+"""
+
+
+def told(folder: Path, **environment: str) -> str:
+    own = {**ENVIRONMENT, "XDG_CACHE_HOME": str(folder), **environment}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_without_a_compiler_or_with_one_that_fails_pytorch_computes(tmp_path):
+    assert told(tmp_path, CC="none") == "False PyTorch\n"
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nif [ $1 = --version ]; then echo mine 1.0; exit; fi\necho no such flag >&2\nexit 1\n")
+    broken.chmod(0o755)
+    output = told(tmp_path, CC=str(broken))
+    assert output.startswith("False PyTorch\n") and f"{broken} does not compile source.c: no such flag" in output
+    assert list((tmp_path / "darts-nas").iterdir()) == []
+
+
+def test_kernels_are_compiled_once_and_kept(tmp_path):
+    assert told(tmp_path).startswith("True ")
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "darts-nas").iterdir()}
+    assert len(kept) == 1
+    assert told(tmp_path).startswith("True ")
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "darts-nas").iterdir()} == kept
+
+
+def test_a_cache_that_cannot_be_written_is_not_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert told(tmp_path / "file").startswith("True ")
+
+
+@pytest.mark.slow(60)
+def test_no_operator_reads_or_writes_outside_its_memory(tmp_path):
+    """The whole of this file's states with the compiler's own guard of memory."""
+    if not shutil.which("gcc"):
+        pytest.skip("there is no gcc")
+    names = "libasan.so", "libstdc++.so.6"  # the latter because the former asks for its symbols at once
+    found = [subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip() for name in names]
+    if not all(Path(file).is_absolute() for file in found):
+        pytest.skip("gcc has no address sanitiser here")
+    script = """
+import torch
+from darts.models.compiled import library
+library.FLAGS = (*library.FLAGS, "-fsanitize=address", "-g")
+from tests import kernel_cases as cases
+from tests.test_compiled import SOURCES
+for lanes in library.LANES:
+    library._widest = lambda lanes=lanes: lanes
+    for case in SOURCES[:6] + SOURCES[7:]:
+        cases.launched_case(*case)
+print("all")
+"""
+    environment = {
+        **ENVIRONMENT, "LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0", "XDG_CACHE_HOME": str(tmp_path),
+    }  # fmt: skip
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "all\n", done.stderr[-3000:]
