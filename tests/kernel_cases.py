@@ -400,6 +400,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         (("skip_connect", "sep_conv_7x7", "none"), 2, 6, 1, (2, 5), True),
         (("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"), 2, 4, 1, (4, 5), False),
         (("conv_7x1_1x7", pools[0], "dil_conv_3x3", "nor_conv_3x3"), 2, 4, 2, (6, 5), True),
+        (("skip_connect", "dil_conv_3x3", "skip_connect", "skip_connect"), 2, 8, 2, (5, 4), True),
     ]:  # fmt: skip
         name = f"launched, {len(names)} candidates, {edges} edges, {channels} channels, stride {stride}, {sides}"
         yield name, lambda a=(names, edges, channels, stride, sides, normed): by_kernels()(launched_case)(*a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import torch
 
 from darts.models.compiled import library
 from darts.models.fused.libraries import library_for
+from darts.models.fused.separable import blocks_of, separated
+from darts.models.fused.source import Source
+from darts.models.operations import candidate
 from tests import kernel_cases as cases
 from tests.conftest import ENVIRONMENT, ROOT
 
@@ -30,6 +34,9 @@ SOURCES = [  # candidates, edges, channels, stride, sides, whether pools have a 
     (("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"), 2, 12, 1, (4, 5), False),
     (("conv_7x1_1x7", POOLS[0], "dil_conv_3x3", "nor_conv_3x3"), 2, 4, 2, (6, 5), True),
     (("skip_connect", "none"), 2, 4, 1, (1, 1), True),
+    (("skip_connect", "dil_conv_3x3", "skip_connect", "skip_connect"), 2, 8, 2, (5, 4), True),
+    (("skip_connect", "dil_conv_3x3", "skip_connect", "skip_connect"), 2, 8, 1, (5, 4), True),
+    (("skip_connect", "sep_conv_3x3"), 2, 8, 2, (5, 4), False),  # no running statistics
     (("sep_conv_3x3", "skip_connect", POOLS[0]), 1, 36, 1, (1, 6), True),
 ]
 LIMIT = 5e-6
@@ -115,11 +122,61 @@ def test_bits_do_not_depend_on_the_number_of_threads():
         assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
 
 
-def test_not_a_number_goes_on():
-    part = cases.source_of(WHOLE, 1, 8, 1, True)
-    image = torch.randn(2, 8, 5, 5)
+@pytest.mark.parametrize("name", [*POOLS, "skip_connect", *CONVOLUTIONS])
+def test_not_a_number_goes_on(name):
+    """In a state it is in all that it is in by the reference operations; in a weight it reaches the sum."""
+    torch.manual_seed(0)
+    image = torch.randn(2, 8, 5, 5).contiguous(memory_format=torch.channels_last)
     image[1, 3, 2, 2] = float("nan")
-    assert part(image, torch.full((1, len(WHOLE)), 0.1)).isnan().any()
+    operations = cases.operations_of((name,), 1, 8, 1, True)
+    part, expected = Source(operations), operations[0][0](image)
+    found = part(image, torch.ones(1, 1))
+    assert part.is_by_hand(image) and expected.isnan().any()
+    assert torch.equal(found.isnan(), expected.isnan())
+    for at in range(len(list(part.parameters()))):
+        own = cases.source_of((name,), 1, 8, 1, True)
+        list(own.parameters())[at].data.view(-1)[0] = float("nan")
+        assert own(image.nan_to_num(), torch.ones(1, 1)).isnan().any()
+
+
+def test_matrices_may_lie_in_any_way():
+    part, image = cases.source_of(CONVOLUTIONS, 2, 8, 1, True), torch.randn(2, 8, 5, 5)
+    expected = part(image, torch.ones(2, 4))
+    for family in part.families:
+        for matrix in family.matrices.values():
+            matrix.data = matrix.data.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(part(image, torch.ones(2, 4)), expected)
+
+
+def test_a_single_pixel_has_no_variance():
+    part = cases.source_of(CONVOLUTIONS, 2, 8, 1, True)
+    with pytest.raises(ValueError, match=r"more than one pixel; got maps of \(1, 32, 1, 1\)"):
+        part(torch.zeros(1, 8, 1, 1), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("operation", ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "sep_conv_7x7"])
+@pytest.mark.parametrize("case", [(16, 1, (9, 4)), (32, 2, (8, 5)), (20, 1, (1, 6)), (4, 2, (5, 5))], ids=str)
+def test_a_found_separable_convolution_is_that_of_its_modules(operation, case):
+    channels, stride, sides = case
+    torch.manual_seed(0)
+    own = candidate(operation).build(channels, stride, True)
+    for weight in own.parameters():
+        torch.nn.init.normal_(weight)
+    right = copy.deepcopy(own).double()
+    image = torch.randn(3, channels, *sides).contiguous(memory_format=torch.channels_last).requires_grad_()
+    wide = image.detach().double().requires_grad_()
+    found, expected = separated(blocks_of(own), image), right(wide)
+    gradient = torch.randn_like(found)
+    found.backward(gradient)
+    expected.backward(gradient.double())
+    errors = {"output": cases.error(found, expected), "image": cases.error(image.grad, wide.grad)}
+    for (name, one), other in zip(own.named_parameters(), right.parameters(), strict=True):
+        errors[name] = cases.error(one.grad, other.grad)
+    errors |= {name: cases.error(1 + one, 1 + right.get_buffer(name)) for name, one in own.named_buffers()}
+    require_small(errors)
+    own.eval()
+    assert separated(blocks_of(own), image) is None
+    assert blocks_of(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1), torch.nn.BatchNorm2d(4))) is None
 
 
 SCRIPT = """

@@ -20,6 +20,7 @@ from darts.loop.settings import RunSettings, taken_over
 from darts.methods.hypergradient import FiniteDifference, FirstOrder
 from darts.models.cost import count_macs
 from darts.models.depthwise import Depthwise
+from darts.models.network import DiscreteCell
 from darts.models.settings import Engine, MemorySettings
 from darts.runtime.device import autocast, keep_freed_memory, set_precision
 from darts.runtime.seeding import generator
@@ -173,13 +174,21 @@ def _slow(settings: S) -> S:
     return dataclasses.replace(settings, precision=Precision.fp32, graphs=False, memory=MemorySettings(False))
 
 
+class _Whole(nn.Sequential):
+    """Layers of which none is computed once for several operations."""
+
+
 def as_originally(network: nn.Module) -> None:
-    """Weights in the default layout, and depthwise convolutions as the library does them."""
+    """Weights in the default layout, depthwise convolutions as the library does them, a ReLU for each operation."""
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
     for module in network.modules():
         if isinstance(module, Depthwise):
             module.library = True
+        if type(module) is nn.Sequential:
+            module.__class__ = _Whole
+        if isinstance(module, DiscreteCell):
+            module.by_hand = False
 
 
 def search_action(state: SearchState) -> Action:

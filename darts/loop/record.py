@@ -22,6 +22,7 @@ from darts.config.identity import DATA, identity, refuse_other_experiment, refus
 from darts.config.registry import contents_of_plugins
 from darts.config.run_folder import save_configuration
 from darts.loop.settings import DataSettings
+from darts.models.compiled import library
 from darts.runtime import distributed
 from darts.runtime.errors import UserError
 from darts.runtime.files import note_claim, read_json, require_content, write_json
@@ -36,7 +37,13 @@ from darts.tasks.summary import AnySummary
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
-DECIDE_BITS = ("threads", "cpu_capability", "device", "torch")  # of an environment: sums are rounded in another order
+DECIDE_BITS = (
+    "threads",
+    "cpu_capability",
+    "kernels",
+    "device",
+    "torch",
+)  # of an environment: sums are rounded in another order
 RUN = {"settings": {str: JSON}}  # what every run.json holds, and below what one of this version may
 SOMETIMES = {
     **{"version": str, "kind": str, "ended": bool, "cost": {str: FINITE}, "data": {str: JSON}},
@@ -249,6 +256,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": library.description() if device.type == "cpu" else None,
         "torch": torch.__version__,
         "processes": distributed.world_size(),
         "source": _source(),

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from darts.models.activation_checkpointing import checkpointed
 from darts.models.chain import chain_layers, chain_stem, chain_tail
+from darts.models.depthwise import Depthwise
+from darts.models.fused.separable import blocks_of, separated
 from darts.models.operations import ResidualReduction, candidate, input_preparations, prepared, tail
 from darts.models.settings import NetworkSettings
 from darts.models.stem import build_stem, first_states
@@ -30,6 +32,8 @@ from darts.spaces.search_space import (
 
 class DiscreteCell(nn.Module):
     """A found cell: each node sums the operations on its kept edges."""
+
+    by_hand = False  # True: for first derivatives only, computed faster where a library serves (fused/separable.py)
 
     def __init__(self, plan: CellPlan, cell: Cell, always: Sequence[str] = ()) -> None:
         """`always`: operations that every edge carries besides its own; no path of theirs is dropped."""
@@ -57,38 +61,50 @@ class DiscreteCell(nn.Module):
         for edges in self.cell.nodes:
             total = None
             for _, source in edges:
-                scale = None if path_scales is None else path_scales[edge]
-                total = _plus_path(total, self.operations[edge], states[source], scale)
-                for operation in self.always[edge].children():
-                    total = _plus_path(total, operation, states[source], None)
+                operation, state = self.operations[edge], states[source]
+                dropped = path_scales is not None and not isinstance(operation, nn.Identity)  # as published
+                scale = cast(Tensor, path_scales)[edge] if dropped else None
+                total = _plus_path(total, state.through(operation, self.by_hand), scale)
+                for always in self.always[edge].children():
+                    total = _plus_path(total, state.through(always, self.by_hand), None)
                 edge += 1
             states.append(_State(cast(Tensor, total)))
         return torch.cat([states[node].map for node in self.cell.concat], dim=1)
 
 
 class _State:
-    """A cell's input or node; its ReLU is computed once, for all operations that begin with one."""
+    """A cell's input or node."""
 
     def __init__(self, image: Tensor) -> None:
         self.map = image
         self.rectified: Tensor | None = None
 
-    def through(self, operation: nn.Module) -> Tensor:
-        """The operation's output."""
-        if type(operation) is not nn.Sequential or type(operation[0]) is not nn.ReLU:
+    def through(self, operation: nn.Module, by_hand: bool) -> Tensor:
+        """The operation's output; `by_hand`: one ReLU for all, and separable convolutions as separable.py has them."""
+        blocks = blocks_of(operation) if by_hand else None
+        found = separated(blocks, self.map) if blocks else None
+        if found is not None:
+            return found
+        if not by_hand or not _begins_with_relu(operation):
             return operation(self.map)
         if self.rectified is None:
             self.rectified = F.relu(self.map)
         out = self.rectified
-        for layer in operation[1:]:
+        for layer in list(cast(nn.Sequential, operation))[1:]:
             out = layer(out)
         return out
 
 
-def _plus_path(total: Tensor | None, operation: nn.Module, state: _State, scale: Tensor | None) -> Tensor:
+def _begins_with_relu(operation: nn.Module) -> bool:
+    """Whether it begins with a ReLU whose output the next layer only reads."""
+    if type(operation) is not nn.Sequential or len(operation) < 2:
+        return False
+    return type(operation[0]) is nn.ReLU and type(operation[1]) in (Depthwise, nn.Conv2d)
+
+
+def _plus_path(total: Tensor | None, out: Tensor, scale: Tensor | None) -> Tensor:
     """A node's sum so far plus one path, each sample of which is multiplied by its scale."""
-    out = state.through(operation)
-    if scale is None or isinstance(operation, nn.Identity):  # the identity is never dropped, as published
+    if scale is None:
         return out if total is None else total + out
     factor = scale.to(out.dtype)[:, None, None, None]  # else maps of bfloat16 would become float32 here
     return out * factor if total is None else torch.addcmul(total, out, factor)
@@ -160,6 +176,12 @@ class Network(nn.Module):
         """Logits of the classifier and of the auxiliary head, if any; `path_scales`: (paths, batch), None: no drop."""
         last, middle = self._run_cells(images, path_scales)
         return self.classifier(self.tail(last).mean((2, 3))), None if self.auxiliary is None else self.auxiliary(middle)
+
+    def train_by_hand(self) -> None:
+        """Let cells be trained faster where a library serves (fused/separable.py); without second derivatives."""
+        for cell in self.cells:
+            if isinstance(cell, DiscreteCell):
+                cell.by_hand = True
 
     def paths(self) -> int:
         """How many edges the network has: the rows of `path_scales`."""

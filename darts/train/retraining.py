@@ -314,6 +314,7 @@ def new_state(
     if start is not None:
         take_up(network, start, data.train.images.classes)
     network.activation_checkpointing = settings.memory.activation_checkpointing
+    network.train_by_hand()
     placed(network, device)
     synchronise(network)
     return TrainState(

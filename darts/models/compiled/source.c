@@ -329,7 +329,7 @@ void source_gradient(Arguments a) {
         for (int64_t p = b * H * W; p < (b + 1) * H * W; p++)
             for (int64_t c = 0; c < width; c += VL) {
                 vec own = LOAD(FLOATS(18) + p * width + c);
-                if (FLOATS(19)) own = (vec)((ivec)own & (LOAD(FLOATS(19) + p * source_row + c) > (vec){0}));
+                if (FLOATS(19)) own = (vec)((ivec)own & ~(LOAD(FLOATS(19) + p * source_row + c) <= (vec){0}));
                 if (FLOATS(21)) own += LOAD(FLOATS(21) + p * added_row + c);
                 STORE(FLOATS(18) + p * width + c, own);
             }
@@ -536,7 +536,8 @@ void fold_pools(Arguments a) {
     float *statistics = FLOATS(14), sums[2 * row + 1];
     if (a[6]) add_parts(sums, FLOATS(9), a[8], 2 * row, 2 * row);
     for (int64_t k = 0; k < row; k++) {
-        double mean = a[6] ? sums[k] / n : 0, variance = a[6] ? fmax(sums[row + k] / n - mean * mean, 0) : 0;
+        double mean = a[6] ? sums[k] / n : 0, variance = a[6] ? sums[row + k] / n - mean * mean : 0;
+        if (variance < 0) variance = 0; /* not a number stays it */
         statistics[k] = mean, statistics[row + k] = variance;
         statistics[2 * row + k] = a[6] ? 1 / sqrt(variance + eps) : 1;
     }

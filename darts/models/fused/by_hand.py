@@ -161,10 +161,18 @@ def _blocks(plan: Plan, family: Convolutions, source: Tensor, mixture: Tensor, w
         running = norm.running_mean, norm.running_var, norm.num_batches_tracked
         last = number == len(weights) - 1
         scales, per_edge = (Scales(mixture, family.columns), len(family.columns)) if last else (None, 1)
-        pixels, numbers = result.numel() // result.shape[1], (norm.moves, norm.eps, norm.momentum)
+        pixels, numbers = pixels_of(result), (norm.moves, norm.eps, norm.momentum)
         found = plan.library.folded(matrices.flatten(2), scales, parts, pixels, running, numbers, per_edge)
         blocks.append(Block(image, kernel, second, matrices, result, *found))
     return blocks
+
+
+def pixels_of(image: Tensor) -> int:
+    """In all images. Raises `ValueError` for a single one, which has no variance."""
+    pixels = image.numel() // image.shape[1]
+    if pixels == 1:
+        raise ValueError(f"a batch norm is trained by more than one pixel; got maps of {tuple(image.shape)}")
+    return pixels
 
 
 def _eps(plan: Plan) -> float | None:

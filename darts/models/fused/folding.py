@@ -86,12 +86,13 @@ class RunningStatistics(nn.Module):
     synchronised = False  # True: a batch's moments are those of all processes' parts of it
     kept: list[tuple[Tensor, Tensor]] | None = None  # within `folded_once`, what `fold` returned for it
 
-    def __init__(self, stacked: int, channels: int) -> None:
+    def __init__(self, stacked: int, channels: int, tracked: bool = True) -> None:
+        """`tracked`: false where the batch always normalises; the buffers then mean nothing and are not stored."""
         super().__init__()
-        self.track_running_stats = True
-        self.register_buffer("running_mean", torch.zeros(stacked, channels))
-        self.register_buffer("running_var", torch.ones(stacked, channels))
-        self.register_buffer("num_batches_tracked", torch.zeros(stacked, dtype=torch.long))
+        self.track_running_stats = tracked
+        self.register_buffer("running_mean", torch.zeros(stacked, channels), persistent=tracked)
+        self.register_buffer("running_var", torch.ones(stacked, channels), persistent=tracked)
+        self.register_buffer("num_batches_tracked", torch.zeros(stacked, dtype=torch.long), persistent=tracked)
 
     @property
     def by_batch(self) -> bool:

@@ -28,7 +28,7 @@ Operations = Sequence[Mapping[int, nn.Module]]  # the reference supernet's, by e
 
 
 POOLS = nn.MaxPool2d, nn.AvgPool2d
-WIDEST_KERNEL = 7  # that by_hand.py takes
+WIDEST_KERNEL, WIDEST_POOL = 7, 15  # that by_hand.py takes; a pool's pixels are numbered in a byte
 
 
 class Row(NamedTuple):
@@ -59,8 +59,12 @@ class Stacked(nn.Module):
     def statistics(self, name: str, operations: Operations, rows: list[Row]) -> RunningStatistics:
         """The running statistics of these batch norms; the caller assigns them to `name`."""
         norms = [operations[row.edge][row.column].get_submodule(row.name) for row in rows]
-        mean = norms[0].get_buffer("running_mean")
-        stacked = RunningStatistics(len(rows), len(mean)).to(mean)
+        first = cast(nn.BatchNorm2d, norms[0])
+        mean, channels = first.running_mean, first.num_features
+        if mean is None:
+            like = next(operations[rows[0].edge][rows[0].column].parameters(), torch.empty(0))
+            return RunningStatistics(len(rows), channels, tracked=False).to(like)
+        stacked = RunningStatistics(len(rows), channels).to(mean)
         for buffer, value in stacked.named_buffers():
             self.rows[f"{name}.{buffer}"] = [row._replace(name=f"{row.name}.{buffer}") for row in rows]
             value.copy_(torch.stack([norm.get_buffer(buffer) for norm in norms]))
@@ -281,7 +285,9 @@ class Source(nn.Module):
         `added`: a map that is added to them.
         """
         by_hand, columns = self.is_by_hand(source), mixture.unbind(1)
-        here = [part for part in self.shared if isinstance(part, Reduction) or not by_hand]
+        first_skip = next((part for part in self.shared if isinstance(part, Skip)), None)
+        own = [part for part in self.shared if isinstance(part, Pool) or part is first_skip]
+        here = [part for part in self.shared if not by_hand or part not in own]
         parts = [*here, *([] if by_hand else self.families), *self.dense]
         rectified = source.relu() if parts else source
         found = run_in_step([part(source, rectified, columns) for part in parts])
@@ -289,8 +295,11 @@ class Source(nn.Module):
         if by_hand:
             from darts.models.fused.by_hand import mixed
 
-            extra = found[0] if here else None
+            shared = found[: len(here)]
+            extra = shared.pop(0) if here and isinstance(here[0], Reduction) else None
             outputs.append(mixed(self, source, mixture, extra, added))
+            if shared:
+                outputs.append(sum_of_maps(shared, []))
         elif self.shared or self.families:
             outputs.append(sum_of_maps(found[: len(here)], found[len(here) : len(parts) - len(self.dense)]))
         if added is not None and not by_hand:
@@ -314,9 +323,8 @@ def _expressible(source: Source) -> bool:
     matrices = [matrix for family in families for matrix in family.matrices.values()]
     own = [part.pool for part in source.shared if isinstance(part, Pool)]
     normed = {part.norm is None for part in source.shared if isinstance(part, Pool)}
-    plain = [part for part in source.shared if isinstance(part, Skip)]
-    return (
-        bool(families or own or plain)
+    return bool(
+        (families or own or any(isinstance(part, Skip) for part in source.shared))
         and all(len(family.columns) <= 2 for family in families)
         and all(kernel.shape[-1] <= WIDEST_KERNEL and kernel.shape[-1] % 2 for kernel in kernels)
         and all(matrix.shape[1] == matrix.shape[2] for matrix in matrices)
@@ -324,14 +332,13 @@ def _expressible(source: Source) -> bool:
         and len({(pool.kernel_size, pool.stride) for pool in own}) <= 1
         and len({isinstance(pool, nn.MaxPool2d) for pool in own}) == len(own)
         and len(normed) <= 1
-        and len(plain) <= 1
     )
 
 
 def _is_plain_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
     """Whether it is odd and square, keeps the resolution but for its stride, and does not count the padding."""
     side = pool.kernel_size
-    if not isinstance(side, int) or side % 2 == 0 or pool.padding != side // 2 or pool.ceil_mode:
+    if not isinstance(side, int) or side % 2 == 0 or side > WIDEST_POOL or pool.padding != side // 2 or pool.ceil_mode:
         return False
     if isinstance(pool, nn.MaxPool2d):
         return pool.dilation == 1 and not pool.return_indices and isinstance(pool.stride, int)

@@ -4,6 +4,6 @@ Never required: maps.py and folding.py compute the same by PyTorch's operators, 
 Maps are channels last; a sum is in float32 whatever the maps are.
 
 Imports from: runtime and torch.
-Public: rows.serves; linear.mapped, linear.products, linear.moments; depthwise.forward, input_gradient, weight_gradient;
-fold.folded.
+Public: operators, by the names that darts/models/fused/by_hand.py calls; types, what these are given and return;
+rows.serves; combine.mapped; products; depthwise; depthwise_gradients; fold.folded.
 """

@@ -85,7 +85,7 @@ def _combined(
     if HAS_ADDED:
         total += tl.load(added + pixel[:, None] * added_row + channel[None, :], writes, 0.0).to(tl.float32)
     if RECTIFY:
-        total = tl.maximum(total, 0.0)
+        total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(result + pixel[:, None] * result_row + channel[None, :], total.to(result.dtype.element_ty), writes)
 
 

@@ -47,7 +47,7 @@ def _taps(
             place = middle + ((i - side // 2) * W + j - SIDE // 2) * DILATION * image_row
             values = tl.load(place, inside[:, None] & known[None, :], 0.0).to(tl.float32)
             if RECTIFY:
-                values = tl.maximum(values, 0.0)
+                values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
             total += values * tl.load(weights + i * side + u, known & has, 0.0).to(tl.float32)[None, :]
     return total
 

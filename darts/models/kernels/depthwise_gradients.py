@@ -53,7 +53,7 @@ def _input_gradient(
     far = pixel.to(tl.int64)[:, None]
     if MASKED:
         kept = tl.load(rectified + far * rectified_row + channel[None, :], writes, 0.0)
-        total = tl.where(kept > 0, total, 0.0)
+        total = tl.where(kept <= 0, 0.0, total)
     if HAS_ADDED:
         total += tl.load(added + far * added_row + channel[None, :], writes, 0.0).to(tl.float32)
     tl.store(result + far * result_row + channel[None, :], total.to(result.dtype.element_ty), writes)
@@ -166,7 +166,7 @@ def _weight_gradient(
             place = middle + (j - SIDE // 2) * DILATION * image_row
             values = tl.load(place, inside[:, None] & known[None, :], 0.0).to(tl.float32)
             if RECTIFY:
-                values = tl.maximum(values, 0.0)
+                values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
             product = own_gradient * values
             sum0 = _plus(sum0, product, j == 0)
             sum1 = _plus(sum1, product, j == 1)

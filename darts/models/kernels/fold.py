@@ -34,7 +34,9 @@ def _forward(
     square = (j < B)[:, None] & (k < B)[None, :]
     covariance = tl.load(S + own * B * B + j[:, None] * B + k[None, :], square, 0.0)
     u = tl.sum(matrix * mean[None, :], 1)
-    v = tl.maximum(tl.sum(tl.dot(matrix, covariance, input_precision="ieee") * matrix, 1), 0.0)
+    v = tl.maximum(
+        tl.sum(tl.dot(matrix, covariance, input_precision="ieee") * matrix, 1), 0.0, propagate_nan=tl.PropagateNan.ALL
+    )
     r = tl.rsqrt(v + eps)
     f = r
     if HAS_SCALES:
@@ -171,8 +173,9 @@ class _Folded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dW: Tensor, db: Tensor) -> tuple[Any, ...]:
-        P, a, m, *_ = ctx.saved_tensors
-        dP, dm, dS, da = _backward_op(*ctx.saved_tensors, dW, db, ctx.per_edge)
+        saved = ctx.saved_tensors  # asked for once: activation checkpointing computes them anew
+        P, a, m, *_ = saved
+        dP, dm, dS, da = _backward_op(*saved, dW, db, ctx.per_edge)
         if len(m) == 1 and len(P) > 1:  # one map that all edges share
             dm, dS = dm.sum(0, keepdim=True), dS.sum(0, keepdim=True)
         return dP, None if a is None else da, dm, dS, None, None, None

@@ -71,7 +71,9 @@ def _forward(
     known, place = (i < A)[:, None] & (j < B)[None, :], (group * A + i)[:, None] * B + j[None, :]
     matrix = tl.load(P + place, known, 0.0).to(tl.float32)
     u = tl.sum(matrix * mean[None, :], 1)
-    v = tl.maximum(tl.sum(tl.dot(matrix, covariance, input_precision="ieee") * matrix, 1), 0.0)
+    v = tl.maximum(
+        tl.sum(tl.dot(matrix, covariance, input_precision="ieee") * matrix, 1), 0.0, propagate_nan=tl.PropagateNan.ALL
+    )
     r = tl.rsqrt(v + eps)
     f = r
     if SCALED:
@@ -141,7 +143,9 @@ def folded(
     every `per_edge` matrices W has all side by side, (K / per_edge, C', per_edge C).
     """
     mixture, columns = scales or (None, (0,))
-    return Folded(*_forward_op(P, mixture, columns[0], columns[-1], parts, pixels, *running, *numbers, per_edge))
+    return Folded(
+        *_forward_op(P.contiguous(), mixture, columns[0], columns[-1], parts, pixels, *running, *numbers, per_edge)
+    )
 
 
 @triton.jit(do_not_specialize=("number", "pixels", "column", "other_column"))
@@ -216,4 +220,4 @@ def gradient(
     """
     mixture, columns = scales or (None, (0,))
     numbers = kept.means, kept.factors, kept.mean, kept.covariance, parts, pixels, per_edge
-    return FoldGradient(*_backward_op(P, mixture, columns[0], columns[-1], *numbers, for_mixture))
+    return FoldGradient(*_backward_op(P.contiguous(), mixture, columns[0], columns[-1], *numbers, for_mixture))

@@ -111,7 +111,7 @@ def _statistics(parts, number, part_size, sums, place, known, n, eps, NORMED: tl
     if NORMED:
         mean = row_of_parts(parts, number, part_size, place, known, PARTS) / n
         square = row_of_parts(parts + sums, number, part_size, place, known, PARTS) / n
-        variance = tl.maximum(square - mean * mean, 0.0)
+        variance = tl.maximum(square - mean * mean, 0.0, propagate_nan=tl.PropagateNan.ALL)
         factor = tl.rsqrt(variance + eps)
     return mean, variance, factor
 
