@@ -62,7 +62,12 @@ def switched_off() -> Iterator[None]:
 
 def lanes_of(channels: int) -> int | None:
     """How many floats a vector has for maps of so many channels; None where there is no kernel for them."""
-    return next((lanes for lanes in LANES if lanes <= _widest() and channels % lanes == 0), None)
+    return _lanes_of(channels, _widest())
+
+
+@functools.cache
+def _lanes_of(channels: int, widest: int) -> int | None:
+    return next((lanes for lanes in LANES if lanes <= widest and channels % lanes == 0), None)
 
 
 @functools.cache

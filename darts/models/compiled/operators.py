@@ -11,6 +11,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class _Call:
     """A function of source.c and its arguments so far; keeps the tensors until it has run."""
 
     def __init__(self, name: str, channels: int) -> None:
-        self.function = getattr(load(lanes_of(channels) or 0), name)
+        self.function = _function(name, lanes_of(channels) or 0)
         self.arguments: list[int] = [torch.get_num_threads()]
         self.tensors: list[Tensor] = []
 
@@ -69,6 +70,11 @@ class _Call:
 
     def __call__(self) -> None:
         self.function((ctypes.c_int64 * len(self.arguments))(*self.arguments))
+
+
+@functools.cache
+def _function(name: str, lanes: int) -> Any:
+    return getattr(load(lanes), name)
 
 
 @functools.cache

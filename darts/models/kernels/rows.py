@@ -49,6 +49,8 @@ def rows(image: Tensor) -> Rows:
     """The map as rows; a copy where it lies otherwise."""
     batch, channels, height, width = image.shape
     strides = image.stride()
+    if strides == (height * width * channels, 1, width * channels, channels):
+        return Rows(image, channels)
     sides = ((width, strides[3], 1), (height, strides[2], width), (batch, strides[0], height * width))
     found = next((stride // pixels for side, stride, pixels in sides if side > 1), channels)
     lies_so = all(side == 1 or stride == pixels * found for side, stride, pixels in sides)
