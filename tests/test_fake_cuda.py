@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"fake CUDA needs 
 
 SMALL = (*TINY_SEARCH, "space.nodes=1")
 PUBLISHED = ("search.batch_size=64",)  # 16 channels, 8 cells, 32 x 32 pixels, 14 edges of 8 candidates
+RETRAINED = ("experiment=darts_cifar10",)  # DARTS_V2, 36 channels, 20 cells, batch 96
 FIRST, SECOND = "method=darts", "method=darts_second_order"
 BF16 = "precision=bf16"
 KERNELS = "search, channels last, Triton kernels"
@@ -31,12 +32,12 @@ STEPS: dict[str, tuple[Case, int, float]] = {  # by name: what is counted, most 
     "second order, reference, bf16": (("search", "search", (*SMALL, SECOND, REFERENCE, BF16)), 2_810, 0.0214),
     "limited cost": (("search", "search", (*SMALL, "constraints.parameters=1e5")), 2_323, 0.0159),
     "checkpointed": (("search", "search", (*SMALL, "memory.activation_checkpointing=true")), 3_530, 0.0199),
-    **{name: ((name, "search", (*SMALL, FIRST)), 2_464, 0.0192) for name in LAYOUTS if name != KERNELS},
-    KERNELS: ((KERNELS, "search", (*SMALL, FIRST)), 997, 0.0142),
+    **{name: ((name, "search", (*SMALL, FIRST)), 2_464, 0.0191) for name in LAYOUTS if name != KERNELS},
+    KERNELS: ((KERNELS, "search", (*SMALL, FIRST)), 752, 0.0127),
     "resumed on a GPU": (("resumed search", "search", (*SMALL, FIRST)), 2_242, 0.0158),
-    "retraining resumed on a GPU": (("resumed retraining", "final", TINY_TRAIN), 260, 0.0172),
-    "retraining": (("retraining", "final", (*TINY_TRAIN, "train.drop_path=0.2")), 288, 0.0177),
-    "retraining, bf16": (("retraining", "final", (*TINY_TRAIN, "train.drop_path=0.2", BF16)), 387, 0.013),
+    "retraining resumed on a GPU": (("resumed retraining", "final", TINY_TRAIN), 254, 0.017),
+    "retraining": (("retraining", "final", (*TINY_TRAIN, "train.drop_path=0.2")), 282, 0.0173),
+    "retraining, bf16": (("retraining", "final", (*TINY_TRAIN, "train.drop_path=0.2", BF16)), 367, 0.0103),
     "evaluation": (("evaluation", "search", SMALL), 191, 0.00257),
     "evaluation, bf16": (("evaluation", "search", (*SMALL, BF16)), 245, 0.00163),
     "evaluation, reference": (("evaluation", "search", (*SMALL, REFERENCE)), 169, 0.00311),
@@ -46,9 +47,11 @@ PUBLISHED_STEPS: dict[str, tuple[Case, int, float]] = {
     "fused, bf16": (("search", "benchmark", (*PUBLISHED, BF16)), 24_180, 74.5),
     "reference, fp32": (("search", "benchmark", (*PUBLISHED, REFERENCE)), 25_058, 133.0),
     "reference, bf16": (("search", "benchmark", (*PUBLISHED, REFERENCE, BF16)), 30_151, 67.4),
-    "kernels, fp32": ((KERNELS, "benchmark", PUBLISHED), 7_540, 65.0),
-    "kernels, bf16": ((KERNELS, "benchmark", (*PUBLISHED, BF16)), 7_627, 33.9),
-    "kernels, bf16, second order": ((KERNELS, "benchmark", (*PUBLISHED, BF16, SECOND)), 21_254, 86.2),
+    "kernels, fp32": ((KERNELS, "benchmark", PUBLISHED), 3_457, 44.1),
+    "kernels, bf16": ((KERNELS, "benchmark", (*PUBLISHED, BF16)), 3_544, 22.9),
+    "kernels, bf16, second order": ((KERNELS, "benchmark", (*PUBLISHED, BF16, SECOND)), 11_169, 58.2),
+    "retraining, fp32": (("retraining", "final", RETRAINED), 2_572, 58.2),
+    "retraining, bf16": (("retraining", "final", (*RETRAINED, BF16)), 3_578, 29.3),
 }
 QUICK = ["sdarts_rs", "snas", "p_darts", "darts_pt"]
 CHEAPER = {"idarts": ["method.hypergradient.steps=1", "method.hypergradient.terms=1"]}  # the same work, less often

@@ -13,7 +13,7 @@ from darts.models.activation_checkpointing import checkpointed
 from darts.models.chain import chain_layers, chain_stem, chain_tail
 from darts.models.depthwise import Depthwise
 from darts.models.fused.separable import blocks_of, separated
-from darts.models.operations import ResidualReduction, candidate, input_preparations, prepared, tail
+from darts.models.operations import FactorisedReduction, ResidualReduction, candidate, input_preparations, tail
 from darts.models.settings import NetworkSettings
 from darts.models.stem import build_stem, first_states
 from darts.spaces.chain import Chain
@@ -54,9 +54,11 @@ class DiscreteCell(nn.Module):
         """How many edges the cell has."""
         return len(self.operations)
 
-    def forward(self, older: Tensor, newer: Tensor, path_scales: Tensor | None) -> Tensor:
+    def forward(self, older: Tensor | _State, newer: Tensor | _State, path_scales: Tensor | None) -> Tensor:
         """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
-        states = [_State(x) for x in prepared(self.inputs, older, newer)]
+        given = [x if isinstance(x, _State) else _State(x) for x in (older, newer)]
+        pairs = list(zip(self.inputs, given, strict=True)) if self.inputs else []
+        states = [_State(x.through(prepare, self.by_hand)) for prepare, x in pairs] or given[1:]
         edge = 0
         for edges in self.cell.nodes:
             total = None
@@ -89,6 +91,8 @@ class _State:
             return operation(self.map)
         if self.rectified is None:
             self.rectified = F.relu(self.map)
+        if isinstance(operation, FactorisedReduction):
+            return operation.of_rectified(self.rectified)
         out = self.rectified
         for layer in list(cast(nn.Sequential, operation))[1:]:
             out = layer(out)
@@ -97,6 +101,8 @@ class _State:
 
 def _begins_with_relu(operation: nn.Module) -> bool:
     """Whether it begins with a ReLU whose output the next layer only reads."""
+    if type(operation) is FactorisedReduction:
+        return True
     if type(operation) is not nn.Sequential or len(operation) < 2:
         return False
     return type(operation[0]) is nn.ReLU and type(operation[1]) in (Depthwise, nn.Conv2d)
@@ -188,17 +194,22 @@ class Network(nn.Module):
         return sum(cell.paths() for cell in self.cells)  # type: ignore[operator]
 
     def _run_cells(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-        older, newer = first_states(self.stem, images)
-        middle = newer
+        first_older, first_newer = first_states(self.stem, images)
+        newer = _State(first_newer)
+        older = newer if first_older is first_newer else _State(first_older)
+        middle = newer.map
         first = 0
         for index, cell in enumerate(self.cells):
             last = first + cell.paths()  # type: ignore[operator]
             scales = None if path_scales is None else path_scales[first:last]
             again = self.activation_checkpointing and torch.is_grad_enabled()
-            older, newer = newer, checkpointed(cell, older, newer, scales) if again else cell(older, newer, scales)
-            middle = newer if index == self.auxiliary_after else middle
+            shares = isinstance(cell, DiscreteCell) and not again
+            inputs = (older, newer) if shares else (older.map, newer.map)
+            found = checkpointed(cell, *inputs, scales) if again else cell(*inputs, scales)
+            older, newer = newer, _State(found)
+            middle = newer.map if index == self.auxiliary_after else middle
             first = last
-        return newer, middle
+        return newer.map, middle
 
 
 def drop_path_scales(paths: int, batch: int, probability: float, generator: torch.Generator) -> Tensor:

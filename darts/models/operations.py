@@ -58,9 +58,19 @@ class FactorisedReduction(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
-        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]  # the padding is read only where a size is odd
-        return self.norm(torch.cat([self.even(x[:, :, ::2, ::2]), self.odd(shifted[:, :, ::2, ::2])], dim=1))
+        return self.of_rectified(F.relu(x))
+
+    def of_rectified(self, x: Tensor) -> Tensor:
+        """The rest of it, where the ReLU has been computed."""
+        even, odd = every_second(x)
+        return self.norm(torch.cat([self.even(even), self.odd(odd)], dim=1))
+
+
+def every_second(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels of even lines and columns, and those one further down and right; beyond an odd side lie zeros."""
+    below, right = x.shape[2] % 2, x.shape[3] % 2
+    whole = F.pad(x, (0, right, 0, below)) if below or right else x
+    return x[:, :, ::2, ::2], whole[:, :, 1::2, 1::2]
 
 
 def relu_conv_norm(input_channels: int, channels: int, affine: bool) -> nn.Module:

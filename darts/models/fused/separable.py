@@ -73,8 +73,11 @@ def _is_plain(block: Layers) -> bool:
 
 
 def separated(blocks: Sequence[Layers], image: Tensor) -> Tensor | None:
-    """The blocks' output, by the batch's statistics, which move the running ones; None where no library serves."""
-    library = library_for(image)
+    """The blocks' output, by the batch's statistics, which move the running ones; None where no library serves.
+
+    On a CPU only: of the published network it makes 500 launches more on a GPU, for a twentieth fewer bytes.
+    """
+    library = library_for(image) if image.device.type == "cpu" else None
     if library is None or not all(block.norm.training for block in blocks):
         return None
     weights = [(b.depthwise.weight, b.pointwise.weight, b.norm.weight, b.norm.bias) for b in blocks]

@@ -20,7 +20,7 @@ from darts.models.depthwise import Depthwise
 from darts.models.fused.folding import RunningStatistics, fold, over_all_processes
 from darts.models.fused.libraries import library_for
 from darts.models.fused.maps import Before, Operand, convolved, moments, sum_of_maps
-from darts.models.operations import FactorisedReduction, Zero
+from darts.models.operations import FactorisedReduction, Zero, every_second
 from darts.runtime.reduction import Part, run_in_step
 
 Columns = Sequence[Tensor]  # by candidate its mixture weight on each edge, (K,)
@@ -185,8 +185,7 @@ class Reduction(Stacked):
 
     def forward(self, source: Tensor, rectified: Tensor, mixture: Columns) -> Part[Operand]:
         """Even and odd pixels, and the folded map of each edge."""
-        shifted = F.pad(rectified, (0, 1, 0, 1))[:, :, 1:, 1:]
-        image = torch.cat([rectified[:, :, ::2, ::2], shifted[:, :, ::2, ::2]], dim=1)
+        image = torch.cat(every_second(rectified), dim=1)
         even, odd = self.even.flatten(2), self.odd.flatten(2)
         channels = rectified.shape[1]
         matrices = torch.cat([F.pad(even, (0, channels)), F.pad(odd, (channels, 0))], dim=1)
