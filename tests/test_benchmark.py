@@ -56,7 +56,7 @@ def test_an_exponent_is_found_again(power):
 
 @pytest.mark.pictures
 def test_the_command_prints_json_last_and_leaves_table_and_plot(tmp_path):
-    done = run_command(["-m", "darts.benchmark", *SMALL, "json=true", "images=100", "smaller=[[3,2]]"], tmp_path)
+    done = run_command(["-m", "darts.benchmark", *SMALL, "json=true", "images=100", "smaller=[[3,2]]"], tmp_path, 900)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     names = composed("benchmark").rows

@@ -203,8 +203,8 @@ class Network(nn.Module):
             last = first + cell.paths()  # type: ignore[operator]
             scales = None if path_scales is None else path_scales[first:last]
             again = self.activation_checkpointing and torch.is_grad_enabled()
-            shares = isinstance(cell, DiscreteCell) and not again
-            inputs = (older, newer) if shares else (older.map, newer.map)
+            with_states = isinstance(cell, DiscreteCell) and not again
+            inputs = (older, newer) if with_states else (older.map, newer.map)
             found = checkpointed(cell, *inputs, scales) if again else cell(*inputs, scales)
             older, newer = newer, _State(found)
             middle = newer.map if index == self.auxiliary_after else middle

@@ -33,6 +33,7 @@ from darts.models.kernels.types import (
 
 MOST_PARTS = 16  # that images are divided into, which as many threads may sum
 MOST_TERMS = 4
+WORTH_THREADS = 1 << 15  # numbers of a map that more than one thread is used for: fewer take 10 microseconds or so
 
 
 class _Call:
@@ -42,6 +43,7 @@ class _Call:
         self.function = _function(name, lanes_of(channels) or 0)
         self.arguments: list[int] = [torch.get_num_threads()]
         self.tensors: list[Tensor] = []
+        self.largest = 0  # numbers of a map
 
     def numbers(self, *numbers: int) -> None:
         """Sizes and distances."""
@@ -62,6 +64,7 @@ class _Call:
         own = rows(image)
         self.tensor(own.map)
         self.numbers(own.distance)
+        self.largest = max(self.largest, image.numel())
 
     def channels(self, image: Tensor, of_group: int) -> None:
         """How far a group's channels are from another's: 0 where all groups have the image's."""
@@ -69,6 +72,8 @@ class _Call:
         self.numbers(step)
 
     def __call__(self) -> None:
+        if 0 < self.largest < WORTH_THREADS:
+            self.arguments[0] = 1
         self.function((ctypes.c_int64 * len(self.arguments))(*self.arguments))
 
 
