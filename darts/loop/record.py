@@ -37,13 +37,8 @@ from darts.tasks.summary import AnySummary
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
-DECIDE_BITS = (
-    "threads",
-    "cpu_capability",
-    "kernels",
-    "device",
-    "torch",
-)  # of an environment: sums are rounded in another order
+# Of an environment: by these sums are rounded in another order.
+DECIDE_BITS = ("threads", "cpu_capability", "kernels", "device", "torch")
 RUN = {"settings": {str: JSON}}  # what every run.json holds, and below what one of this version may
 SOMETIMES = {
     **{"version": str, "kind": str, "ended": bool, "cost": {str: FINITE}, "data": {str: JSON}},

@@ -81,16 +81,21 @@ def load(lanes: int) -> ctypes.CDLL:
 
 @functools.cache
 def _found() -> tuple[ctypes.CDLL | None, str]:
-    """The narrowest kernels and the compiler's name, or None and why there are none."""
+    """The widest kernels and the compiler's first line, or None and `PyTorch`."""
     own = compiler()
     if own is None or platform.system() != "Linux":
         return None, "PyTorch"
     try:
-        version = subprocess.run([own, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS).stdout
-        return load(lanes_of(_widest()) or LANES[-1]), version.splitlines()[0]
+        return load(_widest()), _version(own).splitlines()[0]
     except (OSError, subprocess.SubprocessError) as error:
         log.info("the fused supernet is computed by PyTorch's operators: %s", str(error).splitlines()[0])
         return None, "PyTorch"
+
+
+@functools.cache
+def _version(own: str) -> str:
+    """What a compiler says of itself."""
+    return subprocess.run([own, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS).stdout
 
 
 @functools.cache
@@ -113,7 +118,7 @@ def _widest() -> int:
 
 
 def _identity(lanes: int) -> str:
-    version = subprocess.run([str(compiler()), "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
+    version = _version(str(compiler())).encode()
     whole = SOURCE.read_bytes(), version, _processor().encode(), str((FLAGS, lanes)).encode()
     return hashlib.sha256(b"\0".join(whole)).hexdigest()[:16]
 

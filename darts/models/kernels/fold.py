@@ -19,6 +19,16 @@ from torch import Tensor
 from darts.models.kernels.rows import divided, tile
 
 
+@triton.jit
+def move_row(running_mean, running_var, tracked, mean, variance, momentum, known):
+    """Move one batch norm's running statistics by a batch's mean and unbiased variance."""
+    before = tl.load(running_mean, known, 0.0)
+    tl.store(running_mean, before + momentum * (mean - before), known)
+    before = tl.load(running_var, known, 0.0)
+    tl.store(running_var, before + momentum * (variance - before), known)
+    tl.store(tracked, tl.load(tracked) + 1)
+
+
 @triton.jit(do_not_specialize=("A", "B", "scale_step", "shared_step"))
 def _forward(
     P, a, m, S, running_mean, running_var, tracked, W, b, means, factors,
@@ -48,11 +58,7 @@ def _forward(
     tl.store(means + row, u, i < A)
     tl.store(factors + row, r, i < A)
     if MOVES:
-        before = tl.load(running_mean + row, i < A, 0.0)
-        tl.store(running_mean + row, before + momentum * (u - before), i < A)
-        before = tl.load(running_var + row, i < A, 0.0)
-        tl.store(running_var + row, before + momentum * (v * unbiased - before), i < A)
-        tl.store(tracked + group, tl.load(tracked + group) + 1)
+        move_row(running_mean + row, running_var + row, tracked + group, u, v * unbiased, momentum, i < A)
 
 
 def _warps(P: Tensor) -> int:

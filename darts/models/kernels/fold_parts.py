@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from darts.models.kernels.fold import move_row
 from darts.models.kernels.rows import tile
 from darts.models.kernels.types import Folded, FoldGradient, Scales
 
@@ -85,11 +86,7 @@ def _forward(
     tl.store(means + row, u, i < A)
     tl.store(factors + row, r, i < A)
     if MOVES:
-        before = tl.load(running_mean + row, i < A, 0.0)
-        tl.store(running_mean + row, before + momentum * (u - before), i < A)
-        before = tl.load(running_var + row, i < A, 0.0)
-        tl.store(running_var + row, before + momentum * (v * (n / (n - 1)) - before), i < A)
-        tl.store(tracked + group, tl.load(tracked + group) + 1)
+        move_row(running_mean + row, running_var + row, tracked + group, u, v * (n / (n - 1)), momentum, i < A)
 
 
 def _sizes(P: Tensor) -> dict[str, int]:
