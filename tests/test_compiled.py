@@ -51,7 +51,7 @@ def require_small(errors: dict[str, float]) -> None:
 @pytest.fixture(params=library.LANES)
 def lanes(request, monkeypatch):
     """Vectors of at most so many floats, as on other processors."""
-    monkeypatch.setattr(library, "_widest", lambda: request.param)
+    monkeypatch.setattr(library, "widest", lambda: request.param)
     return request.param
 
 
@@ -233,7 +233,7 @@ library.FLAGS = (*library.FLAGS, "-fsanitize=address", "-g")
 from tests import kernel_cases as cases
 from tests.test_compiled import SOURCES
 for lanes in library.LANES:
-    library._widest = lambda lanes=lanes: lanes
+    library.widest = lambda lanes=lanes: lanes
     for case in SOURCES[:6] + SOURCES[7:]:
         cases.launched_case(*case)
 print("all")

@@ -66,9 +66,9 @@ class DiscreteCell(nn.Module):
                 operation, state = self.operations[edge], states[source]
                 dropped = path_scales is not None and not isinstance(operation, nn.Identity)  # as published
                 scale = cast(Tensor, path_scales)[edge] if dropped else None
-                total = _plus_path(total, state.through(operation, self.by_hand), scale)
+                total = state.plus_path(total, operation, scale, self.by_hand)
                 for always in self.always[edge].children():
-                    total = _plus_path(total, state.through(always, self.by_hand), None)
+                    total = state.plus_path(total, always, None, self.by_hand)
                 edge += 1
             states.append(_State(cast(Tensor, total)))
         return torch.cat([states[node].map for node in self.cell.concat], dim=1)
@@ -82,11 +82,7 @@ class _State:
         self.rectified: Tensor | None = None
 
     def through(self, operation: nn.Module, by_hand: bool) -> Tensor:
-        """The operation's output; `by_hand`: one ReLU for all, and separable convolutions as separable.py has them."""
-        blocks = blocks_of(operation) if by_hand else None
-        found = separated(blocks, self.map) if blocks else None
-        if found is not None:
-            return found
+        """The operation's output; `by_hand`: with one ReLU for all operations."""
         if not by_hand or not _begins_with_relu(operation):
             return operation(self.map)
         if self.rectified is None:
@@ -97,6 +93,15 @@ class _State:
         for layer in list(cast(nn.Sequential, operation))[1:]:
             out = layer(out)
         return out
+
+    def plus_path(self, total: Tensor | None, operation: nn.Module, scale: Tensor | None, by_hand: bool) -> Tensor:
+        """A node's sum so far plus the operation's output, each sample of which is multiplied by its scale.
+
+        `by_hand`: separable convolutions as separable.py has them.
+        """
+        blocks = blocks_of(operation) if by_hand else None
+        found = separated(blocks, self.map, scale, total) if blocks else None
+        return _plus_path(total, self.through(operation, by_hand), scale) if found is None else found
 
 
 def _begins_with_relu(operation: nn.Module) -> bool:

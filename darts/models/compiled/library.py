@@ -62,12 +62,12 @@ def switched_off() -> Iterator[None]:
 
 def lanes_of(channels: int) -> int | None:
     """How many floats a vector has for maps of so many channels; None where there is no kernel for them."""
-    return _lanes_of(channels, _widest())
+    return _lanes_of(channels, widest())
 
 
 @functools.cache
-def _lanes_of(channels: int, widest: int) -> int | None:
-    return next((lanes for lanes in LANES if lanes <= widest and channels % lanes == 0), None)
+def _lanes_of(channels: int, most: int) -> int | None:
+    return next((lanes for lanes in LANES if lanes <= most and channels % lanes == 0), None)
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
     if own is None or platform.system() != "Linux":
         return None, "PyTorch"
     try:
-        return load(_widest()), _version(own).splitlines()[0]
+        return load(widest()), _version(own).splitlines()[0]
     except (OSError, subprocess.SubprocessError) as error:
         log.info("the fused supernet is computed by PyTorch's operators: %s", str(error).splitlines()[0])
         return None, "PyTorch"
@@ -110,7 +110,8 @@ def _processor() -> str:
 
 
 @functools.cache
-def _widest() -> int:
+def widest() -> int:
+    """How many floats the longest vectors of this processor have."""
     told = _processor()
     if " avx512f " in told:
         return 16

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,15 @@ MOST_TERMS = 4
 WORTH_THREADS = 1 << 15  # numbers of a map that more than one thread is used for: fewer take 10 microseconds or so
 
 
+class _Tracing(threading.local):
+    """Of a thread: where calls go instead of being made, while a program is traced (program.py)."""
+
+    calls: list[_Call] | None = None
+
+
+tracing = _Tracing()
+
+
 class _Call:
     """A function of source.c and its arguments so far; keeps the tensors until it has run."""
 
@@ -43,6 +53,7 @@ class _Call:
         self.function = _function(name, lanes_of(channels) or 0)
         self.arguments: list[int] = [torch.get_num_threads()]
         self.tensors: list[Tensor] = []
+        self.places: list[int] = []  # of the tensors, among the arguments
         self.largest = 0  # numbers of a map
 
     def numbers(self, *numbers: int) -> None:
@@ -51,10 +62,12 @@ class _Call:
 
     def tensor(self, tensor: Tensor | None) -> None:
         """The place of a tensor's first number, 0 for none."""
-        place = 0 if tensor is None else tensor.data_ptr()
-        self.arguments.append(place)
-        if tensor is not None:
-            self.tensors.append(tensor)
+        if tensor is None:
+            self.arguments.append(0)
+            return
+        self.tensors.append(tensor)
+        self.places.append(len(self.arguments))
+        self.arguments.append(tensor.data_ptr())
 
     def map(self, image: Tensor | None) -> None:
         """A map, and from a pixel to the next."""
@@ -74,6 +87,9 @@ class _Call:
     def __call__(self) -> None:
         if 0 < self.largest < WORTH_THREADS:
             self.arguments[0] = 1
+        if tracing.calls is not None:
+            tracing.calls.append(self)
+            return
         self.function((ctypes.c_int64 * len(self.arguments))(*self.arguments))
 
 
@@ -93,19 +109,23 @@ def _parts(image: Tensor) -> int:
 
 def combined(
     terms: Sequence[Term], constants: Sequence[Tensor], groups: int, outer: int, diagonal: Diagonal | None = None,
-    added: Tensor | None = None, rectify: bool = False,
+    added: Tensor | None = None, rectify: bool = False, by_image: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """The sum of all terms, of constants (any number for each group and channel), and of another map; then ReLU."""
+    """The sum of all terms and of constants (any number for each group and channel), plus another map; then ReLU.
+
+    `by_image`: a factor for each image, (batch,), of all but the other map; of this library alone.
+    """
     pools, plain, factors = diagonal or (None, None, None)
     images = [term.image for term in terms]
     like = next(image for image in (*images, pools, plain, added) if image is not None)
     if len(terms) > MOST_TERMS or len(constants) > MOST_TERMS:
-        half = combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, added)
-        return combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, half, rectify)
+        half = combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, added, False, by_image)
+        return combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, half, rectify, by_image)
     result, call = new_map(like, groups * outer), _Call("combined", outer)
-    call.numbers(result.numel() // result.shape[1], groups, outer, rectify)
+    call.numbers(len(result), result.shape[2] * result.shape[3], groups, outer, rectify)
     call.map(result)
     call.map(added)
+    call.tensor(by_image)
     call.numbers(len(terms))
     for image, matrices in terms:
         call.map(image)
@@ -132,6 +152,17 @@ def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None, rec
     groups, outer = matrices.shape[:2]
     shifts = [] if constants is None else [constants]
     return combined([Term(image, matrices[:, None])], shifts, groups, outer, rectify=rectify)
+
+
+def times_factors(image: Tensor, factors: Tensor) -> Tensor:
+    """The map with each image times its factor, (batch,)."""
+    result, call = new_map(image, image.shape[1]), _Call("times_factors", image.shape[1])
+    call.numbers(len(image), image.shape[2] * image.shape[3], image.shape[1])
+    call.map(image)
+    call.tensor(factors)
+    call.tensor(result)
+    call()
+    return result
 
 
 def parts(left: Tensor, right: Tensor, groups: int) -> Tensor:
@@ -224,16 +255,24 @@ def folded(
     numbers: tuple[bool, float, float], per_edge: int = 1,
 ) -> Folded:  # fmt: skip
     """W and b of P (K, C', C), whose input's moments over `pixels` come as parts."""
-    P = P.contiguous()
+    found = Folded.of(P.new_empty(Folded.size(P.shape)), P.shape, per_edge)
+    fold(found, P, scales, parts, pixels, running, numbers, per_edge)
+    return found
+
+
+def fold(
+    found: Folded, P: Tensor, scales: Scales | None, parts: Tensor, pixels: int, running: tuple[Tensor, ...],
+    numbers: tuple[bool, float, float], per_edge: int = 1, affine: Sequence[Tensor] = (),
+) -> None:  # fmt: skip
+    """The same, written to `found`; `affine`: scale and shift of each batch norm, (K, C'), in place of scales."""
     groups, outer, inner = P.shape
-    W = P.new_empty((groups // per_edge, outer, per_edge * inner))
-    b, means, factors = (P.new_empty((groups, outer)) for _ in range(3))
-    found = Folded(W, b, means, factors, P.new_empty((groups, inner)), P.new_empty((groups, inner, inner)))
     call = _Call("fold", inner)
     call.numbers(groups, outer, inner, per_edge, pixels, len(parts))
     call.tensor(parts)
-    call.tensor(P)
+    call.tensor(P.contiguous())
     _add_scales(call, scales)
+    for row in affine or (None, None):
+        call.tensor(row)
     for tensor in running:
         call.tensor(tensor)
     call.numbers(numbers[0])
@@ -241,14 +280,16 @@ def folded(
         call.tensor(tensor)
     call.numbers(ctypes.addressof(_doubles(*numbers[1:])))
     call()
-    return found
 
 
 def fold_gradient(
-    P: Tensor, scales: Scales | None, kept: Folded, parts: Tensor, pixels: int, for_mixture: Tensor,
-    per_edge: int = 1,
+    P: Tensor, scales: Scales | None, kept: Folded, parts: Tensor, pixels: int, for_mixture: Tensor | None,
+    per_edge: int = 1, affine: Sequence[Tensor] = (),
 ) -> FoldGradient:  # fmt: skip
-    """What the sums of g d' and g over pixels, in parts, make of P and of d; the mixture's is written."""
+    """What the sums of g d' and g over pixels, in parts, make of P and of d; the mixture's is written.
+
+    `affine`: each batch norm's scale, (K, C'), and where its gradient and its shift's are written.
+    """
     P = P.contiguous()
     groups, outer, inner = P.shape
     found = FoldGradient(torch.empty_like(P), torch.empty_like(kept.covariance), torch.empty_like(kept.mean))
@@ -257,7 +298,7 @@ def fold_gradient(
     call.tensor(parts)
     call.tensor(P)
     _add_scales(call, scales)
-    for tensor in (for_mixture, kept.means, kept.factors, kept.mean, kept.covariance, *found):
+    for tensor in (for_mixture, *(affine or (None,) * 3), kept.means, kept.factors, kept.mean, kept.covariance, *found):
         call.tensor(tensor)
     call()
     return found

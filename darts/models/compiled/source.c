@@ -47,9 +47,9 @@ typedef struct {
 } Term;
 
 typedef struct {
-    int64_t pixels, groups, terms, maps, constants, rectify;
+    int64_t groups, terms, maps, constants, rectify;
     Term term[4];
-    const float *map[4], *factors, *shift[4], *added;
+    const float *map[4], *factors, *shift[4], *added, *by_image; /* the last: a factor for each image */
     int64_t map_row[4], numbers[4], added_row, result_row;
     float *result;
 } Sum;
@@ -64,8 +64,9 @@ INLINE void through(vec total[], const float *image, int64_t row, const float *w
     }
 }
 
-/* P pixels and N vectors of a group's channels, the first of which is channel `from` */
-INLINE void summed(const Sum *s, int64_t group, int64_t pixel, int64_t from, int64_t outer, const int P, const int N) {
+/* P pixels and N vectors of a group's channels, the first of which is channel `from`; times a factor */
+INLINE void summed(const Sum *s, int64_t group, int64_t pixel, int64_t from, int64_t outer, float times, const int P,
+                   const int N) {
     vec total[MOST];
     UNROLL for (int n = 0; n < N; n++) {
         vec shift = {0};
@@ -88,7 +89,7 @@ INLINE void summed(const Sum *s, int64_t group, int64_t pixel, int64_t from, int
     UNROLL for (int p = 0; p < P; p++)
         UNROLL for (int n = 0; n < N; n++) {
             int64_t place = group * outer + from + n * VL;
-            vec sum = total[p * N + n];
+            vec sum = total[p * N + n] * times;
             if (s->added) sum += LOAD(s->added + (pixel + p) * s->added_row + place);
             if (s->rectify) sum = relu(sum);
             STORE(s->result + (pixel + p) * s->result_row + place, sum);
@@ -96,19 +97,20 @@ INLINE void summed(const Sum *s, int64_t group, int64_t pixel, int64_t from, int
 }
 
 INLINE void summed_tile(const Sum *s, int64_t group, int64_t first, int64_t end, int64_t from, int64_t outer,
-                        const int P, const int N) {
+                        float times, const int P, const int N) {
     int64_t pixel = first;
-    for (; pixel + P <= end; pixel += P) summed(s, group, pixel, from, outer, P, N);
-    for (; pixel < end; pixel++) summed(s, group, pixel, from, outer, 1, N);
+    for (; pixel + P <= end; pixel += P) summed(s, group, pixel, from, outer, times, P, N);
+    for (; pixel < end; pixel++) summed(s, group, pixel, from, outer, times, 1, N);
 }
 
-/* threads, pixels, groups, outer, rectify, result, row; added, row; number of terms, and for each image, row, step,
-   inner, matrices, groups that share an image's channels, and the matrices' four distances; number of maps, factors,
-   and for each map, row; number of constants, and for each its numbers, how many a group */
+/* threads, images, pixels of one, groups, outer, rectify, result, row; added, row; images' factors, or 0; number of
+   terms, and for each image, row, step, inner, matrices, groups that share an image's channels, and the matrices' four
+   distances; number of maps, factors, and for each map, row; number of constants, and for each its numbers, how many a
+   group */
 void combined(Arguments a) {
-    int64_t threads = a[0], outer = a[3], at = 10;
-    Sum s = {.pixels = a[1], .groups = a[2], .terms = a[9], .rectify = a[4]};
-    s.result = FLOATS(5), s.result_row = a[6], s.added = FLOATS(7), s.added_row = a[8];
+    int64_t threads = a[0], outer = a[4], at = 12;
+    Sum s = {.groups = a[3], .terms = a[11], .rectify = a[5], .by_image = FLOATS(10)};
+    s.result = FLOATS(6), s.result_row = a[7], s.added = FLOATS(8), s.added_row = a[9];
     float *packed[4];
     for (int64_t t = 0; t < s.terms; t++, at += 10) {
         int64_t inner = a[at + 3], per = a[at + 5];
@@ -124,15 +126,31 @@ void combined(Arguments a) {
     for (int64_t m = 0; m < s.maps; m++, at += 2) s.map[m] = FLOATS(at), s.map_row[m] = a[at + 1];
     s.constants = a[at++];
     for (int64_t c = 0; c < s.constants; c++, at += 2) s.shift[c] = FLOATS(at), s.numbers[c] = a[at + 1];
+    int64_t images = s.by_image ? a[1] : 1, pixels = s.by_image ? a[2] : a[1] * a[2], tiles = (pixels + TILE - 1) / TILE;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t first = 0; first < s.pixels; first += TILE)
+    for (int64_t tile = 0; tile < images * tiles; tile++) {
+        int64_t image = tile / tiles, first = image * pixels + tile % tiles * TILE;
+        int64_t end = least(first + TILE, (image + 1) * pixels);
+        float times = s.by_image ? s.by_image[image] : 1;
         for (int64_t g = 0; g < s.groups; g++) {
-            int64_t end = least(first + TILE, s.pixels), from = 0;
-            for (; from + 4 * VL <= outer; from += 4 * VL) summed_tile(&s, g, first, end, from, outer, PIXELS_OF_4, 4);
-            for (; from + 2 * VL <= outer; from += 2 * VL) summed_tile(&s, g, first, end, from, outer, PIXELS_OF_2, 2);
-            for (; from < outer; from += VL) summed_tile(&s, g, first, end, from, outer, PIXELS_OF_1, 1);
+            int64_t from = 0;
+            for (; from + 4 * VL <= outer; from += 4 * VL)
+                summed_tile(&s, g, first, end, from, outer, times, PIXELS_OF_4, 4);
+            for (; from + 2 * VL <= outer; from += 2 * VL)
+                summed_tile(&s, g, first, end, from, outer, times, PIXELS_OF_2, 2);
+            for (; from < outer; from += VL) summed_tile(&s, g, first, end, from, outer, times, PIXELS_OF_1, 1);
         }
+    }
     for (int64_t t = 0; t < s.terms; t++) free(packed[t]);
+}
+
+/* threads, images, pixels of one, channels; image, row; factors of images; result */
+void times_factors(Arguments a) {
+    int64_t threads = a[0], pixels = a[2], channels = a[3];
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t p = 0; p < a[1] * pixels; p++)
+        for (int64_t c = 0; c < channels; c += VL)
+            STORE(FLOATS(7) + p * channels + c, LOAD(FLOATS(4) + p * a[5] + c) * FLOATS(6)[p / pixels]);
 }
 
 /* ---- sums of products over pixels ---- */
@@ -410,16 +428,16 @@ INLINE float *own_scale(float *mixture, int64_t group, int64_t per, int64_t step
     return mixture + group / per * step + columns[group % per];
 }
 
-/* threads, groups, A, B, matrices of an edge, pixels; parts, their sums; P; mixture, step, columns (2); running mean,
-   variance and count, whether they move; W, b, u, r, m, S; eps and momentum, doubles */
+/* threads, groups, A, B, matrices of an edge, pixels; parts, their sums; P; mixture, step, columns (2); scale and shift
+   of each row, or 0; running mean, variance and count, whether they move; W, b, u, r, m, S; eps and momentum, doubles */
 void fold(Arguments a) {
     int64_t threads = a[0], groups = a[1], A = a[2], B = a[3], per = a[4], count = a[6];
     int64_t size = groups * B * (B + 1);
-    const double n = a[5], *numbers = (const double *)a[23];
+    const double n = a[5], *numbers = (const double *)a[25];
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t g = 0; g < groups; g++) {
         const float *P = FLOATS(8) + g * A * B;
-        float *m = FLOATS(21) + g * B, *S = FLOATS(22) + g * B * B, row[B];
+        float *m = FLOATS(23) + g * B, *S = FLOATS(24) + g * B * B, row[B];
         add_parts(S, FLOATS(7) + g * B * B, count, size, B * B);
         add_parts(m, FLOATS(7) + groups * B * B + g * B, count, size, B);
         for (int64_t j = 0; j < B; j++) m[j] /= n;
@@ -435,32 +453,34 @@ void fold(Arguments a) {
             }
             for (int64_t j = 0; j < B; j++) v += row[j] * P[i * B + j];
             v = v < 0 ? 0 : v;
-            float r = 1 / sqrtf(v + numbers[0]), *W = FLOATS(17) + ((g / per * A + i) * per + g % per) * B;
+            float r = 1 / sqrtf(v + numbers[0]), *W = FLOATS(19) + ((g / per * A + i) * per + g % per) * B;
+            if (a[13]) scale = FLOATS(13)[g * A + i];
             for (int64_t j = 0; j < B; j++) W[j] = scale * r * P[i * B + j];
-            FLOATS(18)[g * A + i] = -scale * r * u, FLOATS(19)[g * A + i] = u, FLOATS(20)[g * A + i] = r;
-            if (a[16]) {
-                float *mean = FLOATS(13) + g * A + i, *variance = FLOATS(14) + g * A + i;
+            FLOATS(20)[g * A + i] = (a[14] ? FLOATS(14)[g * A + i] : 0) - scale * r * u;
+            FLOATS(21)[g * A + i] = u, FLOATS(22)[g * A + i] = r;
+            if (a[18]) {
+                float *mean = FLOATS(15) + g * A + i, *variance = FLOATS(16) + g * A + i;
                 *mean += numbers[1] * (u - *mean), *variance += numbers[1] * (v * (n / (n - 1)) - *variance);
             }
         }
-        if (a[16]) ((int64_t *)a[15])[g]++;
+        if (a[18]) ((int64_t *)a[17])[g]++;
     }
 }
 
 /* threads, groups, A, B, matrices of an edge, pixels; parts, their sums; P; mixture, step, columns (2), its gradient;
-   u, r, m, S; gradient of P; M, c */
+   scale of each row, or 0, its gradient and its shift's; u, r, m, S; gradient of P; M, c */
 void fold_gradient(Arguments a) {
     int64_t threads = a[0], groups = a[1], A = a[2], B = a[3], per = a[4], count = a[6];
     int64_t sums = groups * A * B, size = sums + groups / per * A;
     const float n = a[5];
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t g = 0; g < groups; g++) {
-        const float *P = FLOATS(8) + g * A * B, *m = FLOATS(16) + g * B, *S = FLOATS(17) + g * B * B;
-        float *M = FLOATS(19) + g * B * B, *c = FLOATS(20) + g * B, found[B], row[B];
+        const float *P = FLOATS(8) + g * A * B, *m = FLOATS(19) + g * B, *S = FLOATS(20) + g * B * B;
+        float *M = FLOATS(22) + g * B * B, *c = FLOATS(23) + g * B, found[B], row[B];
         memset(M, 0, B * B * 4), memset(c, 0, B * 4);
         float scale = a[9] ? *own_scale(FLOATS(9), g, per, a[10], &a[11]) : 1, of_scale = 0;
         for (int64_t i = 0; i < A; i++) {
-            float u = FLOATS(14)[g * A + i], r = FLOATS(15)[g * A + i], of_constant, df, v = 0;
+            float u = FLOATS(17)[g * A + i], r = FLOATS(18)[g * A + i], of_constant, df, v = 0;
             add_parts(found, FLOATS(7) + ((g / per * A + i) * per + g % per) * B, count, size, B);
             add_parts(&of_constant, FLOATS(7) + sums + g / per * A + i, count, size, 1);
             df = -of_constant * u;
@@ -470,10 +490,14 @@ void fold_gradient(Arguments a) {
                 for (int64_t k = 0; k < B; k++) row[k] += P[i * B + j] * S[j * B + k];
             }
             for (int64_t j = 0; j < B; j++) v += row[j] * P[i * B + j];
+            if (a[14]) {
+                scale = FLOATS(14)[g * A + i];
+                FLOATS(15)[g * A + i] = df * r, FLOATS(16)[g * A + i] = of_constant;
+            }
             float dv = v < 0 ? 0 : -scale * df * r * r * r / 2, du = -scale * r * of_constant;
             of_scale += df * r;
             for (int64_t j = 0; j < B; j++) {
-                FLOATS(18)[(g * A + i) * B + j] = scale * r * found[j] + du * m[j] + 2 * dv * row[j];
+                FLOATS(21)[(g * A + i) * B + j] = scale * r * found[j] + du * m[j] + 2 * dv * row[j];
                 c[j] += P[i * B + j] * du / n;
                 float factor = P[i * B + j] * dv * (2 / n);
                 for (int64_t k = 0; k < B; k++) M[j * B + k] += factor * P[i * B + k];
@@ -654,5 +678,21 @@ void pool_source_gradient(Arguments a) {
                         STORE(result + c, LOAD(result + c) + own);
                     }
             }
+    }
+}
+
+/* ---- many calls at once: see program.py ---- */
+
+/* The number of calls, and for each: its function, how many arguments it has and how many of them are addresses; the
+   arguments; and for each address which argument it is, and of which tensor: the argument is a distance from there */
+void run(Arguments program, Arguments tensors) {
+    int64_t calls = *program++;
+    while (calls--) {
+        int64_t number = program[1], addresses = program[2], own[number];
+        memcpy(own, program + 3, number * 8);
+        const int64_t *address = program + 3 + number;
+        for (int64_t k = 0; k < addresses; k++) own[address[2 * k]] += tensors[address[2 * k + 1]];
+        ((void (*)(Arguments))program[0])(own);
+        program = address + 2 * addresses;
     }
 }

@@ -1,9 +1,13 @@
-"""A found cell's depthwise-separable convolutions in training, with the operators and the algebra of by_hand.py.
+"""A found cell's depthwise-separable convolutions in training, on a CPU, by the operators and the algebra of by_hand.py.
 
 A block is ReLU, depthwise convolution, 1x1 convolution P and batch norm with scale g and shift h, one or two of them in
-an operation. With W and b of folding.py, W = r P and b = -r P m, batch norm of P d is g W d + g b + h: of the maps of a
-block only the depthwise one is made, and its sums give mean and variance. The results are the modules', but for
-rounding.
+an operation. With d the depthwise map and its moments as in folding.py, batch norm of P d is W d + b, with W = g r P and
+b = h - g r P m: of the maps of a block only d is made, and its sums give mean and variance. What drop-path multiplies
+each image by, and the sum of a node's edges so far, are taken in while the last map is written. The results are the
+modules', but for rounding.
+
+Forward and backward are one call of C each (compiled/program.py). On a GPU the modules compute: there these operators
+would be 500 launches more for the published network, and a twentieth fewer bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from darts.models.compiled import operators, program
 from darts.models.depthwise import Depthwise
 from darts.models.fused.by_hand import pixels_of
 from darts.models.fused.libraries import library_for
@@ -32,25 +37,40 @@ class Layers(NamedTuple):
     norm: nn.BatchNorm2d
 
     @property
-    def steps(self) -> tuple[int, int]:
-        """Stride and dilation."""
-        return self.depthwise.stride[0], self.depthwise.dilation[0]
+    def weights(self) -> tuple[Tensor, ...]:
+        """The depthwise kernel, P, g and h."""
+        kernel, matrix = self.depthwise.weight.contiguous(), self.pointwise.weight.contiguous()
+        return kernel, matrix, self.norm.weight, self.norm.bias
+
+    @property
+    def running(self) -> tuple[Tensor, ...]:
+        """Mean, variance and count of batches."""
+        norm = self.norm
+        return cast(Any, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
+
+    @property
+    def plan(self) -> Plan:
+        """Its numbers."""
+        steps = self.depthwise.stride[0], self.depthwise.dilation[0]
+        return Plan(steps, (self.norm.track_running_stats, self.norm.eps, cast(float, self.norm.momentum)))
+
+
+class Plan(NamedTuple):
+    """A block's stride and dilation, and whether running statistics move, eps and momentum."""
+
+    steps: tuple[int, int]
+    norm: tuple[bool, float, float]
 
 
 class Kept(NamedTuple):
-    """Tensors of a block that its gradient needs."""
+    """What a block's gradient needs."""
 
     image: Tensor
-    kernel: Tensor
-    matrix: Tensor  # (C, C, 1, 1)
-    scale: Tensor  # g
     result: Tensor  # the depthwise map
-    W: Tensor
-    b: Tensor
-    means: Tensor
-    factors: Tensor
-    mean: Tensor
-    covariance: Tensor
+    numbers: Tensor  # what folding found
+    kernel: Tensor
+    matrix: Tensor
+    scale: Tensor
 
 
 def blocks_of(operation: nn.Module) -> list[Layers] | None:
@@ -72,72 +92,101 @@ def _is_plain(block: Layers) -> bool:
     return square and conv.groups == 1 and conv.stride == (1, 1) and normed and side % 2 == 1 and side <= WIDEST
 
 
-def separated(blocks: Sequence[Layers], image: Tensor) -> Tensor | None:
-    """The blocks' output, by the batch's statistics, which move the running ones; None where no library serves.
+def separated(
+    blocks: Sequence[Layers], image: Tensor, factors: Tensor | None = None, added: Tensor | None = None
+) -> Tensor | None:
+    """The blocks' output by the batch's statistics, which move the running ones; None where the modules are to compute.
 
-    On a CPU only: of the published network it makes 500 launches more on a GPU, for a twentieth fewer bytes.
+    `factors`: what each image of it is multiplied by, (batch,); `added`: another map, which is added then.
     """
-    library = library_for(image) if image.device.type == "cpu" else None
-    if library is None or not all(block.norm.training for block in blocks):
+    served = image.device.type == "cpu" and library_for(image) is operators
+    if not served or not all(block.norm.training for block in blocks):
         return None
-    weights = [(b.depthwise.weight, b.pointwise.weight, b.norm.weight, b.norm.bias) for b in blocks]
-    result: Tensor = _Separated.apply(library, blocks, image, *sum(weights, ()))
+    plans = tuple(block.plan for block in blocks)
+    weights = [weight for block in blocks for weight in block.weights]
+    running = [buffer for block in blocks for buffer in block.running]
+    result: Tensor = _Separated.apply(plans, running, image, factors, added, *weights)
     return result
 
 
 class _Separated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, library: Any, blocks: Sequence[Layers], image: Tensor, *weights: Tensor) -> Tensor:
-        kept: list[Kept] = []
-        for number, block in enumerate(blocks):
-            kernel, matrix, scale, shift = weights[4 * number : 4 * number + 4]
-            norm, matrices = block.norm, matrix.flatten(1)[None]
-            result, parts = library.measured(image, Kernels(kernel[None]), block.steps, number == 0)
-            running = [
-                cast(Tensor, one)[None] for one in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-            ]
-            pixels = pixels_of(result)
-            numbers = norm.track_running_stats, norm.eps, norm.momentum
-            found = library.folded(matrices, None, parts, pixels, tuple(running), numbers)
-            kept.append(Kept(image, kernel, matrix, scale, result, *found))
-            last = number == len(blocks) - 1
-            scaled, constants = found.W * scale[:, None], torch.addcmul(shift, found.b, scale)
-            image = library.mapped(result, scaled, constants, rectify=not last)
-        ctx.library, ctx.blocks = library, blocks
-        ctx.save_for_backward(*sum(kept, ()))
-        return image
+    def forward(
+        ctx: Any, plans: tuple[Plan, ...], running: Sequence[Tensor], image: Tensor, factors: Tensor | None,
+        added: Tensor | None, *weights: Tensor,
+    ) -> Tensor:  # fmt: skip
+        image, added = rows(image).map, None if added is None else rows(added).map
+        output, *made = program.run(_forward, plans, image, factors, added, *running, *weights)
+        ctx.plans = plans
+        ctx.save_for_backward(image, factors, *made, *weights)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
-        saved, size = ctx.saved_tensors, len(Kept._fields)
-        kept = [Kept(*saved[at : at + size]) for at in range(0, len(saved), size)]
-        gradient: Tensor | None = rows(grad_output).map
-        for_weights: list[Tensor] = []
-        for number in reversed(range(len(kept))):
-            wanted = number > 0 or ctx.needs_input_grad[2]
-            steps, first = ctx.blocks[number].steps, number == 0
-            gradient, of_block = _of_block(ctx.library, kept[number], cast(Tensor, gradient), steps, (first, wanted))
-            for_weights = [*of_block, *for_weights]
-        return None, None, gradient, *for_weights
+        plan, gradient = (ctx.plans, ctx.needs_input_grad[2]), rows(grad_output).map
+        found = program.run(_backward, plan, gradient, *ctx.saved_tensors)
+        for_image = found.pop() if ctx.needs_input_grad[2] else None
+        return None, None, for_image, None, grad_output if ctx.needs_input_grad[4] else None, *found
 
 
-def _of_block(
-    library: Any, own: Kept, gradient: Tensor, steps: tuple[int, int], place: tuple[bool, bool]
-) -> tuple[Tensor | None, list[Tensor]]:
-    """Of a block's input and weights, from that of its output; `place`: is it the first, is the input's wanted."""
-    is_first, wanted = place
-    channels, pixels = len(own.scale), own.result.numel() // own.result.shape[1]
-    products, sums = library.products(gradient, own.result, 1)
-    for_scale = (products[0] * own.W[0]).sum(1) + sums[0] * own.b[0]
-    scaled = [(products[0] * own.scale[:, None]).flatten(), sums[0] * own.scale]
-    folded, matrices = Folded(*own[5:]), own.matrix.flatten(1)[None]
-    nothing = own.scale.new_empty(0)
-    found = library.fold_gradient(matrices, None, folded, torch.cat(scaled)[None], pixels, nothing)
-    back = (own.W * own.scale[:, None]).transpose(1, 2)[:, None]
-    terms = [Term(gradient, back), Term(own.result, found.matrices[:, None])]
-    of_map = library.combined(terms, [found.constants], 1, channels)
-    kernels = Kernels(own.kernel[None])
-    for_kernel = library.kernel_gradients(of_map, own.image, kernels, steps, is_first).first[0]
-    weights = [for_kernel, found.P.view_as(own.matrix), for_scale, sums[0]]
-    return library.source_gradient(of_map, own.image, kernels, steps) if wanted else None, weights
+def _forward(
+    plans: Sequence[Plan], image: Tensor, factors: Tensor | None, added: Tensor | None, *tensors: Tensor
+) -> list[Tensor]:
+    """The output; then each block's depthwise map, what folding found and, between two blocks, the map."""
+    running, weights = tensors[: 3 * len(plans)], tensors[3 * len(plans) :]
+    made: list[Tensor] = []
+    for number, plan in enumerate(plans):
+        kernel, matrix, *affine = weights[4 * number : 4 * number + 4]
+        result, parts = operators.measured(image, Kernels(kernel[None]), plan.steps, number == 0)
+        held = tuple(buffer[None] for buffer in running[3 * number : 3 * number + 3])
+        P = matrix.flatten(1)[None]  # noqa: N806
+        numbers = P.new_empty(Folded.size(P.shape))
+        found = Folded.of(numbers, P.shape)
+        operators.fold(found, P, None, parts, pixels_of(result), held, plan.norm, affine=affine)
+        terms = [Term(result, found.W[:, None])]
+        made += [result, numbers]
+        if number == len(plans) - 1:
+            break
+        image = operators.combined(terms, [found.b], 1, len(kernel), rectify=True)
+        made.append(image)
+    return [operators.combined(terms, [found.b], 1, len(kernel), added=added, by_image=factors), *made]
+
+
+def _backward(
+    plan: tuple[Sequence[Plan], bool], gradient: Tensor, image: Tensor, factors: Tensor | None, *tensors: Tensor
+) -> list[Tensor]:
+    """Gradients of each block's kernel, P, g and h, and of the image where the plan says that it is wanted."""
+    plans, wanted = plan
+    blocks = _kept(len(plans), image, tensors)
+    if factors is not None:
+        gradient = operators.times_factors(gradient, factors)
+    for_weights: list[Tensor] = []
+    for number in reversed(range(len(blocks))):
+        own, steps = blocks[number], plans[number].steps
+        of_map, *for_block = _of_map(own, gradient)
+        kernels = Kernels(own.kernel[None])
+        for_kernel = operators.kernel_gradients(of_map, own.image, kernels, steps, number == 0).first
+        for_weights = [for_kernel, *for_block, *for_weights]
+        if number > 0 or wanted:
+            gradient = operators.source_gradient(of_map, own.image, kernels, steps)
+    return [*for_weights, gradient] if wanted else for_weights
+
+
+def _kept(count: int, image: Tensor, tensors: Sequence[Tensor]) -> list[Kept]:
+    """By block, of what `_forward` made, and of all weights."""
+    made, weights = tensors[: 3 * count - 1], tensors[3 * count - 1 :]
+    images = [image, *made[2::3]]
+    return [Kept(images[at], *made[3 * at : 3 * at + 2], *weights[4 * at : 4 * at + 3]) for at in range(count)]
+
+
+def _of_map(own: Kept, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a block's depthwise map, P, g and h, from that of its output."""
+    P, channels = own.matrix.flatten(1)[None], len(own.scale)  # noqa: N806
+    folded = Folded.of(own.numbers, P.shape)
+    affine = own.scale, torch.empty_like(own.scale), torch.empty_like(own.scale)
+    parts = operators.parts(gradient, own.result, 1)
+    found = operators.fold_gradient(P, None, folded, parts, pixels_of(own.result), None, affine=affine)
+    terms = [Term(gradient, folded.W.transpose(1, 2)[:, None]), Term(own.result, found.matrices[:, None])]
+    of_map = operators.combined(terms, [found.constants], 1, channels)
+    return of_map, found.P.view(own.matrix.shape), *affine[1:]

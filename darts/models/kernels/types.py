@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +55,21 @@ class Folded(NamedTuple):
     factors: Tensor  # r of it
     mean: Tensor  # m, (K, C)
     covariance: Tensor  # S, (K, C, C)
+
+    @staticmethod
+    def size(matrices: Sequence[int]) -> int:
+        """How many numbers it has for P of this shape."""
+        groups, outer, inner = matrices
+        return groups * (outer * inner + 3 * outer + inner + inner**2)
+
+    @classmethod
+    def of(cls, numbers: Tensor, matrices: Sequence[int], per_edge: int = 1) -> Folded:
+        """Views of so many numbers one after the other, for P of this shape."""
+        groups, outer, inner = matrices
+        shapes = [(groups // per_edge, outer, per_edge * inner), *[(groups, outer)] * 3, (groups, inner)]
+        shapes += [(groups, inner, inner)]
+        found = numbers.split([math.prod(shape) for shape in shapes])
+        return cls(*(part.view(shape) for part, shape in zip(found, shapes, strict=True)))
 
 
 class FoldGradient(NamedTuple):

@@ -1,0 +1,122 @@
+"""Many calls of source.c as one: a function of operators, traced once for tensors of given layouts, then run as often.
+
+A call from Python takes some 20 microseconds with the map it makes, and the arithmetic of a small map less than that.
+A program is what a function of operators did with tensors that held nothing: which functions of source.c it called,
+with which sizes, and which arguments were addresses of what. To run it is to make its results and a place for the maps
+in between, and to let the C function `run` make all calls with these addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from darts.models.compiled.library import load, widest
+from darts.models.compiled.operators import tracing
+
+MOST_PROGRAMS = 512  # that are kept; with the next one all are traced anew
+ALIGNMENT = 64  # bytes of which the place of a map in between is a multiple
+_programs: dict[Hashable, Program] = {}
+
+
+def run(function: Callable[..., Sequence[Tensor]], plan: Hashable, *tensors: Tensor | None) -> list[Tensor]:
+    """What `function(plan, *tensors)` returns, by a program that is traced where there is none for these layouts.
+
+    The function calls operators of operators.py, makes empty tensors and views of tensors, and does nothing else. What
+    it does may depend on the plan and on layouts, never on values. It returns tensors that it has made, whole ones.
+    """
+    layouts = [None if own is None else (own.shape, own.stride(), own.dtype) for own in tensors]
+    key = function, plan, torch.get_num_threads(), widest(), *layouts
+    found = _programs.get(key)
+    if found is None:
+        if len(_programs) >= MOST_PROGRAMS:
+            _programs.clear()
+        found = _programs[key] = Program(function, plan, tensors)
+    return found(tensors)
+
+
+class Program:
+    """What a function did with tensors of some layouts, or with None in their places."""
+
+    def __init__(
+        self, function: Callable[..., Sequence[Tensor]], plan: Hashable, tensors: Sequence[Tensor | None]
+    ) -> None:
+        given = [None if t is None else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in tensors]
+        tracing.calls = calls = []
+        try:
+            with _NothingElse():
+                results = function(plan, *given)
+        finally:
+            tracing.calls = None
+        self.layouts = [(result.shape, result.stride(), result.dtype) for result in results]
+        if not all(map(_is_whole, results)):
+            raise RuntimeError("a program returned part of a tensor")
+        places = _Places([*given, *results])
+        code = [len(calls)]
+        for call in calls:
+            address = ctypes.cast(call.function, ctypes.c_void_p).value or 0
+            arguments, relative = list(call.arguments), []
+            for place, tensor in zip(call.places, call.tensors, strict=True):
+                number, arguments[place] = places.of(tensor)
+                relative += [place, number]
+            code += [address, len(arguments), len(call.places), *arguments, *relative]
+        self.between = places.bytes
+        self.code = (ctypes.c_int64 * len(code))(*code)
+        self.run = load(widest()).run
+
+    def __call__(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        """The results, of tensors of the same layouts."""
+        results = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in self.layouts]
+        between = torch.empty(self.between, dtype=torch.uint8)
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*tensors, *results, between)]
+        self.run(self.code, (ctypes.c_int64 * len(addresses))(*addresses))
+        return results
+
+
+class _Places:
+    """Where the tensors of a traced function will lie: as distances from given ones, results, or the maps in between.
+
+    No two of the tensors share memory but as views of one.
+    """
+
+    def __init__(self, known: Sequence[Tensor | None]) -> None:
+        self.known = {_memory(tensor): (number, tensor) for number, tensor in enumerate(known) if tensor is not None}
+        self.number = len(known)
+        self.distances: dict[int, int] = {}
+        self.bytes = 0
+        if len(self.known) != sum(tensor is not None for tensor in known):
+            raise RuntimeError("a program returned a tensor that it was given, or one twice")
+
+    def of(self, tensor: Tensor) -> tuple[int, int]:
+        """A tensor's number among known ones, the maps in between being the last, and the bytes from there to it."""
+        memory = _memory(tensor)
+        if memory in self.known:
+            number, whole = self.known[memory]
+            return number, tensor.data_ptr() - whole.data_ptr()
+        if memory not in self.distances:
+            self.distances[memory] = self.bytes
+            self.bytes += -(-tensor.untyped_storage().nbytes() // ALIGNMENT) * ALIGNMENT
+        return self.number, self.distances[memory] + tensor.data_ptr() - memory
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return tensor.data_ptr() == _memory(tensor) and tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+class _NothingElse(TorchDispatchMode):
+    """Refuses what a program would not repeat."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not func.is_view and "empty" not in name:
+            raise RuntimeError(f"a program has calls of source.c, views and empty tensors; got {name}")
+        return func(*args, **(kwargs or {}))
