@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from darts.models.activation_checkpointing import checkpointed
 from darts.models.chain import chain_layers, chain_stem, chain_tail
 from darts.models.depthwise import Depthwise
+from darts.models.fused.preparation import layers_of, prepared_by_hand
 from darts.models.fused.separable import blocks_of, separated
 from darts.models.operations import FactorisedReduction, ResidualReduction, candidate, input_preparations, tail
 from darts.models.settings import NetworkSettings
@@ -82,7 +83,11 @@ class _State:
         self.rectified: Tensor | None = None
 
     def through(self, operation: nn.Module, by_hand: bool) -> Tensor:
-        """The operation's output; `by_hand`: with one ReLU for all operations."""
+        """The operation's output; `by_hand`: preparations as preparation.py has them, one ReLU for all others."""
+        layers = layers_of(operation) if by_hand else None
+        found = prepared_by_hand(layers, self.map) if layers else None
+        if found is not None:
+            return found
         if not by_hand or not _begins_with_relu(operation):
             return operation(self.map)
         if self.rectified is None:

@@ -12,7 +12,7 @@ import functools
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,25 +107,34 @@ def _parts(image: Tensor) -> int:
     return min(len(image), MOST_PARTS)
 
 
+class Changes(NamedTuple):
+    """What `combined` may do besides, with up to `MOST_TERMS` terms: of this library alone."""
+
+    rectified: bool = False  # the image of the first term goes through ReLU; of one group only
+    positive: Tensor | None = None  # a map: where it is not positive, the sum is 0
+    by_image: Tensor | None = None  # a factor for each image, (batch,), of all but the added map
+
+
 def combined(
     terms: Sequence[Term], constants: Sequence[Tensor], groups: int, outer: int, diagonal: Diagonal | None = None,
-    added: Tensor | None = None, rectify: bool = False, by_image: Tensor | None = None,
+    added: Tensor | None = None, rectify: bool = False, changes: Changes | None = None,
 ) -> Tensor:  # fmt: skip
-    """The sum of all terms and of constants (any number for each group and channel), plus another map; then ReLU.
-
-    `by_image`: a factor for each image, (batch,), of all but the other map; of this library alone.
-    """
+    """The sum of all terms and of constants (any number for each group and channel), plus another map; then ReLU."""
+    changes = changes or Changes()
     pools, plain, factors = diagonal or (None, None, None)
     images = [term.image for term in terms]
     like = next(image for image in (*images, pools, plain, added) if image is not None)
     if len(terms) > MOST_TERMS or len(constants) > MOST_TERMS:
-        half = combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, added, False, by_image)
-        return combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, half, rectify, by_image)
-    result, call = new_map(like, groups * outer), _Call("combined", outer)
+        half = combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, added)
+        return combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, half, rectify)
+    lanes = math.gcd(outer, terms[0].matrices.shape[3]) if changes.rectified else outer
+    result, call = new_map(like, groups * outer), _Call("combined", lanes)
     call.numbers(len(result), result.shape[2] * result.shape[3], groups, outer, rectify)
     call.map(result)
     call.map(added)
-    call.tensor(by_image)
+    call.map(changes.positive)
+    call.tensor(changes.by_image)
+    call.numbers(changes.rectified)
     call.numbers(len(terms))
     for image, matrices in terms:
         call.map(image)
@@ -165,16 +174,108 @@ def times_factors(image: Tensor, factors: Tensor) -> Tensor:
     return result
 
 
-def parts(left: Tensor, right: Tensor, groups: int) -> Tensor:
-    """What `products` returns, before it is summed over the parts that images were divided into."""
+def parts(left: Tensor, right: Tensor, groups: int, rectified: bool = False) -> Tensor:
+    """What `products` returns, before it is summed over the parts that images were divided into.
+
+    `rectified`: of right's ReLU; of this library alone.
+    """
     high, width, number = left.shape[1] // groups, right.shape[1] // groups, _parts(left)
     result, call = left.new_empty((number, groups * high * (width + 1))), _Call("products", math.gcd(high, width))
     call.numbers(len(left), left.shape[2] * left.shape[3], number, groups, high, width)
     call.map(left)
     call.map(right)
     call.tensor(result)
+    call.numbers(rectified)
     call()
     return result
+
+
+def sum_parts(parts: Tensor, number: int) -> Tensor:
+    """The first so many numbers, summed over the parts."""
+    result, call = parts.new_empty(number), _Call("sum_parts", MOST_PARTS)
+    call.arguments = [len(parts), parts.shape[1]]
+    call.tensor(parts)
+    call.numbers(number)
+    call.tensor(result)
+    call()
+    return result
+
+
+def channel_sums(left: Tensor, right: Tensor) -> Tensor:
+    """Parts of sums over pixels: of left times right by channel, and of left."""
+    channels, number = left.shape[1], _parts(left)
+    result, call = left.new_empty((number, 2 * channels)), _Call("channel_sums", channels)
+    call.numbers(len(left), left.shape[2] * left.shape[3], number, channels)
+    call.map(left)
+    call.map(right)
+    call.tensor(result)
+    call()
+    return result
+
+
+def norm(
+    parts: Tensor, pixels: int, affine: Sequence[Tensor], running: Sequence[Tensor], numbers: tuple[bool, float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch norm as factors (1, 1, C) and constants (C,) of its map, and its mean and r, (2, C), for the gradient.
+
+    `parts`: `channel_sums` of the map and itself; `affine`: scale and shift; `running`: mean, variance and count, which
+    move; `numbers`: whether they do, eps, momentum.
+    """
+    channels = len(affine[0])
+    statistics, factors, constants = (parts.new_empty(shape) for shape in ((2, channels), (1, 1, channels), channels))
+    call = _Call("norm", channels)
+    call.arguments = [channels, pixels, len(parts)]
+    for tensor in (parts, *affine, *running):
+        call.tensor(tensor)
+    call.numbers(numbers[0])
+    for tensor in (*statistics, factors, constants):
+        call.tensor(tensor)
+    call.numbers(ctypes.addressof(_doubles(*numbers[1:])))
+    call()
+    return factors, constants, statistics
+
+
+def norm_gradient(
+    parts: Tensor, pixels: int, scale: Tensor, statistics: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of scale and shift; factors (1, 2, C) of the result's gradient and of the map, and constants (C,), of the map's.
+
+    `parts`: `channel_sums` of the result's gradient and the map.
+    """
+    of_scale, of_shift, constants = (torch.empty_like(scale) for _ in range(3))
+    factors, call = scale.new_empty((1, 2, len(scale))), _Call("norm_gradient", len(scale))
+    call.arguments = [len(scale), pixels, len(parts)]
+    for tensor in (parts, scale, *statistics, of_scale, of_shift, factors, constants):
+        call.tensor(tensor)
+    call()
+    return of_scale, of_shift, factors, constants
+
+
+def every_second(image: Tensor) -> Tensor:
+    """ReLU at even lines and columns, and as further channels at those one further; (batch, 2 C, H / 2, W / 2)."""
+    sides = -(-image.shape[2] // 2), -(-image.shape[3] // 2)
+    result = new_map(image, 2 * image.shape[1], sides)
+    call = _of_every_second("every_second", image, sides)
+    call.tensor(result)
+    call()
+    return result
+
+
+def every_second_gradient(gradient: Tensor, image: Tensor) -> Tensor:
+    """The image's, from the gradient of what `every_second` makes of it."""
+    result = new_map(image, image.shape[1])
+    call = _of_every_second("every_second_gradient", image, gradient.shape[2:])
+    call.map(gradient)
+    call.tensor(result)
+    call()
+    return result
+
+
+def _of_every_second(name: str, image: Tensor, sides: Sequence[int]) -> _Call:
+    call = _Call(name, image.shape[1])
+    call.numbers(len(image), *image.shape[2:], *sides, image.shape[1])
+    call.map(image)
+    return call
 
 
 def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ typedef const int64_t *Arguments;
 #define CHUNK 128   /* pixels whose products are summed at once */
 
 INLINE vec relu(vec v) { return (vec)((ivec)v & ~(v < (vec){0})); }      /* not a number stays it */
+INLINE vec where_positive(vec v, const float *own) { return (vec)((ivec)v & ~(LOAD(own) <= (vec){0})); }
 static float *floats(size_t number) { return aligned_alloc(64, (number * 4 + 64 + 63) / 64 * 64); }
 INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 
@@ -43,14 +44,15 @@ INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 
 typedef struct {
     const float *image, *weights; /* the latter by group, input channel, output channel */
-    int64_t row, step, inner, per;
+    int64_t first, row, step, inner, per; /* `first`: the pixel that the image begins with */
 } Term;
 
 typedef struct {
     int64_t groups, terms, maps, constants, rectify;
     Term term[4];
     const float *map[4], *factors, *shift[4], *added, *by_image; /* the last: a factor for each image */
-    int64_t map_row[4], numbers[4], added_row, result_row;
+    const float *positive; /* where this map is not, the sum is 0 */
+    int64_t map_row[4], numbers[4], added_row, positive_row, result_row;
     float *result;
 } Sum;
 
@@ -77,7 +79,7 @@ INLINE void summed(const Sum *s, int64_t group, int64_t pixel, int64_t from, int
     }
     for (int64_t t = 0; t < s->terms; t++) {
         const Term *own = &s->term[t];
-        through(total, own->image + pixel * own->row + group / own->per * own->step, own->row,
+        through(total, own->image + (pixel - own->first) * own->row + group / own->per * own->step, own->row,
                 own->weights + group * own->inner * outer + from, own->inner, P, N, outer);
     }
     for (int64_t m = 0; m < s->maps; m++)
@@ -90,6 +92,7 @@ INLINE void summed(const Sum *s, int64_t group, int64_t pixel, int64_t from, int
         UNROLL for (int n = 0; n < N; n++) {
             int64_t place = group * outer + from + n * VL;
             vec sum = total[p * N + n] * times;
+            if (s->positive) sum = where_positive(sum, s->positive + (pixel + p) * s->positive_row + place);
             if (s->added) sum += LOAD(s->added + (pixel + p) * s->added_row + place);
             if (s->rectify) sum = relu(sum);
             STORE(s->result + (pixel + p) * s->result_row + place, sum);
@@ -103,14 +106,24 @@ INLINE void summed_tile(const Sum *s, int64_t group, int64_t first, int64_t end,
     for (; pixel < end; pixel++) summed(s, group, pixel, from, outer, times, 1, N);
 }
 
-/* threads, images, pixels of one, groups, outer, rectify, result, row; added, row; images' factors, or 0; number of
-   terms, and for each image, row, step, inner, matrices, groups that share an image's channels, and the matrices' four
-   distances; number of maps, factors, and for each map, row; number of constants, and for each its numbers, how many a
-   group */
+/* The ReLU of a tile of a term's image, whose channels one group has */
+static void rectify(Term *term, float *to, int64_t first, int64_t end) {
+    const float *image = term->image;
+    for (int64_t p = first; p < end; p++)
+        for (int64_t i = 0; i < term->inner; i += VL)
+            STORE(to + (p - first) * term->inner + i, relu(LOAD(image + p * term->row + i)));
+    term->image = to, term->first = first, term->row = term->inner;
+}
+
+/* threads, images, pixels of one, groups, outer, rectify, result, row; added, row; a map or 0, row: where it is not
+   positive the sum is 0; images' factors or 0; whether the first term's image goes through ReLU; number of terms, and
+   for each image, row, step, inner, matrices, groups that share an image's channels, and the matrices' four distances;
+   number of maps, factors, and for each map, row; number of constants, and for each its numbers, how many a group */
 void combined(Arguments a) {
-    int64_t threads = a[0], outer = a[4], at = 12;
-    Sum s = {.groups = a[3], .terms = a[11], .rectify = a[5], .by_image = FLOATS(10)};
+    int64_t threads = a[0], outer = a[4], at = 15;
+    Sum s = {.groups = a[3], .terms = a[14], .rectify = a[5], .by_image = FLOATS(12)};
     s.result = FLOATS(6), s.result_row = a[7], s.added = FLOATS(8), s.added_row = a[9];
+    s.positive = FLOATS(10), s.positive_row = a[11];
     float *packed[4];
     for (int64_t t = 0; t < s.terms; t++, at += 10) {
         int64_t inner = a[at + 3], per = a[at + 5];
@@ -120,7 +133,7 @@ void combined(Arguments a) {
                 for (int64_t o = 0; o < outer; o++)
                     weights[(g * inner + i) * outer + o] =
                         FLOATS(at + 4)[g / per * a[at + 6] + g % per * a[at + 7] + o * a[at + 8] + i * a[at + 9]];
-        s.term[t] = (Term){FLOATS(at), weights, a[at + 1], a[at + 2], inner, per};
+        s.term[t] = (Term){FLOATS(at), weights, 0, a[at + 1], a[at + 2], inner, per};
     }
     s.maps = a[at], s.factors = FLOATS(at + 1), at += 2;
     for (int64_t m = 0; m < s.maps; m++, at += 2) s.map[m] = FLOATS(at), s.map_row[m] = a[at + 1];
@@ -131,15 +144,18 @@ void combined(Arguments a) {
     for (int64_t tile = 0; tile < images * tiles; tile++) {
         int64_t image = tile / tiles, first = image * pixels + tile % tiles * TILE;
         int64_t end = least(first + TILE, (image + 1) * pixels);
-        float times = s.by_image ? s.by_image[image] : 1;
+        float times = s.by_image ? s.by_image[image] : 1, *rectified = a[13] ? floats(TILE * s.term[0].inner) : NULL;
+        Sum own = s;
+        if (rectified) rectify(own.term, rectified, first, end);
         for (int64_t g = 0; g < s.groups; g++) {
             int64_t from = 0;
             for (; from + 4 * VL <= outer; from += 4 * VL)
-                summed_tile(&s, g, first, end, from, outer, times, PIXELS_OF_4, 4);
+                summed_tile(&own, g, first, end, from, outer, times, PIXELS_OF_4, 4);
             for (; from + 2 * VL <= outer; from += 2 * VL)
-                summed_tile(&s, g, first, end, from, outer, times, PIXELS_OF_2, 2);
-            for (; from < outer; from += VL) summed_tile(&s, g, first, end, from, outer, times, PIXELS_OF_1, 1);
+                summed_tile(&own, g, first, end, from, outer, times, PIXELS_OF_2, 2);
+            for (; from < outer; from += VL) summed_tile(&own, g, first, end, from, outer, times, PIXELS_OF_1, 1);
         }
+        free(rectified);
     }
     for (int64_t t = 0; t < s.terms; t++) free(packed[t]);
 }
@@ -155,15 +171,16 @@ void times_factors(Arguments a) {
 
 /* ---- sums of products over pixels ---- */
 
-/* A rows and N vectors of the sums of left times right */
+/* A rows and N vectors of the sums of left times right, or times its ReLU */
 INLINE void products_block(float *sums, int64_t width, const float *left, int64_t left_row, const float *right,
-                           int64_t right_row, int64_t pixels, const int A, const int N) {
+                           int64_t right_row, int64_t pixels, int64_t rectify, const int A, const int N) {
     vec total[MOST];
     UNROLL for (int k = 0; k < A; k++)
         UNROLL for (int n = 0; n < N; n++) total[k * N + n] = LOAD(sums + k * width + n * VL);
     for (int64_t p = 0; p < pixels; p++) {
         vec values[MOST];
         UNROLL for (int n = 0; n < N; n++) values[n] = LOAD(right + p * right_row + n * VL);
+        if (rectify) UNROLL for (int n = 0; n < N; n++) values[n] = relu(values[n]);
         UNROLL for (int k = 0; k < A; k++)
             UNROLL for (int n = 0; n < N; n++) total[k * N + n] += values[n] * left[p * left_row + k];
     }
@@ -171,24 +188,32 @@ INLINE void products_block(float *sums, int64_t width, const float *left, int64_
         UNROLL for (int n = 0; n < N; n++) STORE(sums + k * width + n * VL, total[k * N + n]);
 }
 
-static void add_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
-                         const float *right, int64_t right_row, int64_t width, int64_t pixels) {
+INLINE void add_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
+                         const float *right, int64_t right_row, int64_t width, int64_t pixels, const int rectify) {
+#define BLOCK(A, N) products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, rectify, A, N)
     int64_t from = 0;
     for (; from + 4 * VL <= width; from += 4 * VL)
-        for (int64_t k = 0; k < high; k += 4)
-            products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, 4, 4);
+        for (int64_t k = 0; k < high; k += 4) BLOCK(4, 4);
     for (; from + 2 * VL <= width; from += 2 * VL)
-        for (int64_t k = 0; k < high; k += 4)
-            products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, 4, 2);
+        for (int64_t k = 0; k < high; k += 4) BLOCK(4, 2);
     for (; from < width; from += VL)
-        for (int64_t k = 0; k < high; k += VL)
-            products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, VL, 1);
+        for (int64_t k = 0; k < high; k += VL) BLOCK(VL, 1);
     for (int64_t p = 0; p < pixels; p++)
         for (int64_t k = 0; k < high; k += VL)
             STORE(alone + k, LOAD(alone + k) + LOAD(left + p * left_row + k));
 }
 
-/* threads, images, pixels of one, parts, groups, high, width, left, row, right, row, results */
+static void add_rectified_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
+                                   const float *right, int64_t right_row, int64_t width, int64_t pixels) {
+    add_products(sums, alone, left, left_row, high, right, right_row, width, pixels, 1);
+}
+
+static void add_plain_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
+                               const float *right, int64_t right_row, int64_t width, int64_t pixels) {
+    add_products(sums, alone, left, left_row, high, right, right_row, width, pixels, 0);
+}
+
+/* threads, images, pixels of one, parts, groups, high, width, left, row, right, row, results, whether of right's ReLU */
 void products(Arguments a) {
     int64_t threads = a[0], number = a[3], groups = a[4], high = a[5], width = a[6], left_row = a[8], right_row = a[10];
     int64_t size = groups * high * (width + 1);
@@ -200,9 +225,103 @@ void products(Arguments a) {
             float *alone = FLOATS(11) + part * size + groups * high * width + g * high;
             memset(sums, 0, high * width * 4), memset(alone, 0, high * 4);
             for (int64_t p = first; p < end; p += CHUNK)
-                add_products(sums, alone, FLOATS(7) + p * left_row + g * high, left_row, high,
+                (a[12] ? add_rectified_products : add_plain_products)(sums, alone, FLOATS(7) + p * left_row + g * high, left_row, high,
                              FLOATS(9) + p * right_row + g * width, right_row, width, least(CHUNK, end - p));
         }
+}
+
+/* Sums over parts of `number` numbers */
+static void add_parts(float *to, const float *parts, int64_t count, int64_t size, int64_t number) {
+    memset(to, 0, number * 4);
+    for (int64_t part = 0; part < count; part++)
+        for (int64_t k = 0; k < number; k++) to[k] += parts[part * size + k];
+}
+
+/* parts, numbers of one; them; of how many numbers the sums are wanted, results */
+void sum_parts(Arguments a) { add_parts(FLOATS(4), FLOATS(2), a[0], a[1], a[3]); }
+
+/* threads, images, pixels of one, parts, channels; left, row; right, row; results: by channel, sums over pixels of left
+   times right, and of left */
+void channel_sums(Arguments a) {
+    int64_t threads = a[0], number = a[3], channels = a[4];
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t part = 0; part < number; part++) {
+        float *products = FLOATS(9) + part * 2 * channels, *alone = products + channels;
+        memset(products, 0, 2 * channels * 4);
+        for (int64_t p = a[1] * part / number * a[2]; p < a[1] * (part + 1) / number * a[2]; p++)
+            for (int64_t c = 0; c < channels; c += VL) {
+                vec left = LOAD(FLOATS(5) + p * a[6] + c);
+                STORE(products + c, LOAD(products + c) + left * LOAD(FLOATS(7) + p * a[8] + c));
+                STORE(alone + c, LOAD(alone + c) + left);
+            }
+    }
+}
+
+/* ---- batch norm ---- */
+
+/* channels, pixels; parts, their sums (channel_sums of a map and itself); scale, shift; running mean, variance and
+   count, whether they move; mean, r; factors and constants of the map; eps and momentum, doubles */
+void norm(Arguments a) {
+    int64_t C = a[0];
+    const double n = a[1], *numbers = (const double *)a[14];
+    float sums[2 * C];
+    add_parts(sums, FLOATS(3), a[2], 2 * C, 2 * C);
+    for (int64_t c = 0; c < C; c++) {
+        double mean = sums[C + c] / n, variance = sums[c] / n - mean * mean;
+        if (variance < 0) variance = 0; /* not a number stays it */
+        float r = 1 / sqrt(variance + numbers[0]), factor = FLOATS(4)[c] * r;
+        FLOATS(10)[c] = mean, FLOATS(11)[c] = r;
+        FLOATS(12)[c] = factor, FLOATS(13)[c] = FLOATS(5)[c] - factor * mean;
+        if (!a[9]) continue;
+        FLOATS(6)[c] += numbers[1] * (mean - FLOATS(6)[c]);
+        FLOATS(7)[c] += numbers[1] * (variance * (n / (n - 1)) - FLOATS(7)[c]);
+    }
+    if (a[9]) ++*(int64_t *)a[8];
+}
+
+/* channels, pixels; parts, their sums (channel_sums of the gradient and the map); scale; mean, r; gradients of scale
+   and shift; of the map's gradient: factors of the result's and of the map, and constants */
+void norm_gradient(Arguments a) {
+    int64_t C = a[0];
+    float sums[2 * C], n = a[1];
+    add_parts(sums, FLOATS(3), a[2], 2 * C, 2 * C);
+    for (int64_t c = 0; c < C; c++) {
+        float mean = FLOATS(5)[c], r = FLOATS(6)[c], of_scale = r * (sums[c] - mean * sums[C + c]);
+        float factor = FLOATS(4)[c] * r, of_map = -factor * r * of_scale / n;
+        FLOATS(7)[c] = of_scale, FLOATS(8)[c] = sums[C + c];
+        FLOATS(9)[c] = factor, FLOATS(9)[C + c] = of_map;
+        FLOATS(10)[c] = -factor * sums[C + c] / n - of_map * mean;
+    }
+}
+
+/* ---- every second pixel ---- */
+
+/* threads, images, H, W, OH, OW, channels; image, row; result: the ReLU at even lines and columns, and in further
+   channels at those one further down and right, zeros beyond */
+void every_second(Arguments a) {
+    int64_t threads = a[0], H = a[2], W = a[3], OH = a[4], OW = a[5], C = a[6];
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t p = 0; p < a[1] * OH * OW; p++)
+        for (int64_t odd = 0; odd < 2; odd++) {
+            int64_t y = p / OW % OH * 2 + odd, x = p % OW * 2 + odd;
+            const float *from = FLOATS(7) + ((p / (OH * OW) * H + y) * W + x) * a[8];
+            for (int64_t c = 0; c < C; c += VL)
+                STORE(FLOATS(9) + (p * 2 + odd) * C + c, y < H && x < W ? relu(LOAD(from + c)) : (vec){0});
+        }
+}
+
+/* threads, images, H, W, OH, OW, channels; image, row; gradient of that result, row; gradient of the image */
+void every_second_gradient(Arguments a) {
+    int64_t threads = a[0], H = a[2], W = a[3], OH = a[4], OW = a[5], C = a[6];
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t p = 0; p < a[1] * H * W; p++) {
+        int64_t y = p / W % H, x = p % W, odd = y % 2;
+        const float *from = FLOATS(9) + ((p / (H * W) * OH + y / 2) * OW + x / 2) * a[10] + odd * C;
+        for (int64_t c = 0; c < C; c += VL) {
+            vec own = x % 2 == odd ? where_positive(LOAD(from + c), FLOATS(7) + p * a[8] + c) : (vec){0};
+            STORE(FLOATS(11) + p * C + c, own);
+        }
+    }
 }
 
 /* ---- depthwise convolutions ---- */
@@ -318,7 +437,7 @@ void depthwise(Arguments a) {
                 float *result = FLOATS(20) + b * OH * OW * result_row + g * C;
                 convolve_any(result, result_row, OH, OW, own, own_weights(k, g), side, stride, dilation, C, 0);
                 for (int64_t p = 0; parts && p < OH * OW; p += CHUNK)
-                    add_products(parts + g * C * C, parts + k.groups * C * C + g * C, result + p * result_row,
+                    add_plain_products(parts + g * C * C, parts + k.groups * C * C + g * C, result + p * result_row,
                                  result_row, C, result + p * result_row, result_row, C, least(CHUNK, OH * OW - p));
             }
         free(padded.values);
@@ -347,7 +466,7 @@ void source_gradient(Arguments a) {
         for (int64_t p = b * H * W; p < (b + 1) * H * W; p++)
             for (int64_t c = 0; c < width; c += VL) {
                 vec own = LOAD(FLOATS(18) + p * width + c);
-                if (FLOATS(19)) own = (vec)((ivec)own & ~(LOAD(FLOATS(19) + p * source_row + c) <= (vec){0}));
+                if (FLOATS(19)) own = where_positive(own, FLOATS(19) + p * source_row + c);
                 if (FLOATS(21)) own += LOAD(FLOATS(21) + p * added_row + c);
                 STORE(FLOATS(18) + p * width + c, own);
             }
@@ -416,13 +535,6 @@ void kernel_gradients(Arguments a) {
 }
 
 /* ---- folding: the formulas of darts/models/kernels/fold.py and fold_parts.py ---- */
-
-/* Sums over parts of `number` numbers */
-static void add_parts(float *to, const float *parts, int64_t count, int64_t size, int64_t number) {
-    memset(to, 0, number * 4);
-    for (int64_t part = 0; part < count; part++)
-        for (int64_t k = 0; k < number; k++) to[k] += parts[part * size + k];
-}
 
 INLINE float *own_scale(float *mixture, int64_t group, int64_t per, int64_t step, const int64_t *columns) {
     return mixture + group / per * step + columns[group % per];

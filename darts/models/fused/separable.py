@@ -150,7 +150,7 @@ def _forward(
             break
         image = operators.combined(terms, [found.b], 1, len(kernel), rectify=True)
         made.append(image)
-    return [operators.combined(terms, [found.b], 1, len(kernel), added=added, by_image=factors), *made]
+    return [operators.combined(terms, [found.b], 1, len(kernel), added=added, changes=operators.Changes(by_image=factors)), *made]
 
 
 def _backward(

@@ -1,0 +1,144 @@
+"""What brings a found cell's inputs to its width and resolution, in training, on a CPU: ReLU, 1x1 convolution, norm.
+
+Let y be the convolution of the input's ReLU, with mean m and variance v over a batch's pixels, r = 1 / sqrt(v + eps),
+and g and h the batch norm's scale and shift. Its result is z = g r y + h - g r m, and with n pixels and G the gradient
+of z, that of y is linear in G and y at each pixel (Ioffe and Szegedy 2015):
+
+    dL/dg = r (sum G y - m sum G),   dL/dh = sum G,   dL/dy = g r (G - dL/dh / n - r dL/dg (y - m) / n).
+
+Only y and z are made; the input's ReLU is computed again where it is read. Where a resolution is halved
+(FactorisedReduction), the pixels that count lie side by side in a map of twice the channels, and the matrices of both
+halves are two groups. Forward and backward are one call of C each (compiled/program.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from darts.models.compiled import operators, program
+from darts.models.compiled.library import lanes_of
+from darts.models.fused.by_hand import pixels_of
+from darts.models.fused.libraries import library_for
+from darts.models.fused.maps import refuse_second_derivatives
+from darts.models.kernels.rows import rows
+from darts.models.kernels.types import Diagonal, Term
+from darts.models.operations import FactorisedReduction
+
+
+class Plan(NamedTuple):
+    """Whether the resolution is halved; whether running statistics move, eps and momentum."""
+
+    halves: bool
+    norm: tuple[bool, float, float]
+
+
+class Layers(NamedTuple):
+    """One or, where the resolution is halved, two convolutions, and the batch norm."""
+
+    convolutions: Sequence[nn.Conv2d]
+    norm: nn.BatchNorm2d
+
+    @property
+    def plan(self) -> Plan:
+        """Its numbers."""
+        norm = self.norm
+        return Plan(len(self.convolutions) == 2, (norm.track_running_stats, norm.eps, cast(float, norm.momentum)))
+
+
+def layers_of(module: nn.Module) -> Layers | None:
+    """The layers of a preparation; None for any other module."""
+    if type(module) is FactorisedReduction:
+        found = Layers((module.even, module.odd), module.norm)
+    elif type(module) is nn.Sequential and [type(layer) for layer in module] == [nn.ReLU, nn.Conv2d, nn.BatchNorm2d]:
+        found = Layers((cast(nn.Conv2d, module[1]),), cast(nn.BatchNorm2d, module[2]))
+    else:
+        return None
+    return found if _is_plain(found) else None
+
+
+def _is_plain(layers: Layers) -> bool:
+    norm, widths = layers.norm, {conv.out_channels for conv in layers.convolutions}
+    normed = type(norm) is nn.BatchNorm2d and norm.affine and norm.running_mean is not None and norm.momentum is not None
+    return normed and len(widths) == 1 and all(_is_matrix(conv) for conv in layers.convolutions)
+
+
+def _is_matrix(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.bias is None
+
+
+def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
+    """The result by the batch's statistics, which move the running ones; None where the modules are to compute."""
+    outer, norm = layers.convolutions[0].out_channels, layers.norm
+    served = image.device.type == "cpu" and library_for(image[:, :1].expand(-1, outer, -1, -1)) is operators
+    if not served or not norm.training or lanes_of(image.shape[1]) is None:
+        return None
+    matrices = [conv.weight.contiguous() for conv in layers.convolutions]
+    matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    result: Tensor = _Prepared.apply(layers.plan, running, image, matrix, norm.weight, norm.bias)
+    return result
+
+
+class _Prepared(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, matrix: Tensor, scale: Tensor, shift: Tensor
+    ) -> Tensor:
+        image = rows(image).map
+        result, *made = program.run(_forward, plan, image, matrix, scale, shift, *running)
+        ctx.plan = plan
+        ctx.save_for_backward(image, matrix, scale, *made)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        refuse_second_derivatives()
+        wanted = ctx.needs_input_grad[2]
+        found = program.run(_backward, (ctx.plan.halves, wanted), rows(grad_output).map, *ctx.saved_tensors)
+        for_image = found.pop() if wanted else None
+        return None, None, for_image, *found
+
+
+def _forward(
+    plan: Plan, image: Tensor, matrix: Tensor, scale: Tensor, shift: Tensor, *running: Tensor
+) -> list[Tensor]:
+    """z, y, the batch norm's mean and r, and the pixels that count where the resolution is halved."""
+    halved = [operators.every_second(image)] if plan.halves else []
+    groups, outer = (2, len(scale) // 2) if plan.halves else (1, len(scale))
+    terms = [Term((halved or [image])[0], _grouped(matrix, groups))]
+    changes = operators.Changes(rectified=not plan.halves)
+    y = operators.combined(terms, [], groups, outer, changes=changes)
+    parts = operators.channel_sums(y, y)
+    factors, constants, statistics = operators.norm(parts, pixels_of(y), (scale, shift), running, plan.norm)
+    z = operators.combined([], [constants], 1, len(scale), Diagonal(None, y, factors))
+    return [z, y, statistics, *halved]
+
+
+def _grouped(matrix: Tensor, groups: int) -> Tensor:
+    """(C', C, 1, 1) as matrices of groups of C', (groups, 1, C' / groups, C)."""
+    return matrix.view(groups, 1, -1, matrix.shape[1])
+
+
+def _backward(
+    plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: Tensor, scale: Tensor, y: Tensor,
+    statistics: Tensor, *halved: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted."""
+    halves, wanted = plan
+    groups, inner = 2 if halves else 1, matrix.shape[1]
+    parts = operators.channel_sums(gradient, y)
+    of_scale, of_shift, factors, constants = operators.norm_gradient(parts, pixels_of(y), scale, statistics)
+    of_y = operators.combined([], [constants], 1, len(scale), Diagonal(gradient, y, factors))
+    products = operators.parts(of_y, halved[0] if halves else image, groups, rectified=not halves)
+    of_matrix = operators.sum_parts(products, matrix.numel())
+    found = [of_matrix.view(matrix.shape), of_scale, of_shift]
+    if not wanted:
+        return found
+    terms = [Term(of_y, _grouped(matrix, groups).transpose(2, 3))]
+    changes = operators.Changes(positive=None if halves else image)
+    of_image = operators.combined(terms, [], groups, inner, changes=changes)
+    return [*found, operators.every_second_gradient(of_image, image) if halves else of_image]
