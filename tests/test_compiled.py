@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,7 @@ import torch
 
 from darts.models.compiled import library
 from darts.models.fused.libraries import library_for
-from darts.models.fused.separable import blocks_of, separated
 from darts.models.fused.source import Source
-from darts.models.operations import candidate
 from tests import kernel_cases as cases
 from tests.conftest import ENVIRONMENT, ROOT
 
@@ -154,31 +151,6 @@ def test_a_single_pixel_has_no_variance():
         part(torch.zeros(1, 8, 1, 1), torch.ones(2, 4))
 
 
-@pytest.mark.parametrize("operation", ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "sep_conv_7x7"])
-@pytest.mark.parametrize("case", [(16, 1, (9, 4)), (32, 2, (8, 5)), (20, 1, (1, 6)), (4, 2, (5, 5))], ids=str)
-def test_a_found_separable_convolution_is_that_of_its_modules(operation, case):
-    channels, stride, sides = case
-    torch.manual_seed(0)
-    own = candidate(operation).build(channels, stride, True)
-    for weight in own.parameters():
-        torch.nn.init.normal_(weight)
-    right = copy.deepcopy(own).double()
-    image = torch.randn(3, channels, *sides).contiguous(memory_format=torch.channels_last).requires_grad_()
-    wide = image.detach().double().requires_grad_()
-    found, expected = separated(blocks_of(own), image), right(wide)
-    gradient = torch.randn_like(found)
-    found.backward(gradient)
-    expected.backward(gradient.double())
-    errors = {"output": cases.error(found, expected), "image": cases.error(image.grad, wide.grad)}
-    for (name, one), other in zip(own.named_parameters(), right.parameters(), strict=True):
-        errors[name] = cases.error(one.grad, other.grad)
-    errors |= {name: cases.error(1 + one, 1 + right.get_buffer(name)) for name, one in own.named_buffers()}
-    require_small(errors)
-    own.eval()
-    assert separated(blocks_of(own), image) is None
-    assert blocks_of(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1), torch.nn.BatchNorm2d(4))) is None
-
-
 SCRIPT = """
 import logging
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -219,7 +191,7 @@ def test_a_cache_that_cannot_be_written_is_not_used(tmp_path):
 
 @pytest.mark.slow(60)
 def test_no_operator_reads_or_writes_outside_its_memory(tmp_path):
-    """The whole of this file's states with the compiler's own guard of memory."""
+    """The states of this file, and a found cell's operations, with the compiler's own guard of memory."""
     if not shutil.which("gcc"):
         pytest.skip("there is no gcc")
     names = "libasan.so", "libstdc++.so.6"  # the latter because the former asks for its symbols at once
@@ -230,12 +202,17 @@ def test_no_operator_reads_or_writes_outside_its_memory(tmp_path):
 import torch
 from darts.models.compiled import library
 library.FLAGS = (*library.FLAGS, "-fsanitize=address", "-g")
+from darts.models.compiled import program
 from tests import kernel_cases as cases
 from tests.test_compiled import SOURCES
+from tests.test_compiled_cells import CASES, check
+program.run = lambda function, plan, *tensors: function(plan, *tensors)  # each map in memory of its own
 for lanes in library.LANES:
     library.widest = lambda lanes=lanes: lanes
     for case in SOURCES[:6] + SOURCES[7:]:
         cases.launched_case(*case)
+    for case in CASES:
+        check(*case)
 print("all")
 """
     environment = {

@@ -201,30 +201,41 @@ def sum_parts(parts: Tensor, number: int) -> Tensor:
     return result
 
 
-def channel_sums(left: Tensor, right: Tensor) -> Tensor:
-    """Parts of sums over pixels: of left times right by channel, and of left."""
+def channel_sums(left: Tensor, right: Tensor, middle: Tensor) -> Tensor:
+    """Parts of sums over pixels, by channel: of left times what right is above `middle` (C,), and of left."""
     channels, number = left.shape[1], _parts(left)
     result, call = left.new_empty((number, 2 * channels)), _Call("channel_sums", channels)
     call.numbers(len(left), left.shape[2] * left.shape[3], number, channels)
     call.map(left)
     call.map(right)
+    call.tensor(middle)
+    call.tensor(result)
+    call()
+    return result
+
+
+def channel_moments(image: Tensor) -> Tensor:
+    """Parts of sums over pixels, by channel: of the map, and of the squares of what it is above the part's mean."""
+    channels, number = image.shape[1], _parts(image)
+    result, call = image.new_empty((number, 2 * channels)), _Call("channel_moments", channels)
+    call.numbers(len(image), image.shape[2] * image.shape[3], number, channels)
+    call.map(image)
     call.tensor(result)
     call()
     return result
 
 
 def norm(
-    parts: Tensor, pixels: int, affine: Sequence[Tensor], running: Sequence[Tensor], numbers: tuple[bool, float, float]
+    image: Tensor, affine: Sequence[Tensor], running: Sequence[Tensor], numbers: tuple[bool, float, float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch norm as factors (1, 1, C) and constants (C,) of its map, and its mean and r, (2, C), for the gradient.
 
-    `parts`: `channel_sums` of the map and itself; `affine`: scale and shift; `running`: mean, variance and count, which
-    move; `numbers`: whether they do, eps, momentum.
+    `affine`: scale and shift; `running`: mean, variance and count, which move; `numbers`: whether they do, eps, momentum.
     """
-    channels = len(affine[0])
+    parts, channels = channel_moments(image), image.shape[1]
     statistics, factors, constants = (parts.new_empty(shape) for shape in ((2, channels), (1, 1, channels), channels))
     call = _Call("norm", channels)
-    call.arguments = [channels, pixels, len(parts)]
+    call.arguments = [channels, len(image), image.shape[2] * image.shape[3], len(parts)]
     for tensor in (parts, *affine, *running):
         call.tensor(tensor)
     call.numbers(numbers[0])
@@ -236,12 +247,10 @@ def norm(
 
 
 def norm_gradient(
-    parts: Tensor, pixels: int, scale: Tensor, statistics: Tensor
+    gradient: Tensor, image: Tensor, scale: Tensor, statistics: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of scale and shift; factors (1, 2, C) of the result's gradient and of the map, and constants (C,), of the map's.
-
-    `parts`: `channel_sums` of the result's gradient and the map.
-    """
+    """Of scale and shift; factors (1, 2, C) of the result's gradient and of the map, and constants (C,), of the map's."""
+    parts, pixels = channel_sums(gradient, image, statistics[0]), image.numel() // image.shape[1]
     of_scale, of_shift, constants = (torch.empty_like(scale) for _ in range(3))
     factors, call = scale.new_empty((1, 2, len(scale))), _Call("norm_gradient", len(scale))
     call.arguments = [len(scale), pixels, len(parts)]
@@ -439,9 +448,9 @@ def folded_pools(mixture: Tensor, kinds: Kinds, found: Pooled | None, channels: 
     normed = found is not None and eps is not None
     call.numbers(normed)
     if found is None:
-        call.numbers(1, 0, 0)
+        call.numbers(1, 1, 0, 0)
     else:
-        call.numbers(found.pixels, len(found.parts))
+        call.numbers(len(found.taps), found.taps.shape[2] * found.taps.shape[3], len(found.parts))
         call.tensor(found.parts)
     call.tensor(mixture)
     call.numbers(mixture.stride(0))

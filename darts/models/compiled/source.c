@@ -1,9 +1,11 @@
-/* What one state of the fused supernet computes, on a CPU: see darts/models/fused/by_hand.py and operators.py.
+/* What one state of the fused supernet and one operation of a found cell compute, on a CPU: see operators.py, and
+   darts/models/fused/ (by_hand.py, separable.py, preparation.py) for what they make together.
 
-   A map is rows of channels, one a pixel, at a fixed distance in memory; channels come in vectors of VL floats, which
-   the compiler is given (-DVL=4, 8 or 16). Every function has one argument, an array of integers: pointers, sizes and
-   distances in the order in which operators.py writes them. Sums over pixels are made part by part, a part being some
-   images; their order does not depend on the number of threads. */
+   A map is rows of channels, one a pixel: `x_row` is the distance from a pixel of map x to the next, in floats. Channels
+   come in vectors of VL floats, which the compiler is given (-DVL=4, 8 or 16); every number of channels is a multiple.
+   A function has one argument, an array of integers: sizes, distances and addresses in the order in which its first
+   lines take them, and in which operators.py writes them. Sums over pixels are made part by part, a part being some
+   images, and the parts are added in their order: results do not depend on the number of threads. */
 
 #include <math.h>
 #include <stdint.h>
@@ -13,32 +15,51 @@
 #ifndef VL
 #define VL 4
 #endif
+/* Vectors may begin at any float, and alias other types: maps are reinterpreted for the bit masks of ReLU. */
 typedef float vec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef uint8_t bytes __attribute__((vector_size(VL), aligned(1), may_alias));
 typedef const int64_t *Arguments;
+#define NEXT (*a++)                 /* the next argument */
+#define FLOATS ((float *)NEXT)
+#define DOUBLES ((const double *)NEXT)
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
-#define FLOATS(k) ((float *)a[k])
+#define EACH_PART _Pragma("omp parallel for num_threads(threads) schedule(dynamic, 1)")
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
 #define MOST 16     /* vectors that are summed at once: as many as registers hold */
 #if defined(__AVX512F__) || defined(__aarch64__) /* 32 registers; else 16 */
-#define PIXELS_OF_4 4 /* how many pixels' sums of 4, 2 and 1 vectors are made at once */
-#define PIXELS_OF_2 6
-#define PIXELS_OF_1 8
+#define PIXELS_WITH_4 4 /* how many pixels' sums are made at once where each has 4, 2 or 1 vectors */
+#define PIXELS_WITH_2 6
+#define PIXELS_WITH_1 8
 #else
-#define PIXELS_OF_4 2
-#define PIXELS_OF_2 5
-#define PIXELS_OF_1 8
+#define PIXELS_WITH_4 2
+#define PIXELS_WITH_2 5
+#define PIXELS_WITH_1 8
 #endif
 #define TILE 96     /* pixels whose sum of maps is made at once */
 #define CHUNK 128   /* pixels whose products are summed at once */
 
-INLINE vec relu(vec v) { return (vec)((ivec)v & ~(v < (vec){0})); }      /* not a number stays it */
+INLINE vec relu(vec v) { return (vec)((ivec)v & ~(v < (vec){0})); } /* not a number stays it */
 INLINE vec where_positive(vec v, const float *own) { return (vec)((ivec)v & ~(LOAD(own) <= (vec){0})); }
-static float *floats(size_t number) { return aligned_alloc(64, (number * 4 + 64 + 63) / 64 * 64); }
 INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+
+static float *floats(size_t number) {
+    float *found = aligned_alloc(64, (number * 4 + 64 + 63) / 64 * 64);
+    if (!found) abort();
+    return found;
+}
+
+/* Where the images of a part begin, of `count` parts; those of the next one are the end */
+INLINE int64_t begin(int64_t part, int64_t count, int64_t images) { return images * part / count; }
+
+/* Sums over parts of `number` numbers */
+static void add_parts(float *to, const float *parts, int64_t count, int64_t size, int64_t number) {
+    memset(to, 0, number * 4);
+    for (int64_t part = 0; part < count; part++)
+        for (int64_t k = 0; k < number; k++) to[k] += parts[part * size + k];
+}
 
 /* ---- sums of maps through 1x1 convolutions ---- */
 
@@ -115,58 +136,74 @@ static void rectify(Term *term, float *to, int64_t first, int64_t end) {
     term->image = to, term->first = first, term->row = term->inner;
 }
 
-/* threads, images, pixels of one, groups, outer, rectify, result, row; added, row; a map or 0, row: where it is not
-   positive the sum is 0; images' factors or 0; whether the first term's image goes through ReLU; number of terms, and
-   for each image, row, step, inner, matrices, groups that share an image's channels, and the matrices' four distances;
-   number of maps, factors, and for each map, row; number of constants, and for each its numbers, how many a group */
+/* A term's weights, by group, input channel and output channel. `per`: groups that share an image's channels. */
+static Term packed_term(Arguments *arguments, int64_t groups, int64_t outer) {
+    Arguments a = *arguments;
+    Term term = {0};
+    term.image = FLOATS, term.row = NEXT, term.step = NEXT, term.inner = NEXT;
+    const float *matrices = FLOATS;
+    term.per = NEXT;
+    int64_t shared = NEXT, own = NEXT, of_output = NEXT, of_input = NEXT; /* the matrices' distances */
+    float *weights = floats(groups * term.inner * outer);
+    for (int64_t g = 0; g < groups; g++)
+        for (int64_t i = 0; i < term.inner; i++)
+            for (int64_t o = 0; o < outer; o++)
+                weights[(g * term.inner + i) * outer + o] =
+                    matrices[g / term.per * shared + g % term.per * own + o * of_output + i * of_input];
+    term.weights = weights, *arguments = a;
+    return term;
+}
+
+/* The sum of terms, of maps times factors and of constants; perhaps 0 where another map is not positive, times a factor
+   of each image, plus another map, through ReLU. The first term's image may go through ReLU, if there is one group. */
 void combined(Arguments a) {
-    int64_t threads = a[0], outer = a[4], at = 15;
-    Sum s = {.groups = a[3], .terms = a[14], .rectify = a[5], .by_image = FLOATS(12)};
-    s.result = FLOATS(6), s.result_row = a[7], s.added = FLOATS(8), s.added_row = a[9];
-    s.positive = FLOATS(10), s.positive_row = a[11];
-    float *packed[4];
-    for (int64_t t = 0; t < s.terms; t++, at += 10) {
-        int64_t inner = a[at + 3], per = a[at + 5];
-        float *weights = packed[t] = floats(s.groups * inner * outer);
-        for (int64_t g = 0; g < s.groups; g++)
-            for (int64_t i = 0; i < inner; i++)
-                for (int64_t o = 0; o < outer; o++)
-                    weights[(g * inner + i) * outer + o] =
-                        FLOATS(at + 4)[g / per * a[at + 6] + g % per * a[at + 7] + o * a[at + 8] + i * a[at + 9]];
-        s.term[t] = (Term){FLOATS(at), weights, 0, a[at + 1], a[at + 2], inner, per};
-    }
-    s.maps = a[at], s.factors = FLOATS(at + 1), at += 2;
-    for (int64_t m = 0; m < s.maps; m++, at += 2) s.map[m] = FLOATS(at), s.map_row[m] = a[at + 1];
-    s.constants = a[at++];
-    for (int64_t c = 0; c < s.constants; c++, at += 2) s.shift[c] = FLOATS(at), s.numbers[c] = a[at + 1];
-    int64_t images = s.by_image ? a[1] : 1, pixels = s.by_image ? a[2] : a[1] * a[2], tiles = (pixels + TILE - 1) / TILE;
+    Sum s = {0};
+    int64_t threads = NEXT, images = NEXT, pixels = NEXT, outer;
+    s.groups = NEXT, outer = NEXT, s.rectify = NEXT;
+    s.result = FLOATS, s.result_row = NEXT;
+    s.added = FLOATS, s.added_row = NEXT;
+    s.positive = FLOATS, s.positive_row = NEXT;
+    s.by_image = FLOATS;
+    int64_t rectifies = NEXT;
+    s.terms = NEXT;
+    for (int64_t t = 0; t < s.terms; t++) s.term[t] = packed_term(&a, s.groups, outer);
+    s.maps = NEXT, s.factors = FLOATS;
+    for (int64_t m = 0; m < s.maps; m++) s.map[m] = FLOATS, s.map_row[m] = NEXT;
+    s.constants = NEXT;
+    for (int64_t c = 0; c < s.constants; c++) s.shift[c] = FLOATS, s.numbers[c] = NEXT;
+    if (!s.by_image) pixels *= images, images = 1; /* tiles may reach from an image into the next */
+    int64_t tiles = (pixels + TILE - 1) / TILE;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t tile = 0; tile < images * tiles; tile++) {
         int64_t image = tile / tiles, first = image * pixels + tile % tiles * TILE;
         int64_t end = least(first + TILE, (image + 1) * pixels);
-        float times = s.by_image ? s.by_image[image] : 1, *rectified = a[13] ? floats(TILE * s.term[0].inner) : NULL;
+        float times = s.by_image ? s.by_image[image] : 1, *rectified = rectifies ? floats(TILE * s.term[0].inner) : NULL;
         Sum own = s;
         if (rectified) rectify(own.term, rectified, first, end);
         for (int64_t g = 0; g < s.groups; g++) {
             int64_t from = 0;
             for (; from + 4 * VL <= outer; from += 4 * VL)
-                summed_tile(&own, g, first, end, from, outer, times, PIXELS_OF_4, 4);
+                summed_tile(&own, g, first, end, from, outer, times, PIXELS_WITH_4, 4);
             for (; from + 2 * VL <= outer; from += 2 * VL)
-                summed_tile(&own, g, first, end, from, outer, times, PIXELS_OF_2, 2);
-            for (; from < outer; from += VL) summed_tile(&own, g, first, end, from, outer, times, PIXELS_OF_1, 1);
+                summed_tile(&own, g, first, end, from, outer, times, PIXELS_WITH_2, 2);
+            for (; from < outer; from += VL) summed_tile(&own, g, first, end, from, outer, times, PIXELS_WITH_1, 1);
         }
         free(rectified);
     }
-    for (int64_t t = 0; t < s.terms; t++) free(packed[t]);
+    for (int64_t t = 0; t < s.terms; t++) free((float *)s.term[t].weights);
 }
 
-/* threads, images, pixels of one, channels; image, row; factors of images; result */
+/* A map with each image times its factor */
 void times_factors(Arguments a) {
-    int64_t threads = a[0], pixels = a[2], channels = a[3];
+    int64_t threads = NEXT, images = NEXT, pixels = NEXT, channels = NEXT;
+    const float *image = FLOATS;
+    int64_t image_row = NEXT;
+    const float *factors = FLOATS;
+    float *result = FLOATS;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t p = 0; p < a[1] * pixels; p++)
+    for (int64_t p = 0; p < images * pixels; p++)
         for (int64_t c = 0; c < channels; c += VL)
-            STORE(FLOATS(7) + p * channels + c, LOAD(FLOATS(4) + p * a[5] + c) * FLOATS(6)[p / pixels]);
+            STORE(result + p * channels + c, LOAD(image + p * image_row + c) * factors[p / pixels]);
 }
 
 /* ---- sums of products over pixels ---- */
@@ -188,9 +225,12 @@ INLINE void products_block(float *sums, int64_t width, const float *left, int64_
         UNROLL for (int n = 0; n < N; n++) STORE(sums + k * width + n * VL, total[k * N + n]);
 }
 
-INLINE void add_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
-                         const float *right, int64_t right_row, int64_t width, int64_t pixels, const int rectify) {
-#define BLOCK(A, N) products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, rectify, A, N)
+/* Adds the sums of left times right, high x width, and of left alone. A block's A x N sums are `MOST` at most; `high`
+   and `width` are multiples of VL, so of 4. */
+INLINE void add_any_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
+                             const float *right, int64_t right_row, int64_t width, int64_t pixels, const int rectify) {
+#define BLOCK(A, N) products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, \
+                                   rectify, A, N)
     int64_t from = 0;
     for (; from + 4 * VL <= width; from += 4 * VL)
         for (int64_t k = 0; k < high; k += 4) BLOCK(4, 4);
@@ -203,123 +243,180 @@ INLINE void add_products(float *sums, float *alone, const float *left, int64_t l
             STORE(alone + k, LOAD(alone + k) + LOAD(left + p * left_row + k));
 }
 
-static void add_rectified_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
-                                   const float *right, int64_t right_row, int64_t width, int64_t pixels) {
-    add_products(sums, alone, left, left_row, high, right, right_row, width, pixels, 1);
+static void add_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
+                         const float *right, int64_t right_row, int64_t width, int64_t pixels, int rectify) {
+    if (rectify) add_any_products(sums, alone, left, left_row, high, right, right_row, width, pixels, 1);
+    else add_any_products(sums, alone, left, left_row, high, right, right_row, width, pixels, 0);
 }
 
-static void add_plain_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
-                               const float *right, int64_t right_row, int64_t width, int64_t pixels) {
-    add_products(sums, alone, left, left_row, high, right, right_row, width, pixels, 0);
-}
-
-/* threads, images, pixels of one, parts, groups, high, width, left, row, right, row, results, whether of right's ReLU */
+/* Parts of the sums over pixels of left times right, or times its ReLU, and of left: of all groups the former first */
 void products(Arguments a) {
-    int64_t threads = a[0], number = a[3], groups = a[4], high = a[5], width = a[6], left_row = a[8], right_row = a[10];
-    int64_t size = groups * high * (width + 1);
+    int64_t threads = NEXT, images = NEXT, pixels = NEXT, count = NEXT, groups = NEXT, high = NEXT, width = NEXT;
+    const float *left = FLOATS;
+    int64_t left_row = NEXT;
+    const float *right = FLOATS;
+    int64_t right_row = NEXT;
+    float *parts = FLOATS;
+    int64_t rectify = NEXT, size = groups * high * (width + 1);
 #pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, 1)
-    for (int64_t part = 0; part < number; part++)
+    for (int64_t part = 0; part < count; part++)
         for (int64_t g = 0; g < groups; g++) {
-            int64_t first = a[1] * part / number * a[2], end = a[1] * (part + 1) / number * a[2];
-            float *sums = FLOATS(11) + part * size + g * high * width;
-            float *alone = FLOATS(11) + part * size + groups * high * width + g * high;
+            int64_t end = begin(part + 1, count, images) * pixels;
+            float *sums = parts + part * size + g * high * width;
+            float *alone = parts + part * size + groups * high * width + g * high;
             memset(sums, 0, high * width * 4), memset(alone, 0, high * 4);
-            for (int64_t p = first; p < end; p += CHUNK)
-                (a[12] ? add_rectified_products : add_plain_products)(sums, alone, FLOATS(7) + p * left_row + g * high, left_row, high,
-                             FLOATS(9) + p * right_row + g * width, right_row, width, least(CHUNK, end - p));
+            for (int64_t p = begin(part, count, images) * pixels; p < end; p += CHUNK)
+                add_products(sums, alone, left + p * left_row + g * high, left_row, high,
+                             right + p * right_row + g * width, right_row, width, least(CHUNK, end - p), rectify);
         }
 }
 
-/* Sums over parts of `number` numbers */
-static void add_parts(float *to, const float *parts, int64_t count, int64_t size, int64_t number) {
-    memset(to, 0, number * 4);
-    for (int64_t part = 0; part < count; part++)
-        for (int64_t k = 0; k < number; k++) to[k] += parts[part * size + k];
+/* The first numbers of parts, summed over them */
+void sum_parts(Arguments a) {
+    int64_t count = NEXT, size = NEXT;
+    const float *parts = FLOATS;
+    int64_t number = NEXT;
+    add_parts(FLOATS, parts, count, size, number);
 }
 
-/* parts, numbers of one; them; of how many numbers the sums are wanted, results */
-void sum_parts(Arguments a) { add_parts(FLOATS(4), FLOATS(2), a[0], a[1], a[3]); }
-
-/* threads, images, pixels of one, parts, channels; left, row; right, row; results: by channel, sums over pixels of left
-   times right, and of left */
+/* Parts of sums over pixels, by channel: of left times what right is above a middle, and of left */
 void channel_sums(Arguments a) {
-    int64_t threads = a[0], number = a[3], channels = a[4];
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t part = 0; part < number; part++) {
-        float *products = FLOATS(9) + part * 2 * channels, *alone = products + channels;
+    int64_t threads = NEXT, images = NEXT, pixels = NEXT, count = NEXT, channels = NEXT;
+    const float *left = FLOATS;
+    int64_t left_row = NEXT;
+    const float *right = FLOATS;
+    int64_t right_row = NEXT;
+    const float *middle = FLOATS;
+    float *parts = FLOATS;
+    EACH_PART
+    for (int64_t part = 0; part < count; part++) {
+        float *products = parts + part * 2 * channels, *alone = products + channels;
         memset(products, 0, 2 * channels * 4);
-        for (int64_t p = a[1] * part / number * a[2]; p < a[1] * (part + 1) / number * a[2]; p++)
+        for (int64_t p = begin(part, count, images) * pixels; p < begin(part + 1, count, images) * pixels; p++)
             for (int64_t c = 0; c < channels; c += VL) {
-                vec left = LOAD(FLOATS(5) + p * a[6] + c);
-                STORE(products + c, LOAD(products + c) + left * LOAD(FLOATS(7) + p * a[8] + c));
-                STORE(alone + c, LOAD(alone + c) + left);
+                vec own = LOAD(left + p * left_row + c), other = LOAD(right + p * right_row + c) - LOAD(middle + c);
+                STORE(products + c, LOAD(products + c) + own * other);
+                STORE(alone + c, LOAD(alone + c) + own);
             }
     }
 }
 
-/* ---- batch norm ---- */
+/* ---- batch norm: the formulas of darts/models/fused/preparation.py ---- */
 
-/* channels, pixels; parts, their sums (channel_sums of a map and itself); scale, shift; running mean, variance and
-   count, whether they move; mean, r; factors and constants of the map; eps and momentum, doubles */
-void norm(Arguments a) {
-    int64_t C = a[0];
-    const double n = a[1], *numbers = (const double *)a[14];
-    float sums[2 * C];
-    add_parts(sums, FLOATS(3), a[2], 2 * C, 2 * C);
-    for (int64_t c = 0; c < C; c++) {
-        double mean = sums[C + c] / n, variance = sums[c] / n - mean * mean;
-        if (variance < 0) variance = 0; /* not a number stays it */
-        float r = 1 / sqrt(variance + numbers[0]), factor = FLOATS(4)[c] * r;
-        FLOATS(10)[c] = mean, FLOATS(11)[c] = r;
-        FLOATS(12)[c] = factor, FLOATS(13)[c] = FLOATS(5)[c] - factor * mean;
-        if (!a[9]) continue;
-        FLOATS(6)[c] += numbers[1] * (mean - FLOATS(6)[c]);
-        FLOATS(7)[c] += numbers[1] * (variance * (n / (n - 1)) - FLOATS(7)[c]);
+/* Of some pixels, by channel: the sum, and the sum of squares of what is above their own mean (no cancellation) */
+static void moments_of_part(float *to, const float *map, int64_t map_row, int64_t pixels, int64_t channels) {
+    for (int64_t c = 0; c < channels; c += VL) {
+        vec total[4] = {{0}}, squares[4] = {{0}};
+        for (int64_t p = 0; p < pixels; p++) total[p % 4] += LOAD(map + p * map_row + c);
+        vec sum = total[0] + total[1] + (total[2] + total[3]), mean = sum / (float)pixels;
+        for (int64_t p = 0; p < pixels; p++) {
+            vec above = LOAD(map + p * map_row + c) - mean;
+            squares[p % 4] += above * above;
+        }
+        STORE(to + c, sum);
+        STORE(to + channels + c, squares[0] + squares[1] + (squares[2] + squares[3]));
     }
-    if (a[9]) ++*(int64_t *)a[8];
 }
 
-/* channels, pixels; parts, their sums (channel_sums of the gradient and the map); scale; mean, r; gradients of scale
-   and shift; of the map's gradient: factors of the result's and of the map, and constants */
+typedef struct {
+    double mean, variance;
+} Moments;
+
+/* Of channel c, from the moments of parts (Chan et al. 1983) */
+static Moments moments_of(const float *parts, int64_t count, int64_t images, int64_t pixels, int64_t channels, int64_t c) {
+    double mean = 0, squares = 0, n = images * pixels;
+    for (int64_t part = 0; part < count; part++) mean += parts[part * 2 * channels + c] / n;
+    for (int64_t part = 0; part < count; part++) {
+        double own = (begin(part + 1, count, images) - begin(part, count, images)) * pixels;
+        double above = parts[part * 2 * channels + c] / own - mean;
+        squares += parts[(part * 2 + 1) * channels + c] + own * above * above;
+    }
+    return (Moments){mean, squares / n};
+}
+
+/* Parts of a map's moments */
+void channel_moments(Arguments a) {
+    int64_t threads = NEXT, images = NEXT, pixels = NEXT, count = NEXT, channels = NEXT;
+    const float *map = FLOATS;
+    int64_t map_row = NEXT;
+    float *parts = FLOATS;
+    EACH_PART
+    for (int64_t part = 0; part < count; part++) {
+        int64_t first = begin(part, count, images) * pixels, end = begin(part + 1, count, images) * pixels;
+        moments_of_part(parts + part * 2 * channels, map + first * map_row, map_row, end - first, channels);
+    }
+}
+
+/* A batch norm as factors and constants of its map, whose moments come as parts */
+void norm(Arguments a) {
+    int64_t channels = NEXT, images = NEXT, pixels = NEXT, count = NEXT;
+    const float *parts = FLOATS, *scale = FLOATS, *shift = FLOATS;
+    float *running_mean = FLOATS, *running_variance = FLOATS;
+    int64_t *batches = (int64_t *)NEXT, moves = NEXT;
+    float *mean = FLOATS, *r = FLOATS, *factors = FLOATS, *constants = FLOATS;
+    const double *numbers = DOUBLES, eps = numbers[0], momentum = numbers[1], n = images * pixels;
+    for (int64_t c = 0; c < channels; c++) {
+        Moments own = moments_of(parts, count, images, pixels, channels, c);
+        mean[c] = own.mean, r[c] = 1 / sqrt(own.variance + eps);
+        factors[c] = scale[c] * r[c], constants[c] = shift[c] - factors[c] * own.mean;
+        if (!moves) continue;
+        running_mean[c] += momentum * (own.mean - running_mean[c]);
+        running_variance[c] += momentum * (own.variance * (n / (n - 1)) - running_variance[c]);
+    }
+    if (moves) ++*batches;
+}
+
+/* Gradients of scale and shift; factors of the result's gradient and of the map, and constants, of the map's gradient.
+   `parts`: channel_sums of the result's gradient and the map, whose middle is the mean. */
 void norm_gradient(Arguments a) {
-    int64_t C = a[0];
-    float sums[2 * C], n = a[1];
-    add_parts(sums, FLOATS(3), a[2], 2 * C, 2 * C);
-    for (int64_t c = 0; c < C; c++) {
-        float mean = FLOATS(5)[c], r = FLOATS(6)[c], of_scale = r * (sums[c] - mean * sums[C + c]);
-        float factor = FLOATS(4)[c] * r, of_map = -factor * r * of_scale / n;
-        FLOATS(7)[c] = of_scale, FLOATS(8)[c] = sums[C + c];
-        FLOATS(9)[c] = factor, FLOATS(9)[C + c] = of_map;
-        FLOATS(10)[c] = -factor * sums[C + c] / n - of_map * mean;
+    int64_t channels = NEXT, pixels = NEXT, count = NEXT;
+    const float *parts = FLOATS, *scale = FLOATS, *mean = FLOATS, *r = FLOATS;
+    float *of_scale = FLOATS, *of_shift = FLOATS, *factors = FLOATS, *constants = FLOATS, sums[2 * channels];
+    add_parts(sums, parts, count, 2 * channels, 2 * channels);
+    for (int64_t c = 0; c < channels; c++) {
+        of_scale[c] = r[c] * sums[c], of_shift[c] = sums[channels + c];
+        factors[c] = scale[c] * r[c], factors[channels + c] = -factors[c] * r[c] * of_scale[c] / pixels;
+        constants[c] = -factors[c] * of_shift[c] / pixels - factors[channels + c] * mean[c];
     }
 }
 
 /* ---- every second pixel ---- */
 
-/* threads, images, H, W, OH, OW, channels; image, row; result: the ReLU at even lines and columns, and in further
-   channels at those one further down and right, zeros beyond */
+/* The ReLU at even lines and columns, and as further channels at those one further down and right, zeros beyond */
 void every_second(Arguments a) {
-    int64_t threads = a[0], H = a[2], W = a[3], OH = a[4], OW = a[5], C = a[6];
+    int64_t threads = NEXT, images = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, channels = NEXT;
+    const float *image = FLOATS;
+    int64_t image_row = NEXT;
+    float *result = FLOATS;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t p = 0; p < a[1] * OH * OW; p++)
+    for (int64_t p = 0; p < images * OH * OW; p++)
         for (int64_t odd = 0; odd < 2; odd++) {
             int64_t y = p / OW % OH * 2 + odd, x = p % OW * 2 + odd;
-            const float *from = FLOATS(7) + ((p / (OH * OW) * H + y) * W + x) * a[8];
-            for (int64_t c = 0; c < C; c += VL)
-                STORE(FLOATS(9) + (p * 2 + odd) * C + c, y < H && x < W ? relu(LOAD(from + c)) : (vec){0});
+            for (int64_t c = 0; c < channels; c += VL) {
+                vec own = {0};
+                if (y < H && x < W) own = relu(LOAD(image + ((p / (OH * OW) * H + y) * W + x) * image_row + c));
+                STORE(result + (p * 2 + odd) * channels + c, own);
+            }
         }
 }
 
-/* threads, images, H, W, OH, OW, channels; image, row; gradient of that result, row; gradient of the image */
+/* The image's gradient, from that of the result */
 void every_second_gradient(Arguments a) {
-    int64_t threads = a[0], H = a[2], W = a[3], OH = a[4], OW = a[5], C = a[6];
+    int64_t threads = NEXT, images = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, channels = NEXT;
+    const float *image = FLOATS;
+    int64_t image_row = NEXT;
+    const float *gradient = FLOATS;
+    int64_t gradient_row = NEXT;
+    float *result = FLOATS;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t p = 0; p < a[1] * H * W; p++) {
-        int64_t y = p / W % H, x = p % W, odd = y % 2;
-        const float *from = FLOATS(9) + ((p / (H * W) * OH + y / 2) * OW + x / 2) * a[10] + odd * C;
-        for (int64_t c = 0; c < C; c += VL) {
-            vec own = x % 2 == odd ? where_positive(LOAD(from + c), FLOATS(7) + p * a[8] + c) : (vec){0};
-            STORE(FLOATS(11) + p * C + c, own);
+    for (int64_t p = 0; p < images * H * W; p++) {
+        int64_t y = p / W % H, x = p % W, odd = y % 2, place = (p / (H * W) * OH + y / 2) * OW + x / 2;
+        for (int64_t c = 0; c < channels; c += VL) {
+            vec own = {0};
+            if (x % 2 == odd)
+                own = where_positive(LOAD(gradient + place * gradient_row + odd * channels + c),
+                                     image + p * image_row + c);
+            STORE(result + p * channels + c, own);
         }
     }
 }
@@ -343,7 +440,10 @@ static void pad(Padded to, const float *image, int64_t row, int64_t height, int6
         }
 }
 
-#define ACROSS 8 /* pixels of a line that are convolved at once */
+/* Pixels of a line that are convolved at once. The last block of a line may compute pixels beyond it, which are not
+   stored: what it reads for them lies in the 2 ACROSS further columns, or in the further line, of `bordered` (the stride
+   is 1 or 2). */
+#define ACROSS 8
 INLINE void convolved_block(vec total[], const float *source, int64_t width, const float *weights, int64_t side,
                             int64_t dilation, int64_t step, int64_t channels) {
     for (int64_t i = 0; i < side; i++)
@@ -395,13 +495,24 @@ INLINE float *own_weights(Kernels k, int64_t group) {
     return k.packed + group * widest(k) * widest(k) * k.channels;
 }
 
-/* one, other, sides, candidates, groups, channels of a group */
-static Kernels pack(Arguments a, int turned) {
-    Kernels k = {a[5], a[6], {a[2], a[3]}, a[4], NULL};
+static Kernels geometry(Arguments *arguments) {
+    Arguments a = *arguments;
+    Kernels k = {0};
+    k.sides[0] = NEXT, k.sides[1] = NEXT, k.candidates = NEXT, k.groups = NEXT, k.channels = NEXT;
+    *arguments = a;
+    return k;
+}
+
+/* The kernels of one candidate, or of two that alternate as groups; `turned`: by half a turn */
+static Kernels packed_kernels(Arguments *arguments, int turned) {
+    Arguments a = *arguments;
+    const float *one = FLOATS, *other = FLOATS, *kernels[2] = {one, other};
+    Kernels k = geometry(&a);
+    *arguments = a;
     k.packed = floats(k.groups * widest(k) * widest(k) * k.channels);
     for (int64_t g = 0; g < k.groups; g++) {
         int64_t taps = side_of(k, g) * side_of(k, g);
-        const float *own = FLOATS(k.candidates > 1 ? g % 2 : 0) + g / k.candidates * k.channels * taps;
+        const float *own = kernels[k.candidates > 1 ? g % 2 : 0] + g / k.candidates * k.channels * taps;
         for (int64_t t = 0; t < taps; t++)
             for (int64_t c = 0; c < k.channels; c++)
                 own_weights(k, g)[t * k.channels + c] = own[c * taps + (turned ? taps - 1 - t : t)];
@@ -415,60 +526,73 @@ INLINE Padded bordered(int64_t height, int64_t width, int64_t border, int64_t ch
     return p;
 }
 
-/* threads, images, parts, H, W, OH, OW, stride, dilation, rectify; kernels (7); image, row, step; result, row;
-   the sums' parts, or 0 */
+/* Within a border made for the widest kernel, where a group's own kernel begins */
+INLINE Padded inset(Padded padded, Kernels k, int64_t group, int64_t border, int64_t dilation) {
+    int64_t further = border - side_of(k, group) / 2 * dilation;
+    padded.values += (further * padded.width + further) * k.channels;
+    return padded;
+}
+
+/* The convolution of an image's ReLU or of the image, for each group of its channels or, at `step` 0, of all of them for
+   every group; perhaps parts of its sums of products (as `products` has them, of the result and itself) */
 void depthwise(Arguments a) {
-    int64_t threads = a[0], images = a[1], number = a[2], H = a[3], W = a[4], OH = a[5], OW = a[6], stride = a[7];
-    int64_t dilation = a[8], rectify = a[9], row = a[18], step = a[19], result_row = a[21];
-    Kernels k = pack(a + 10, 0);
-    int64_t C = k.channels, widest_border = widest(k) / 2 * dilation, size = k.groups * C * (C + 1);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t part = 0; part < number; part++) {
-        Padded padded = bordered(H, W, widest_border, C);
-        float *parts = FLOATS(22) ? FLOATS(22) + part * size : NULL;
-        if (parts) memset(parts, 0, size * 4);
-        for (int64_t b = images * part / number; b < images * (part + 1) / number; b++)
+    int64_t threads = NEXT, images = NEXT, count = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, stride = NEXT;
+    int64_t dilation = NEXT, rectify = NEXT;
+    Kernels k = packed_kernels(&a, 0);
+    const float *image = FLOATS;
+    int64_t image_row = NEXT, step = NEXT;
+    float *result = FLOATS;
+    int64_t result_row = NEXT;
+    float *parts = FLOATS;
+    int64_t C = k.channels, border = widest(k) / 2 * dilation, size = k.groups * C * (C + 1);
+    EACH_PART
+    for (int64_t part = 0; part < count; part++) {
+        Padded padded = bordered(H, W, border, C);
+        float *sums = parts ? parts + part * size : NULL;
+        if (sums) memset(sums, 0, size * 4);
+        for (int64_t b = begin(part, count, images); b < begin(part + 1, count, images); b++)
             for (int64_t g = 0; g < k.groups; g++) {
-                const float *image = FLOATS(17) + b * H * W * row + g * step;
-                if (step || g == 0) pad(padded, image, row, H, W, C, widest_border, 1, rectify);
-                int64_t side = side_of(k, g), inset = widest_border - side / 2 * dilation;
-                Padded own = padded;
-                own.values += (inset * padded.width + inset) * C;
-                float *result = FLOATS(20) + b * OH * OW * result_row + g * C;
-                convolve_any(result, result_row, OH, OW, own, own_weights(k, g), side, stride, dilation, C, 0);
-                for (int64_t p = 0; parts && p < OH * OW; p += CHUNK)
-                    add_plain_products(parts + g * C * C, parts + k.groups * C * C + g * C, result + p * result_row,
-                                 result_row, C, result + p * result_row, result_row, C, least(CHUNK, OH * OW - p));
+                if (step || g == 0) pad(padded, image + b * H * W * image_row + g * step, image_row, H, W, C, border, 1, rectify);
+                float *own = result + b * OH * OW * result_row + g * C;
+                convolve_any(own, result_row, OH, OW, inset(padded, k, g, border, dilation), own_weights(k, g),
+                             side_of(k, g), stride, dilation, C, 0);
+                for (int64_t p = 0; sums && p < OH * OW; p += CHUNK)
+                    add_products(sums + g * C * C, sums + k.groups * C * C + g * C, own + p * result_row, result_row, C,
+                                 own + p * result_row, result_row, C, least(CHUNK, OH * OW - p), 0);
             }
         free(padded.values);
     }
     free(k.packed);
 }
 
-/* threads, images, H, W, OH, OW, stride, dilation; kernels (7); gradient, row; groups of the result; result;
-   source, row; added, row */
+/* The transposed convolution: of the gradient, its pixels `stride` apart, with kernels turned by half a turn (so it is
+   one of stride 1; a line and column beyond the last pixel may see some of it). Groups add up to one result or have one
+   each; then where the source is positive, plus another map. */
 void source_gradient(Arguments a) {
-    int64_t threads = a[0], images = a[1], H = a[2], W = a[3], OH = a[4], OW = a[5], stride = a[6], dilation = a[7];
-    int64_t row = a[16], results = a[17], source_row = a[20], added_row = a[22];
-    Kernels k = pack(a + 8, 1);
+    int64_t threads = NEXT, images = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, stride = NEXT, dilation = NEXT;
+    Kernels k = packed_kernels(&a, 1);
+    const float *gradient = FLOATS;
+    int64_t gradient_row = NEXT, results = NEXT;
+    float *result = FLOATS;
+    const float *source = FLOATS;
+    int64_t source_row = NEXT;
+    const float *added = FLOATS;
+    int64_t added_row = NEXT;
     int64_t C = k.channels, border = widest(k) / 2 * dilation, each = k.groups / results, width = results * C;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    EACH_PART
     for (int64_t b = 0; b < images; b++) {
         Padded padded = bordered(H + stride, W + stride, border, C);
         for (int64_t g = 0; g < k.groups; g++) {
-            pad(padded, FLOATS(15) + b * OH * OW * row + g * C, row, OH, OW, C, border, stride, 0);
-            int64_t inset = border - side_of(k, g) / 2 * dilation;
-            Padded own = padded;
-            own.values += (inset * padded.width + inset) * C;
-            convolve_any(FLOATS(18) + b * H * W * width + g / each * C, width, H, W, own, own_weights(k, g),
-                         side_of(k, g), 1, dilation, C, g % each > 0);
+            pad(padded, gradient + b * OH * OW * gradient_row + g * C, gradient_row, OH, OW, C, border, stride, 0);
+            convolve_any(result + b * H * W * width + g / each * C, width, H, W, inset(padded, k, g, border, dilation),
+                         own_weights(k, g), side_of(k, g), 1, dilation, C, g % each > 0);
         }
         for (int64_t p = b * H * W; p < (b + 1) * H * W; p++)
             for (int64_t c = 0; c < width; c += VL) {
-                vec own = LOAD(FLOATS(18) + p * width + c);
-                if (FLOATS(19)) own = where_positive(own, FLOATS(19) + p * source_row + c);
-                if (FLOATS(21)) own += LOAD(FLOATS(21) + p * added_row + c);
-                STORE(FLOATS(18) + p * width + c, own);
+                vec own = LOAD(result + p * width + c);
+                if (source) own = where_positive(own, source + p * source_row + c);
+                if (added) own += LOAD(added + p * added_row + c);
+                STORE(result + p * width + c, own);
             }
         free(padded.values);
     }
@@ -493,299 +617,363 @@ INLINE void add_taps(float *sums, const float *gradient, int64_t row, int64_t he
         }
 }
 
-/* threads, images, parts, H, W, OH, OW, stride, dilation, rectify; sides, candidates, groups, channels of a group;
-   gradient, row; image, row, step; results of both candidates */
+/* The kernels' gradients, of one candidate or of both */
 void kernel_gradients(Arguments a) {
-    int64_t threads = a[0], images = a[1], number = a[2], H = a[3], W = a[4], OH = a[5], OW = a[6], stride = a[7];
-    int64_t dilation = a[8], rectify = a[9], row = a[16], image_row = a[18], step = a[19], C = a[14];
-    Kernels k = {a[13], C, {a[10], a[11]}, a[12], NULL};
-    int64_t border = widest(k) / 2 * dilation, each = widest(k) * widest(k) * C, size = k.groups * each;
-    float *parts = floats(number * size);
-    memset(parts, 0, number * size * 4);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t part = 0; part < number; part++) {
+    int64_t threads = NEXT, images = NEXT, count = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, stride = NEXT;
+    int64_t dilation = NEXT, rectify = NEXT;
+    Kernels k = geometry(&a);
+    const float *gradient = FLOATS;
+    int64_t gradient_row = NEXT;
+    const float *image = FLOATS;
+    int64_t image_row = NEXT, step = NEXT;
+    float *one = FLOATS, *other = FLOATS, *results[2] = {one, other};
+    int64_t C = k.channels, border = widest(k) / 2 * dilation, each = widest(k) * widest(k) * C, size = k.groups * each;
+    float *parts = floats(count * size);
+    memset(parts, 0, count * size * 4);
+    EACH_PART
+    for (int64_t part = 0; part < count; part++) {
         Padded padded = bordered(H, W, border, C);
-        for (int64_t b = images * part / number; b < images * (part + 1) / number; b++)
+        for (int64_t b = begin(part, count, images); b < begin(part + 1, count, images); b++)
             for (int64_t g = 0; g < k.groups; g++) {
-                if (step || g == 0)
-                    pad(padded, FLOATS(17) + b * H * W * image_row + g * step, image_row, H, W, C, border, 1, rectify);
-                int64_t side = side_of(k, g), inset = border - side / 2 * dilation;
-                Padded own = padded;
-                own.values += (inset * padded.width + inset) * C;
-                const float *gradient = FLOATS(15) + b * OH * OW * row + g * C;
+                if (step || g == 0) pad(padded, image + b * H * W * image_row + g * step, image_row, H, W, C, border, 1, rectify);
+                const float *own = gradient + b * OH * OW * gradient_row + g * C;
                 float *sums = parts + part * size + g * each;
-                if (side == 1) add_taps(sums, gradient, row, OH, OW, own, stride, dilation, C, 1);
-                if (side == 3) add_taps(sums, gradient, row, OH, OW, own, stride, dilation, C, 3);
-                if (side == 5) add_taps(sums, gradient, row, OH, OW, own, stride, dilation, C, 5);
-                if (side == 7) add_taps(sums, gradient, row, OH, OW, own, stride, dilation, C, 7);
+                Padded from = inset(padded, k, g, border, dilation);
+                int64_t side = side_of(k, g);
+                if (side == 1) add_taps(sums, own, gradient_row, OH, OW, from, stride, dilation, C, 1);
+                if (side == 3) add_taps(sums, own, gradient_row, OH, OW, from, stride, dilation, C, 3);
+                if (side == 5) add_taps(sums, own, gradient_row, OH, OW, from, stride, dilation, C, 5);
+                if (side == 7) add_taps(sums, own, gradient_row, OH, OW, from, stride, dilation, C, 7);
             }
         free(padded.values);
     }
     for (int64_t g = 0; g < k.groups; g++) {
         int64_t taps = side_of(k, g) * side_of(k, g);
-        float *result = FLOATS(20 + (k.candidates > 1 ? g % 2 : 0)) + g / k.candidates * C * taps;
+        float *result = results[k.candidates > 1 ? g % 2 : 0] + g / k.candidates * C * taps;
         for (int64_t c = 0; c < C; c++)
             for (int64_t t = 0; t < taps; t++) {
                 float total = 0;
-                for (int64_t part = 0; part < number; part++) total += parts[part * size + g * each + t * C + c];
+                for (int64_t part = 0; part < count; part++) total += parts[part * size + g * each + t * C + c];
                 result[c * taps + t] = total;
             }
     }
     free(parts);
 }
 
-/* ---- folding: the formulas of darts/models/kernels/fold.py and fold_parts.py ---- */
+/* ---- folding ----
+
+   Of a depthwise map d with mean m and covariance S over n pixels, and a 1x1 convolution P with batch norm and scale s:
+   u = P m, v = diag(P S P'), r = (v + eps)^(-1/2), W = s r P, b = shift - s r u (darts/models/fused/folding.py). The
+   scale is the mixture's weight of an edge, or one of each row (a batch norm with parameters); the shift is there only
+   then. Of the `per` matrices of an edge, W has all side by side. */
 
 INLINE float *own_scale(float *mixture, int64_t group, int64_t per, int64_t step, const int64_t *columns) {
     return mixture + group / per * step + columns[group % per];
 }
 
-/* threads, groups, A, B, matrices of an edge, pixels; parts, their sums; P; mixture, step, columns (2); scale and shift
-   of each row, or 0; running mean, variance and count, whether they move; W, b, u, r, m, S; eps and momentum, doubles */
+/* A row of P times S, and times itself: its variance before what is added to it */
+static float variance_of(float *PS, const float *P, const float *S, int64_t inner) {
+    float v = 0;
+    memset(PS, 0, inner * 4);
+    for (int64_t j = 0; j < inner; j++)
+        for (int64_t k = 0; k < inner; k++) PS[k] += P[j] * S[j * inner + k];
+    for (int64_t j = 0; j < inner; j++) v += PS[j] * P[j];
+    return v;
+}
+
 void fold(Arguments a) {
-    int64_t threads = a[0], groups = a[1], A = a[2], B = a[3], per = a[4], count = a[6];
-    int64_t size = groups * B * (B + 1);
-    const double n = a[5], *numbers = (const double *)a[25];
+    int64_t threads = NEXT, groups = NEXT, outer = NEXT, inner = NEXT, per = NEXT;
+    const double n = NEXT;
+    int64_t count = NEXT, size = groups * inner * (inner + 1);
+    const float *parts = FLOATS, *matrices = FLOATS; /* parts of the sums of d d' and d */
+    float *mixture = FLOATS;
+    int64_t step = NEXT, column = NEXT, other_column = NEXT, columns[2] = {column, other_column};
+    const float *scales = FLOATS, *shifts = FLOATS;
+    float *running_mean = FLOATS, *running_variance = FLOATS;
+    int64_t *batches = (int64_t *)NEXT, moves = NEXT;
+    float *to_W = FLOATS, *to_b = FLOATS, *to_u = FLOATS, *to_r = FLOATS, *to_m = FLOATS, *to_S = FLOATS;
+    const double *numbers = DOUBLES, eps = numbers[0], momentum = numbers[1];
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t g = 0; g < groups; g++) {
-        const float *P = FLOATS(8) + g * A * B;
-        float *m = FLOATS(23) + g * B, *S = FLOATS(24) + g * B * B, row[B];
-        add_parts(S, FLOATS(7) + g * B * B, count, size, B * B);
-        add_parts(m, FLOATS(7) + groups * B * B + g * B, count, size, B);
-        for (int64_t j = 0; j < B; j++) m[j] /= n;
-        for (int64_t j = 0; j < B; j++)
-            for (int64_t k = 0; k < B; k++) S[j * B + k] = S[j * B + k] / n - (double)m[j] * m[k];
-        float scale = a[9] ? *own_scale(FLOATS(9), g, per, a[10], &a[11]) : 1;
-        for (int64_t i = 0; i < A; i++) {
-            float u = 0, v = 0;
-            memset(row, 0, sizeof row);
-            for (int64_t j = 0; j < B; j++) {
-                u += P[i * B + j] * m[j];
-                for (int64_t k = 0; k < B; k++) row[k] += P[i * B + j] * S[j * B + k];
-            }
-            for (int64_t j = 0; j < B; j++) v += row[j] * P[i * B + j];
+        float *m = to_m + g * inner, *S = to_S + g * inner * inner, PS[inner];
+        float scale = mixture ? *own_scale(mixture, g, per, step, columns) : 1;
+        add_parts(S, parts + g * inner * inner, count, size, inner * inner);
+        add_parts(m, parts + groups * inner * inner + g * inner, count, size, inner);
+        for (int64_t j = 0; j < inner; j++) m[j] /= n;
+        for (int64_t j = 0; j < inner; j++)
+            for (int64_t k = 0; k < inner; k++) S[j * inner + k] = S[j * inner + k] / n - (double)m[j] * m[k];
+        for (int64_t i = 0; i < outer; i++) {
+            int64_t row = g * outer + i;
+            const float *P = matrices + row * inner;
+            float *W = to_W + ((g / per * outer + i) * per + g % per) * inner, u = 0, v = variance_of(PS, P, S, inner);
+            for (int64_t j = 0; j < inner; j++) u += P[j] * m[j];
             v = v < 0 ? 0 : v;
-            float r = 1 / sqrtf(v + numbers[0]), *W = FLOATS(19) + ((g / per * A + i) * per + g % per) * B;
-            if (a[13]) scale = FLOATS(13)[g * A + i];
-            for (int64_t j = 0; j < B; j++) W[j] = scale * r * P[i * B + j];
-            FLOATS(20)[g * A + i] = (a[14] ? FLOATS(14)[g * A + i] : 0) - scale * r * u;
-            FLOATS(21)[g * A + i] = u, FLOATS(22)[g * A + i] = r;
-            if (a[18]) {
-                float *mean = FLOATS(15) + g * A + i, *variance = FLOATS(16) + g * A + i;
-                *mean += numbers[1] * (u - *mean), *variance += numbers[1] * (v * (n / (n - 1)) - *variance);
-            }
+            float r = 1 / sqrtf(v + eps);
+            if (scales) scale = scales[row];
+            for (int64_t j = 0; j < inner; j++) W[j] = scale * r * P[j];
+            to_b[row] = (shifts ? shifts[row] : 0) - scale * r * u, to_u[row] = u, to_r[row] = r;
+            if (!moves) continue;
+            running_mean[row] += momentum * (u - running_mean[row]);
+            running_variance[row] += momentum * (v * (n / (n - 1)) - running_variance[row]);
         }
-        if (a[18]) ((int64_t *)a[17])[g]++;
+        if (moves) batches[g]++;
     }
 }
 
-/* threads, groups, A, B, matrices of an edge, pixels; parts, their sums; P; mixture, step, columns (2), its gradient;
-   scale of each row, or 0, its gradient and its shift's; u, r, m, S; gradient of P; M, c */
+/* With G the gradient of W d + b: `parts` of the sums of G d' and G. Of P, and of the scale (and shift); M and c by which
+   the gradient of d is W'G + M d + c. */
 void fold_gradient(Arguments a) {
-    int64_t threads = a[0], groups = a[1], A = a[2], B = a[3], per = a[4], count = a[6];
-    int64_t sums = groups * A * B, size = sums + groups / per * A;
-    const float n = a[5];
+    int64_t threads = NEXT, groups = NEXT, outer = NEXT, inner = NEXT, per = NEXT;
+    const float n = NEXT;
+    int64_t count = NEXT, sums = groups * outer * inner, size = sums + groups / per * outer;
+    const float *parts = FLOATS, *matrices = FLOATS;
+    float *mixture = FLOATS;
+    int64_t step = NEXT, column = NEXT, other_column = NEXT, columns[2] = {column, other_column};
+    float *of_mixture = FLOATS;
+    const float *scales = FLOATS;
+    float *of_scales = FLOATS, *of_shifts = FLOATS;
+    const float *all_u = FLOATS, *all_r = FLOATS, *all_m = FLOATS, *all_S = FLOATS;
+    float *of_P = FLOATS, *to_M = FLOATS, *to_c = FLOATS;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t g = 0; g < groups; g++) {
-        const float *P = FLOATS(8) + g * A * B, *m = FLOATS(19) + g * B, *S = FLOATS(20) + g * B * B;
-        float *M = FLOATS(22) + g * B * B, *c = FLOATS(23) + g * B, found[B], row[B];
-        memset(M, 0, B * B * 4), memset(c, 0, B * 4);
-        float scale = a[9] ? *own_scale(FLOATS(9), g, per, a[10], &a[11]) : 1, of_scale = 0;
-        for (int64_t i = 0; i < A; i++) {
-            float u = FLOATS(17)[g * A + i], r = FLOATS(18)[g * A + i], of_constant, df, v = 0;
-            add_parts(found, FLOATS(7) + ((g / per * A + i) * per + g % per) * B, count, size, B);
-            add_parts(&of_constant, FLOATS(7) + sums + g / per * A + i, count, size, 1);
-            df = -of_constant * u;
-            memset(row, 0, sizeof row);
-            for (int64_t j = 0; j < B; j++) {
-                df += found[j] * P[i * B + j];
-                for (int64_t k = 0; k < B; k++) row[k] += P[i * B + j] * S[j * B + k];
-            }
-            for (int64_t j = 0; j < B; j++) v += row[j] * P[i * B + j];
-            if (a[14]) {
-                scale = FLOATS(14)[g * A + i];
-                FLOATS(15)[g * A + i] = df * r, FLOATS(16)[g * A + i] = of_constant;
-            }
-            float dv = v < 0 ? 0 : -scale * df * r * r * r / 2, du = -scale * r * of_constant;
+        const float *m = all_m + g * inner, *S = all_S + g * inner * inner;
+        float *M = to_M + g * inner * inner, *c = to_c + g * inner, of_W[inner], PS[inner];
+        float scale = mixture ? *own_scale(mixture, g, per, step, columns) : 1, of_scale = 0;
+        memset(M, 0, inner * inner * 4), memset(c, 0, inner * 4);
+        for (int64_t i = 0; i < outer; i++) {
+            int64_t row = g * outer + i;
+            const float *P = matrices + row * inner;
+            float u = all_u[row], r = all_r[row], of_b, v = variance_of(PS, P, S, inner);
+            add_parts(of_W, parts + ((g / per * outer + i) * per + g % per) * inner, count, size, inner);
+            add_parts(&of_b, parts + sums + g / per * outer + i, count, size, 1);
+            float df = -of_b * u; /* of s r */
+            for (int64_t j = 0; j < inner; j++) df += of_W[j] * P[j];
             of_scale += df * r;
-            for (int64_t j = 0; j < B; j++) {
-                FLOATS(21)[(g * A + i) * B + j] = scale * r * found[j] + du * m[j] + 2 * dv * row[j];
-                c[j] += P[i * B + j] * du / n;
-                float factor = P[i * B + j] * dv * (2 / n);
-                for (int64_t k = 0; k < B; k++) M[j * B + k] += factor * P[i * B + k];
+            if (scales) scale = scales[row], of_scales[row] = df * r, of_shifts[row] = of_b;
+            float dv = v < 0 ? 0 : -scale * df * r * r * r / 2, du = -scale * r * of_b;
+            for (int64_t j = 0; j < inner; j++) {
+                of_P[row * inner + j] = scale * r * of_W[j] + du * m[j] + 2 * dv * PS[j];
+                c[j] += P[j] * du / n;
+                float factor = P[j] * dv * (2 / n);
+                for (int64_t k = 0; k < inner; k++) M[j * inner + k] += factor * P[k];
             }
         }
-        for (int64_t j = 0; j < B; j++)
-            for (int64_t k = 0; k < B; k++) c[j] -= M[j * B + k] * m[k];
-        if (a[9]) *own_scale(FLOATS(13), g, per, a[10], &a[11]) = of_scale;
+        for (int64_t j = 0; j < inner; j++)
+            for (int64_t k = 0; k < inner; k++) c[j] -= M[j * inner + k] * m[k];
+        if (mixture) *own_scale(of_mixture, g, per, step, columns) = of_scale;
     }
 }
 
 /* ---- pools: the formulas of darts/models/kernels/pools.py ---- */
 
-/* threads, images, parts, H, W, OH, OW, channels, side, stride, kinds, which are maxima; image, row; maps, taps,
-   the sums' parts */
+typedef struct {
+    int64_t H, W, OH, OW, side, stride;
+} Window;
+
+/* One pixel's pools: the largest under the kernel and its tap, the sum, and how many pixels are there */
+INLINE int32_t pool(const float *image, int64_t image_row, Window w, int64_t pixel, vec *largest, ivec *tap, vec *sum) {
+    int64_t b = pixel / (w.OH * w.OW), top = pixel / w.OW % w.OH * w.stride - w.side / 2;
+    int64_t left = pixel % w.OW * w.stride - w.side / 2;
+    int32_t there = 0;
+    for (int64_t i = 0; i < w.side; i++)
+        for (int64_t j = 0; j < w.side; j++) {
+            int64_t y = top + i, x = left + j;
+            if (y < 0 || y >= w.H || x < 0 || x >= w.W) continue;
+            vec own = LOAD(image + ((b * w.H + y) * w.W + x) * image_row);
+            ivec larger = (own > *largest) | (own != own); /* the first of equals, and not a number */
+            if (!there) larger = ~(ivec){0};
+            *tap = (*tap & ~larger) | (((ivec){0} + (int32_t)(i * w.side + j)) & larger);
+            *largest = (vec)(((ivec)*largest & ~larger) | ((ivec)own & larger));
+            *sum += own, there++;
+        }
+    return there;
+}
+
+/* Pools of one map side by side, the taps of the maximum, and parts of the pools' moments. `maxima`: a bit a kind. */
 void pooled(Arguments a) {
-    int64_t threads = a[0], images = a[1], number = a[2], H = a[3], W = a[4], OH = a[5], OW = a[6], C = a[7];
-    int64_t side = a[8], stride = a[9], kinds = a[10], row = a[13];
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t part = 0; part < number; part++) {
-        float *sums = FLOATS(16) + part * 2 * kinds * C;
-        memset(sums, 0, 2 * kinds * C * 4);
-        for (int64_t pixel = images * part / number * OH * OW; pixel < images * (part + 1) / number * OH * OW; pixel++) {
-            int64_t b = pixel / (OH * OW), top = pixel / OW % OH * stride - side / 2, left = pixel % OW * stride - side / 2;
-            float *map = FLOATS(14) + pixel * kinds * C;
-            uint8_t *taps = (uint8_t *)a[15] + pixel * C;
-            for (int64_t c = 0; c < C; c += VL) {
-                vec largest = (vec){0} - INFINITY, together = {0};
+    int64_t threads = NEXT, images = NEXT, count = NEXT;
+    Window w;
+    w.H = NEXT, w.W = NEXT, w.OH = NEXT, w.OW = NEXT;
+    int64_t channels = NEXT;
+    w.side = NEXT, w.stride = NEXT;
+    int64_t kinds = NEXT, maxima = NEXT, width = kinds * channels;
+    const float *image = FLOATS;
+    int64_t image_row = NEXT;
+    float *maps = FLOATS;
+    uint8_t *taps = (uint8_t *)NEXT;
+    float *parts = FLOATS;
+    EACH_PART
+    for (int64_t part = 0; part < count; part++) {
+        int64_t first = begin(part, count, images) * w.OH * w.OW, end = begin(part + 1, count, images) * w.OH * w.OW;
+        for (int64_t pixel = first; pixel < end; pixel++)
+            for (int64_t c = 0; c < channels; c += VL) {
+                vec largest = {0}, sum = {0};
                 ivec tap = {0};
-                int32_t there = 0;
-                for (int64_t i = 0; i < side; i++)
-                    for (int64_t j = 0; j < side; j++) {
-                        int64_t y = top + i, x = left + j;
-                        if (y < 0 || y >= H || x < 0 || x >= W) continue;
-                        vec own = LOAD(FLOATS(12) + ((b * H + y) * W + x) * row + c);
-                        ivec larger = (own > largest) | (own != own); /* the first of equals, and not a number */
-                        tap = (tap & ~larger) | (((ivec){0} + (int32_t)(i * side + j)) & larger);
-                        largest = (vec)(((ivec)largest & ~larger) | ((ivec)own & larger));
-                        together += own, there++;
-                    }
+                int32_t there = pool(image + c, image_row, w, pixel, &largest, &tap, &sum);
                 for (int64_t kind = 0; kind < kinds; kind++) {
-                    int is_maximum = a[11] >> kind & 1;
-                    vec own = together / (float)there;
-                    if (is_maximum) own = largest;
-                    float *sum = sums + kind * C + c;
-                    STORE(map + kind * C + c, own);
-                    STORE(sum, LOAD(sum) + own), STORE(sum + kinds * C, LOAD(sum + kinds * C) + own * own);
-                    if (is_maximum) *(bytes *)(taps + c) = __builtin_convertvector(tap, bytes);
+                    float *own = maps + pixel * width + kind * channels + c;
+                    if (!(maxima >> kind & 1)) {
+                        STORE(own, sum / (float)there);
+                        continue;
+                    }
+                    STORE(own, largest);
+                    *(bytes *)(taps + pixel * channels + c) = __builtin_convertvector(tap, bytes);
                 }
             }
-        }
+        moments_of_part(parts + part * 2 * width, maps + first * width, width, end - first, width);
     }
 }
 
-/* edges, channels, pools, columns (2), the plain map's column or -1, whether they are normed, pixels; parts, their
-   sums; mixture, step; factors, constants, statistics; eps, double */
+/* Factors and constants of pools and of the map that comes as it is (`plain`: its column, or -1), and the pools'
+   statistics: mean, variance and r */
 void fold_pools(Arguments a) {
-    int64_t edges = a[0], C = a[1], pools = a[2], kinds = pools + (a[5] >= 0), row = pools * C;
-    const double n = a[7], eps = *(const double *)a[15];
-    float *statistics = FLOATS(14), sums[2 * row + 1];
-    if (a[6]) add_parts(sums, FLOATS(9), a[8], 2 * row, 2 * row);
-    for (int64_t k = 0; k < row; k++) {
-        double mean = a[6] ? sums[k] / n : 0, variance = a[6] ? sums[row + k] / n - mean * mean : 0;
-        if (variance < 0) variance = 0; /* not a number stays it */
-        statistics[k] = mean, statistics[row + k] = variance;
-        statistics[2 * row + k] = a[6] ? 1 / sqrt(variance + eps) : 1;
+    int64_t edges = NEXT, channels = NEXT, pools = NEXT, column = NEXT, other_column = NEXT, plain = NEXT, normed = NEXT;
+    const int64_t columns[2] = {column, other_column};
+    int64_t images = NEXT, pixels = NEXT, count = NEXT, width = pools * channels, kinds = pools + (plain >= 0);
+    const float *parts = FLOATS, *mixture = FLOATS;
+    int64_t step = NEXT;
+    float *to_factors = FLOATS, *constants = FLOATS, *statistics = FLOATS;
+    const double eps = *DOUBLES;
+    for (int64_t k = 0; k < width; k++) {
+        Moments own = normed ? moments_of(parts, count, images, pixels, width, k) : (Moments){0, 0};
+        statistics[k] = own.mean, statistics[width + k] = own.variance;
+        statistics[2 * width + k] = normed ? 1 / sqrt(own.variance + eps) : 1;
     }
     for (int64_t edge = 0; edge < edges; edge++)
-        for (int64_t c = 0; c < C; c++) {
-            float *factors = FLOATS(12) + edge * kinds * C + c, constant = 0;
-            for (int64_t pool = 0; pool < pools; pool++) {
-                float f = FLOATS(10)[edge * a[11] + a[3 + pool]] * statistics[2 * row + pool * C + c];
-                factors[pool * C] = f, constant -= f * statistics[pool * C + c];
+        for (int64_t c = 0; c < channels; c++) {
+            float *factors = to_factors + edge * kinds * channels + c, constant = 0;
+            for (int64_t k = 0; k < pools; k++) {
+                float f = mixture[edge * step + columns[k]] * statistics[2 * width + k * channels + c];
+                factors[k * channels] = f, constant -= f * statistics[k * channels + c];
             }
-            if (a[5] >= 0) factors[pools * C] = FLOATS(10)[edge * a[11] + a[5]];
-            FLOATS(13)[edge * C + c] = constant;
+            if (plain >= 0) factors[pools * channels] = mixture[edge * step + plain];
+            constants[edge * channels + c] = constant;
         }
 }
 
-/* threads, images, pixels of one, parts, edges, channels, pools, whether the plain map is there; gradient, row; pools'
-   maps, row; plain map, row; results */
+/* By edge, parts of the sums over pixels of its gradient times each kind's map, and of the gradient alone */
 void pool_products(Arguments a) {
-    int64_t threads = a[0], number = a[3], edges = a[4], C = a[5], pools = a[6], plain = a[7], kinds = pools + plain;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t part = 0; part < number; part++) {
-        float *parts = FLOATS(14) + part * edges * (kinds + 1) * C;
-        memset(parts, 0, edges * (kinds + 1) * C * 4);
-        for (int64_t p = a[1] * part / number * a[2]; p < a[1] * (part + 1) / number * a[2]; p++)
+    int64_t threads = NEXT, images = NEXT, pixels = NEXT, count = NEXT, edges = NEXT, channels = NEXT, pools = NEXT;
+    int64_t has_plain = NEXT, size = edges * (pools + has_plain + 1) * channels;
+    const float *gradient = FLOATS;
+    int64_t gradient_row = NEXT;
+    const float *maps = FLOATS;
+    int64_t maps_row = NEXT;
+    const float *plain = FLOATS;
+    int64_t plain_row = NEXT;
+    float *parts = FLOATS;
+    EACH_PART
+    for (int64_t part = 0; part < count; part++) {
+        memset(parts + part * size, 0, size * 4);
+        for (int64_t p = begin(part, count, images) * pixels; p < begin(part + 1, count, images) * pixels; p++)
             for (int64_t edge = 0; edge < edges; edge++)
-                for (int64_t c = 0; c < C; c += VL) {
-                    vec own = LOAD(FLOATS(8) + p * a[9] + edge * C + c);
-                    float *sums = parts + edge * (kinds + 1) * C + c;
-                    for (int64_t pool = 0; pool < pools; pool++, sums += C)
-                        STORE(sums, LOAD(sums) + own * LOAD(FLOATS(10) + p * a[11] + pool * C + c));
-                    if (plain) STORE(sums, LOAD(sums) + own * LOAD(FLOATS(12) + p * a[13] + c));
-                    STORE(sums + plain * C, LOAD(sums + plain * C) + own);
+                for (int64_t c = 0; c < channels; c += VL) {
+                    vec own = LOAD(gradient + p * gradient_row + edge * channels + c);
+                    float *sums = parts + part * size + edge * (pools + has_plain + 1) * channels + c;
+                    for (int64_t k = 0; k < pools; k++, sums += channels)
+                        STORE(sums, LOAD(sums) + own * LOAD(maps + p * maps_row + k * channels + c));
+                    if (has_plain) STORE(sums, LOAD(sums) + own * LOAD(plain + p * plain_row + c));
+                    sums += has_plain * channels;
+                    STORE(sums, LOAD(sums) + own);
                 }
     }
 }
 
-/* edges, channels, pools, columns (2), the plain map's column or -1, whether they are normed, pixels; parts, their
-   sums; mixture, step, its gradient; statistics; factors and constants of the maps in their own gradient */
+/* Of the mixture; by what factor and constant a pool's map is in its own gradient */
 void fold_pools_gradient(Arguments a) {
-    int64_t edges = a[0], C = a[1], pools = a[2], kinds = pools + (a[5] >= 0), row = pools * C;
-    int64_t size = edges * (kinds + 1) * C;
-    float sums[size], n = a[7];
-    add_parts(sums, FLOATS(9), a[8], size, size);
+    int64_t edges = NEXT, channels = NEXT, pools = NEXT, column = NEXT, other_column = NEXT, plain = NEXT, normed = NEXT;
+    const float n = NEXT;
+    int64_t count = NEXT, kinds = pools + (plain >= 0), width = pools * channels, size = edges * (kinds + 1) * channels;
+    const float *parts = FLOATS, *mixture = FLOATS;
+    int64_t step = NEXT;
+    float *of_mixture = FLOATS;
+    const float *statistics = FLOATS;
+    float *factors = FLOATS, *constants = FLOATS, sums[size];
+    add_parts(sums, parts, count, size, size);
+    const int64_t columns[2] = {column, other_column};
     for (int64_t kind = 0; kind < kinds; kind++) {
-        int64_t column = kind == pools ? a[5] : a[3 + kind];
-        float for_column[edges];
-        memset(for_column, 0, sizeof for_column);
-        for (int64_t c = 0; c < C; c++) {
-            float mean = kind == pools ? 0 : FLOATS(13)[kind * C + c], dr = 0, dm = 0;
-            float r = kind == pools ? 1 : FLOATS(13)[2 * row + kind * C + c];
+        int64_t own_column = kind == pools ? plain : columns[kind];
+        float of_column[edges];
+        memset(of_column, 0, sizeof of_column);
+        for (int64_t c = 0; c < channels; c++) {
+            float mean = kind == pools ? 0 : statistics[kind * channels + c], dr = 0, dm = 0;
+            float r = kind == pools ? 1 : statistics[2 * width + kind * channels + c];
             for (int64_t edge = 0; edge < edges; edge++) {
-                const float *own = sums + edge * (kinds + 1) * C + c;
-                float weight = FLOATS(10)[edge * a[11] + column], q = own[kind * C] - own[kinds * C] * mean;
-                for_column[edge] += q * r, dr += weight * q, dm -= weight * r * own[kinds * C];
+                const float *own = sums + edge * (kinds + 1) * channels + c, of_constant = own[kinds * channels];
+                float weight = mixture[edge * step + own_column], q = own[kind * channels] - of_constant * mean;
+                of_column[edge] += q * r, dr += weight * q, dm -= weight * r * of_constant;
             }
-            if (kind < pools) {
-                float factor = a[6] ? -r * r * r * dr / n : 0;
-                FLOATS(14)[kind * C + c] = factor, FLOATS(15)[kind * C + c] = a[6] ? dm / n - factor * mean : 0;
-            }
+            if (kind == pools) continue;
+            float factor = normed ? -r * r * r * dr / n : 0;
+            factors[kind * channels + c] = factor, constants[kind * channels + c] = normed ? dm / n - factor * mean : 0;
         }
-        for (int64_t edge = 0; edge < edges; edge++) FLOATS(12)[edge * a[11] + column] = for_column[edge];
+        for (int64_t edge = 0; edge < edges; edge++) of_mixture[edge * step + own_column] = of_column[edge];
     }
 }
 
-/* threads, pixels, edges, channels, pools, kinds, whether they are normed; gradient, row; factors; maps, row; factors
-   and constants of the maps; result */
+/* The gradient of the pools' maps */
 void pool_maps_gradient(Arguments a) {
-    int64_t threads = a[0], edges = a[2], C = a[3], pools = a[4], kinds = a[5];
+    int64_t threads = NEXT, pixels = NEXT, edges = NEXT, channels = NEXT, pools = NEXT, kinds = NEXT, normed = NEXT;
+    const float *gradient = FLOATS;
+    int64_t gradient_row = NEXT;
+    const float *factors = FLOATS, *maps = FLOATS; /* factors of the kinds in the edges' sums */
+    int64_t maps_row = NEXT;
+    const float *own_factors = FLOATS, *constants = FLOATS; /* of fold_pools_gradient */
+    float *result = FLOATS;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t p = 0; p < a[1]; p++)
+    for (int64_t p = 0; p < pixels; p++)
         for (int64_t kind = 0; kind < pools; kind++)
-            for (int64_t c = 0; c < C; c += VL) {
+            for (int64_t c = 0; c < channels; c += VL) {
                 vec total = {0};
-                int64_t own = kind * C + c;
-                if (a[6]) total = LOAD(FLOATS(12) + own) * LOAD(FLOATS(10) + p * a[11] + own) + LOAD(FLOATS(13) + own);
+                int64_t k = kind * channels + c;
+                if (normed) total = LOAD(own_factors + k) * LOAD(maps + p * maps_row + k) + LOAD(constants + k);
                 for (int64_t edge = 0; edge < edges; edge++)
-                    total += LOAD(FLOATS(9) + (edge * kinds + kind) * C + c) * LOAD(FLOATS(7) + p * a[8] + edge * C + c);
-                STORE(FLOATS(14) + p * pools * C + own, total);
+                    total += LOAD(factors + (edge * kinds + kind) * channels + c) *
+                             LOAD(gradient + p * gradient_row + edge * channels + c);
+                STORE(result + p * pools * channels + k, total);
             }
 }
 
-/* threads, images, H, W, OH, OW, channels, side, stride, edges, pools, which are maxima, whether the plain map is
-   there; maps' gradient; taps; gradient, row; factors; result */
+/* Of the pools' input, from the gradient of their maps, and from the edges' where it comes as it is (the last kind) */
 void pool_source_gradient(Arguments a) {
-    int64_t threads = a[0], H = a[2], W = a[3], OH = a[4], OW = a[5], C = a[6], side = a[7], stride = a[8];
-    int64_t edges = a[9], pools = a[10], plain = a[12], pixels = a[1] * H * W;
+    int64_t threads = NEXT, images = NEXT;
+    Window w;
+    w.H = NEXT, w.W = NEXT, w.OH = NEXT, w.OW = NEXT;
+    int64_t channels = NEXT, half;
+    w.side = NEXT, w.stride = NEXT, half = w.side / 2;
+    int64_t edges = NEXT, pools = NEXT, maxima = NEXT, has_plain = NEXT;
+    const float *of_maps = FLOATS;
+    const uint8_t *taps = (const uint8_t *)NEXT;
+    const float *gradient = FLOATS;
+    int64_t gradient_row = NEXT;
+    const float *factors = FLOATS;
+    float *to = FLOATS;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t p = 0; p < pixels; p++) {
-        int64_t b = p / (H * W), line = p / W % H, column = p % W;
-        float *result = FLOATS(18) + p * C;
-        for (int64_t c = 0; c < C; c += VL) {
+    for (int64_t p = 0; p < images * w.H * w.W; p++) {
+        int64_t b = p / (w.H * w.W), line = p / w.W % w.H, column = p % w.W;
+        float *result = to + p * channels;
+        for (int64_t c = 0; c < channels; c += VL) {
             vec total = {0};
-            for (int64_t edge = 0; plain && edge < edges; edge++)
-                total += LOAD(FLOATS(17) + (edge * (pools + 1) + pools) * C + c) *
-                         LOAD(FLOATS(15) + p * a[16] + edge * C + c);
+            for (int64_t edge = 0; has_plain && edge < edges; edge++)
+                total += LOAD(factors + (edge * (pools + 1) + pools) * channels + c) *
+                         LOAD(gradient + p * gradient_row + edge * channels + c);
             STORE(result + c, total);
         }
-        for (int64_t i = 0; pools && i < side; i++)
-            for (int64_t j = 0; j < side; j++) {
-                int64_t y = line - i + side / 2, x = column - j + side / 2; /* of the kernel's middle */
-                if (y < 0 || y % stride || y / stride >= OH || x < 0 || x % stride || x / stride >= OW) continue;
-                int64_t place = (b * OH + y / stride) * OW + x / stride;
-                int64_t high = least(y + side / 2, H - 1) - (y < side / 2 ? 0 : y - side / 2) + 1;
-                int64_t wide = least(x + side / 2, W - 1) - (x < side / 2 ? 0 : x - side / 2) + 1;
-                const uint8_t *taps = (const uint8_t *)a[14] + place * C;
+        for (int64_t i = 0; pools && i < w.side; i++)
+            for (int64_t j = 0; j < w.side; j++) {
+                int64_t y = line - i + half, x = column - j + half; /* the kernel's middle, of which this is tap i, j */
+                if (y < 0 || y % w.stride || y / w.stride >= w.OH) continue;
+                if (x < 0 || x % w.stride || x / w.stride >= w.OW) continue;
+                int64_t place = (b * w.OH + y / w.stride) * w.OW + x / w.stride;
+                int64_t high = least(y + half, w.H - 1) - (y < half ? 0 : y - half) + 1;
+                int64_t wide = least(x + half, w.W - 1) - (x < half ? 0 : x - half) + 1;
                 float part = 1 / (float)(high * wide);
                 for (int64_t kind = 0; kind < pools; kind++)
-                    for (int64_t c = 0; c < C; c += VL) {
-                        vec own = LOAD(FLOATS(13) + (place * pools + kind) * C + c);
-                        if (a[11] >> kind & 1) {
-                            ivec tap = __builtin_convertvector(*(const bytes *)(taps + c), ivec);
-                            own = (vec)((ivec)own & (tap == (int32_t)(i * side + j)));
+                    for (int64_t c = 0; c < channels; c += VL) {
+                        vec own = LOAD(of_maps + (place * pools + kind) * channels + c);
+                        if (maxima >> kind & 1) {
+                            ivec tap = __builtin_convertvector(*(const bytes *)(taps + place * channels + c), ivec);
+                            own = (vec)((ivec)own & (tap == (int32_t)(i * w.side + j)));
                         } else own *= part;
                         STORE(result + c, LOAD(result + c) + own);
                     }

@@ -112,8 +112,8 @@ def _forward(
     terms = [Term((halved or [image])[0], _grouped(matrix, groups))]
     changes = operators.Changes(rectified=not plan.halves)
     y = operators.combined(terms, [], groups, outer, changes=changes)
-    parts = operators.channel_sums(y, y)
-    factors, constants, statistics = operators.norm(parts, pixels_of(y), (scale, shift), running, plan.norm)
+    pixels_of(y)
+    factors, constants, statistics = operators.norm(y, (scale, shift), running, plan.norm)
     z = operators.combined([], [constants], 1, len(scale), Diagonal(None, y, factors))
     return [z, y, statistics, *halved]
 
@@ -130,8 +130,7 @@ def _backward(
     """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted."""
     halves, wanted = plan
     groups, inner = 2 if halves else 1, matrix.shape[1]
-    parts = operators.channel_sums(gradient, y)
-    of_scale, of_shift, factors, constants = operators.norm_gradient(parts, pixels_of(y), scale, statistics)
+    of_scale, of_shift, factors, constants = operators.norm_gradient(gradient, y, scale, statistics)
     of_y = operators.combined([], [constants], 1, len(scale), Diagonal(gradient, y, factors))
     products = operators.parts(of_y, halved[0] if halves else image, groups, rectified=not halves)
     of_matrix = operators.sum_parts(products, matrix.numel())
