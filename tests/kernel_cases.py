@@ -23,7 +23,7 @@ from darts.models.fused.source import Source
 from darts.models.kernels import depthwise, depthwise_gradients, operators, products
 from darts.models.kernels.combine import mapped
 from darts.models.kernels.fold import folded, move
-from darts.models.kernels.types import Diagonal, Kernels, Scales, Term
+from darts.models.kernels.types import MAXIMUM, Diagonal, Kernels, Scales, Term
 from darts.models.mixture import MixtureWeights
 from darts.models.operations import search_operation
 from darts.runtime.device import convolutions
@@ -282,6 +282,17 @@ def launched_case(
     return errors
 
 
+def least_numbers_case(own: Any) -> Errors:
+    """The gradient of a maximum of nothing but minus infinity goes to a pixel that is there, the first."""
+    image = torch.full((1, 4, 3, 3), float("-inf")).contiguous(memory_format=torch.channels_last)
+    leaf = image.double().requires_grad_()
+    F.max_pool2d(leaf, 3, 1, 1).sum().backward()
+    found = own.pooled(image, [MAXIMUM], 3, 1)
+    gradient, factors = torch.ones_like(image), torch.ones(1, 1, 4)
+    geometry = [MAXIMUM], (3, 3), False, 3, 1
+    return {"gradient": error(own.pool_source_gradient(gradient, found.taps, gradient, factors, *geometry), leaf.grad)}
+
+
 def _learnt(module: torch.nn.Module, name: str) -> Tensor:
     """A parameter's gradient, or a buffer; these are 0, or nearly, and 1 is added."""
     found = dict(module.named_parameters()).get(name)
@@ -404,6 +415,7 @@ def cases() -> Iterator[tuple[str, Case]]:
     ]:  # fmt: skip
         name = f"launched, {len(names)} candidates, {edges} edges, {channels} channels, stride {stride}, {sides}"
         yield name, lambda a=(names, edges, channels, stride, sides, normed): by_kernels()(launched_case)(*a)
+    yield "pooled, minus infinity", lambda: least_numbers_case(operators)
     yield "supernet", supernet_case
     for edges, channels in [(1, 4), (5, 16)]:
         yield f"move, {edges} x {channels}", lambda a=(edges, channels): move_case(*a)

@@ -136,6 +136,79 @@ def test_not_a_number_goes_on(name):
         assert own(image.nan_to_num(), torch.ones(1, 1)).isnan().any()
 
 
+def test_a_maximum_of_minus_infinities_is_a_pixel_that_is_there():
+    from darts.models.compiled import operators
+
+    require_small(cases.least_numbers_case(operators))
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_a_large_mean_does_not_cost_a_variance_its_precision(kind):
+    torch.manual_seed(0)
+    part = cases.source_of((kind,), 1, 8, 1, True)
+    image = (torch.randn(8, 8, 16, 16) + 100).contiguous(memory_format=torch.channels_last)
+    pool = cases.operations_of((kind,), 1, 8, 1, True)[0][0].double()
+    assert part.is_by_hand(image)
+    assert cases.error(part(image, torch.ones(1, 1)), pool(image.double())) <= 2e-4
+
+
+def test_more_constants_than_one_call_takes():
+    from darts.models.compiled import operators
+
+    torch.manual_seed(0)
+    image = torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    matrices, constants = torch.randn(6, 1, 1, 4, 4), torch.randn(9, 1, 4)
+    terms = [cases.Term(image, matrix) for matrix in matrices]
+    found = operators.combined(terms, list(constants), 1, 4, added=image, rectify=True)
+    total = torch.einsum("bihw,koi->bohw", image, matrices[:, 0, 0]) + constants.sum((0, 1))[:, None, None] + image
+    torch.testing.assert_close(found, total.relu(), rtol=1e-5, atol=1e-5)
+    few = operators.combined(terms[:4], list(constants[:5]), 1, 4)
+    total = torch.einsum("bihw,koi->bohw", image, matrices[:4, 0, 0]) + constants[:5].sum((0, 1))[:, None, None]
+    torch.testing.assert_close(few, total, rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused_before_c_sees_it():
+    part, image = cases.source_of(WHOLE, 2, 8, 1, True), torch.randn(2, 8, 5, 5)
+    mixture = torch.ones(2, len(WHOLE))
+    for wrong in (mixture[:1], mixture[:, :3]):
+        with pytest.raises(ValueError, match="2 edges and at least 8 candidates is due; got"):
+            part(image, wrong)
+    for wrong in (torch.zeros(2, 16, 4, 5), torch.zeros(1, 16, 5, 5)):
+        with pytest.raises(ValueError, match="no sum of maps of"):
+            part(image, mixture, wrong)
+    for kind in (torch.float64, torch.bfloat16):
+        with pytest.raises(TypeError, match=f"take float32 on the CPU; got {kind} on cpu"):
+            part(image, mixture.to(kind))
+        with pytest.raises(TypeError, match=f"take float32 on the CPU; got {kind} on cpu"):
+            cases.source_of(WHOLE, 2, 8, 1, True).to(kind)(image, mixture)
+    with pytest.raises(TypeError, match="on meta"):
+        cases.source_of(WHOLE, 2, 8, 1, True).to("meta")(image, mixture)
+
+
+def test_fake_tensors_are_left_to_pytorch():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        part, image = cases.source_of(CONVOLUTIONS, 1, 8, 1, True), torch.randn(2, 8, 5, 5)
+        assert library_for(image) is None
+        assert part(image, torch.ones(1, 4)).shape == (2, 8, 5, 5)
+
+
+def test_the_default_type_of_numbers_does_not_matter():
+    torch.manual_seed(0)
+    found, part = [], cases.source_of(WHOLE, 1, 8, 1, True)
+    for kind in (torch.float32, torch.float64):
+        image = torch.linspace(-1, 1, 400, dtype=torch.float32).view(2, 8, 5, 5).requires_grad_()
+        part.zero_grad()
+        torch.set_default_dtype(kind)
+        try:
+            part(image, torch.ones(1, len(WHOLE), dtype=torch.float32)).square().sum().backward()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        found.append([image.grad, *(weight.grad.clone() for weight in part.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_matrices_may_lie_in_any_way():
     part, image = cases.source_of(CONVOLUTIONS, 2, 8, 1, True), torch.randn(2, 8, 5, 5)
     expected = part(image, torch.ones(2, 4))
@@ -149,6 +222,10 @@ def test_a_single_pixel_has_no_variance():
     part = cases.source_of(CONVOLUTIONS, 2, 8, 1, True)
     with pytest.raises(ValueError, match=r"more than one pixel; got maps of \(1, 32, 1, 1\)"):
         part(torch.zeros(1, 8, 1, 1), torch.ones(2, 4))
+    for names in ((POOLS[0],), ("skip_connect", "sep_conv_3x3")):
+        part = cases.source_of(names, 1, 8, 2, True)
+        with pytest.raises(ValueError, match="a batch norm is trained by more than one pixel; got one"):
+            part(torch.zeros(1, 8, 2, 2), torch.ones(1, len(names)))
 
 
 SCRIPT = """
@@ -187,6 +264,63 @@ def test_kernels_are_compiled_once_and_kept(tmp_path):
 def test_a_cache_that_cannot_be_written_is_not_used(tmp_path):
     (tmp_path / "file").write_text("")
     assert told(tmp_path / "file").startswith("True ")
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "changed", "anybody's"])
+def test_damaged_kernels_are_compiled_again(damage, tmp_path):
+    assert told(tmp_path).startswith("True ")
+    (file,) = (tmp_path / "darts-nas").iterdir()
+    whole = file.read_bytes()
+    if damage == "anybody's":
+        file.chmod(0o777)
+    else:
+        other = {"cut": whole[:4096], "emptied": b"", "changed": whole[:9000] + b"?" + whole[9001:]}[damage]
+        file.write_bytes(other)
+    assert told(tmp_path).startswith("True ")
+    (file,) = (tmp_path / "darts-nas").iterdir()
+    assert len(file.read_bytes()) == len(whole) and file.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_compiler_with_arguments_and_one_that_is_not_there(tmp_path):
+    gcc = shutil.which("gcc") or shutil.which("cc")
+    assert told(tmp_path, CC=f"{Path(gcc).name} -O2").startswith("True ")
+    assert told(tmp_path, CC="gcc-99") == f"False PyTorch\n{library.WITHOUT}: there is no C compiler gcc-99 (CC)\n"
+
+
+@pytest.mark.parametrize("says", ["", r"\344"], ids=["nothing", "not UTF-8"])
+def test_a_compiler_may_say_anything_of_itself(says, tmp_path):
+    own = tmp_path / "mine"
+    gcc = shutil.which("gcc") or shutil.which("cc")
+    own.write_text(f"#!/bin/sh\nif [ $1 = --version ]; then printf '{says}'; exit; fi\nexec {gcc} \"$@\"\n")
+    own.chmod(0o755)
+    assert told(tmp_path, CC=str(own)).startswith("True ")
+
+
+def test_narrower_vectors_that_do_not_compile_leave_their_maps_to_pytorch(monkeypatch):
+    load = library.load
+
+    def own(lanes):
+        if lanes == 4:
+            raise OSError("no such vectors")
+        return load(lanes)
+
+    monkeypatch.setattr(library, "load", own)
+    library._loads.cache_clear()
+    library._lanes_of.cache_clear()
+    assert library.lanes_of(20) is None and library_for(torch.zeros(2, 20, 3, 3)) is None
+    library._loads.cache_clear()
+    library._lanes_of.cache_clear()
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert library._cache() is None
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(ROOT / "tests"))
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    assert library._cache() == ROOT / "tests" / ".cache" / "darts-nas"
 
 
 @pytest.mark.slow(60)

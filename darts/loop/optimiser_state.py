@@ -10,7 +10,8 @@ from torch import Tensor
 
 from darts.runtime.schema import Row, Schema, SchemaError, by_example, like_tensor
 
-MEANS = {"fused": None, "foreach": None, "capturable": False}  # how an optimiser computes, and what a checkpoint says of it
+# how an optimiser computes, and what a checkpoint says of it
+MEANS = {"fused": None, "foreach": None, "capturable": False}
 
 
 def optimiser_state_dict(optimiser: torch.optim.Optimizer) -> dict[str, Any]:

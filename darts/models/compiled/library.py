@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("source.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 SECONDS = 120  # that a compiler may take
+WITHOUT = "the fused supernet is computed by PyTorch's operators"
+DIGEST = hashlib.sha256().digest_size
 LANES = (16, 8, 4)  # floats of a vector
 
 
@@ -30,14 +36,21 @@ class _State:
 
 
 @functools.cache
-def compiler() -> str | None:
-    """The C compiler: what the environment variable CC names, else gcc or cc; None where there is none.
+def compiler() -> tuple[str, ...] | None:
+    """The C compiler: what the environment variable CC says, with arguments if any, else gcc or cc; None without one.
 
     CC=none switches this off.
     """
-    own = os.environ.get("CC")
-    names = (own,) if own else ("gcc", "cc")
-    return next((found for name in names if (found := shutil.which(name))), None)
+    own = os.environ.get("CC", "")
+    if own == "none":
+        return None
+    for name in (own, *own.split()[:1]) if own else ("gcc", "cc"):
+        found = shutil.which(name)
+        if found:
+            return found, *(own.split()[1:] if name != own else [])
+    if own:
+        log.info("%s: there is no C compiler %s (CC)", WITHOUT, own)
+    return None
 
 
 def available() -> bool:
@@ -67,16 +80,35 @@ def lanes_of(channels: int) -> int | None:
 
 @functools.cache
 def _lanes_of(channels: int, most: int) -> int | None:
-    return next((lanes for lanes in LANES if lanes <= most and channels % lanes == 0), None)
+    found = next((lanes for lanes in LANES if lanes <= most and channels % lanes == 0), None)
+    return found if found is not None and _loads(found) else None
 
 
 @functools.cache
 def load(lanes: int) -> ctypes.CDLL:
     """The kernels for vectors of so many floats. Raises `OSError` where they do not compile."""
-    file = _folder() / f"source-{_identity(lanes)}.so"
-    if not file.exists():
-        _compile(file, lanes)
+    name = f"source-{_identity(lanes)}.so"
+    kept = _cache()
+    if kept is not None and _is_whole(kept / name):
+        return ctypes.CDLL(str(kept / name))
+    file = (kept if kept is not None and os.access(kept, os.W_OK) else _temporary()) / name
+    _compile(file, lanes)
     return ctypes.CDLL(str(file))
+
+
+@functools.cache
+def _loads(lanes: int) -> bool:
+    """Whether there are such kernels; a line says why not."""
+    try:
+        load(lanes)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("%s: %s", WITHOUT, _first_line(error))
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @functools.cache
@@ -86,16 +118,18 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
     if own is None or platform.system() != "Linux":
         return None, "PyTorch"
     try:
-        return load(widest()), _version(own).splitlines()[0]
+        version = _version(own)
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("the fused supernet is computed by PyTorch's operators: %s", str(error).splitlines()[0])
+        log.info("%s: %s", WITHOUT, _first_line(error))
         return None, "PyTorch"
+    return (load(widest()), version.splitlines()[0]) if _loads(widest()) else (None, "PyTorch")
 
 
 @functools.cache
-def _version(own: str) -> str:
-    """What a compiler says of itself."""
-    return subprocess.run([own, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+def _version(own: tuple[str, ...]) -> str:
+    """What a compiler says of itself, or its name."""
+    done = subprocess.run([*own, "--version"], capture_output=True, check=True, timeout=SECONDS)
+    return done.stdout.decode(errors="replace").strip() or own[0]
 
 
 @functools.cache
@@ -104,7 +138,7 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
+        return f"{platform.machine()} of {platform.node()}"
     told = [line for line in lines if line.split(":")[0].strip() in ("flags", "Features", "model name", "CPU part")]
     return f"{platform.machine()} {sorted(set(told))}"
 
@@ -119,34 +153,59 @@ def widest() -> int:
 
 
 def _identity(lanes: int) -> str:
-    version = _version(str(compiler())).encode()
+    version = _version(cast(Any, compiler())).encode()
     whole = SOURCE.read_bytes(), version, _processor().encode(), str((FLAGS, lanes)).encode()
     return hashlib.sha256(b"\0".join(whole)).hexdigest()[:16]
 
 
-def _folder() -> Path:
-    """Where compiled kernels are kept: the user's cache, else a folder of this process."""
-    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darts-nas"
+def _cache() -> Path | None:
+    """Where the user's compiled kernels are kept; None where there is no such place."""
+    own = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        own.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return _temporary()
-    return own if os.access(own, os.W_OK) else _temporary()
+        folder = (own if own.is_absolute() else Path.home() / ".cache") / "darts-nas"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # the latter: this user has no home
+        return None
+    return folder
 
 
 @functools.cache
 def _temporary() -> Path:
-    return Path(tempfile.mkdtemp(prefix="darts-nas-"))
+    """A folder of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="darts-nas-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether kernels are there that only this user can have written, with the digest of them at their end."""
+    try:
+        found, content = file.stat(), file.read_bytes()
+    except OSError:
+        return False
+    mine = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return mine and hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
 
 
 def _compile(file: Path, lanes: int) -> None:
+    """Write kernels and their digest, which a library may end with, at once."""
+    own = cast(Any, compiler())
     wide = ["-mprefer-vector-width=512"] if lanes == 16 and platform.machine() == "x86_64" else []
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        whole = Path(folder) / file.name
-        command = [str(compiler()), *FLAGS, *wide, f"-DVL={lanes}", str(SOURCE), "-o", str(whole), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-        if done.returncode:
-            raise OSError(
-                f"{compiler()} does not compile {SOURCE.name}: {(done.stderr.strip() or 'no reason').splitlines()[0]}"
-            )
-        whole.replace(file)
+        made = Path(folder) / file.name
+        command = [*own, *FLAGS, *wide, f"-DVL={lanes}", str(SOURCE), "-o", str(made), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            raise OSError(f"{shlex.join(own)} has not compiled {SOURCE.name} in {SECONDS} seconds") from None
+        if done.returncode or not made.exists():
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            reason = next((line for line in lines if "error" in line), *lines[:1] or ["it gives no reason"])
+            raise OSError(f"{shlex.join(own)} does not compile {SOURCE.name}: {reason}")
+        with made.open("r+b") as library:
+            digest = hashlib.sha256(library.read()).digest()
+            library.write(digest)
+            library.flush()
+            os.fsync(library.fileno())
+        made.chmod(0o700)
+        made.replace(file)

@@ -32,6 +32,7 @@ from darts.models.kernels.types import (
     Term,
 )
 
+TYPES = torch.float32, torch.int64, torch.uint8  # the latter two: counts of batches, and taps of pools
 MOST_PARTS = 16  # that images are divided into, which as many threads may sum
 MOST_TERMS = 4
 WORTH_THREADS = 1 << 15  # numbers of a map that more than one thread is used for: fewer take 10 microseconds or so
@@ -65,6 +66,8 @@ class _Call:
         if tensor is None:
             self.arguments.append(0)
             return
+        if tensor.dtype not in TYPES or tensor.device.type != "cpu":
+            raise TypeError(f"C kernels take float32 on the CPU; got {tensor.dtype} on {tensor.device}")
         self.tensors.append(tensor)
         self.places.append(len(self.arguments))
         self.arguments.append(tensor.data_ptr())
@@ -122,11 +125,13 @@ def combined(
     """The sum of all terms and of constants (any number for each group and channel), plus another map; then ReLU."""
     changes = changes or Changes()
     pools, plain, factors = diagonal or (None, None, None)
-    images = [term.image for term in terms]
-    like = next(image for image in (*images, pools, plain, added) if image is not None)
+    images = [image for image in (*(term.image for term in terms), pools, plain, added) if image is not None]
+    like = images[0]
+    if any(len(image) != len(like) or image.shape[2:] != like.shape[2:] for image in images):
+        raise ValueError(f"no sum of maps of {' and '.join(str(tuple(image.shape)) for image in images)}")
     if len(terms) > MOST_TERMS or len(constants) > MOST_TERMS:
-        half = combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, added)
-        return combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, half, rectify)
+        half = combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, added)
+        return combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, half, rectify)
     lanes = math.gcd(outer, terms[0].matrices.shape[3]) if changes.rectified else outer
     result, call = new_map(like, groups * outer), _Call("combined", lanes)
     call.numbers(len(result), result.shape[2] * result.shape[3], groups, outer, rectify)
@@ -230,7 +235,7 @@ def norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch norm as factors (1, 1, C) and constants (C,) of its map, and its mean and r, (2, C), for the gradient.
 
-    `affine`: scale and shift; `running`: mean, variance and count, which move; `numbers`: whether they do, eps, momentum.
+    `affine`: scale and shift; `running`: mean, variance and count; `numbers`: whether they move, eps, momentum.
     """
     parts, channels = channel_moments(image), image.shape[1]
     statistics, factors, constants = (parts.new_empty(shape) for shape in ((2, channels), (1, 1, channels), channels))
@@ -249,7 +254,7 @@ def norm(
 def norm_gradient(
     gradient: Tensor, image: Tensor, scale: Tensor, statistics: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of scale and shift; factors (1, 2, C) of the result's gradient and of the map, and constants (C,), of the map's."""
+    """Of scale and shift; and the map's as factors (1, 2, C) of the result's and of the map, and constants (C,)."""
     parts, pixels = channel_sums(gradient, image, statistics[0]), image.numel() // image.shape[1]
     of_scale, of_shift, constants = (torch.empty_like(scale) for _ in range(3))
     factors, call = scale.new_empty((1, 2, len(scale))), _Call("norm_gradient", len(scale))
@@ -340,7 +345,7 @@ def kernel_gradients(
 ) -> Kernels:
     """What the gradient of `measured` makes of the kernels."""
     groups, channels = kernels.groups, kernels.first.shape[1]
-    found = [torch.empty(kernel.shape) for kernel in kernels if kernel is not None]
+    found = [gradient.new_empty(kernel.shape) for kernel in kernels if kernel is not None]
     call = _Call("kernel_gradients", channels)
     call.numbers(len(image), _parts(image), *image.shape[2:], *gradient.shape[2:], *steps, rectify)
     call.numbers(*kernels.sides, len(found), groups, channels)
@@ -479,7 +484,7 @@ def fold_pools_gradient(
     mixture: Tensor, kinds: Kinds, parts: Tensor, statistics: Tensor, pixels: int, normed: bool, for_mixture: Tensor
 ) -> tuple[Tensor, Tensor]:
     """By what factor and constant, (P, C), a pool's map is in its own gradient; the mixture's is written."""
-    linear, constants = torch.empty(statistics.shape[1:]), torch.empty(statistics.shape[1:])
+    linear, constants = (statistics.new_empty(statistics.shape[1:]) for _ in range(2))
     call = _Call("fold_pools_gradient", statistics.shape[2])
     call.arguments = [len(mixture), statistics.shape[2]]
     _add_kinds(call, kinds)

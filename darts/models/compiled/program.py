@@ -46,8 +46,9 @@ class Program:
     def __init__(
         self, function: Callable[..., Sequence[Tensor]], plan: Hashable, tensors: Sequence[Tensor | None]
     ) -> None:
-        given = [None if t is None else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in tensors]
-        tracing.calls = calls = []
+        given = [None if t is None else _like(t.shape, t.stride(), t.dtype) for t in tensors]
+        calls: list[Any] = []
+        tracing.calls = calls
         try:
             with _NothingElse():
                 results = function(plan, *given)
@@ -71,8 +72,8 @@ class Program:
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """The results, of tensors of the same layouts."""
-        results = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in self.layouts]
-        between = torch.empty(self.between, dtype=torch.uint8)
+        results = [_like(*layout) for layout in self.layouts]
+        between = torch.empty(self.between, dtype=torch.uint8, device="cpu")
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*tensors, *results, between)]
         self.run(self.code, (ctypes.c_int64 * len(addresses))(*addresses))
         return results
@@ -102,6 +103,10 @@ class _Places:
             self.distances[memory] = self.bytes
             self.bytes += -(-tensor.untyped_storage().nbytes() // ALIGNMENT) * ALIGNMENT
         return self.number, self.distances[memory] + tensor.data_ptr() - memory
+
+
+def _like(shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype, device="cpu")
 
 
 def _memory(tensor: Tensor) -> int:

@@ -82,7 +82,11 @@ def mixed(source: Source, image: Tensor, mixture: Tensor, extra: Operand | None,
     """What `source` sends from `image` (batch, C, H, W) to its K nodes, (batch, K C, H', W').
 
     `extra`: a map that all edges share, with a matrix for each; `added`: a map that is added to the sum.
+    Raises `ValueError` for a mixture of other edges or candidates, or maps that do not fit.
     """
+    if len(mixture) != source.edges or mixture.shape[1] <= source.last_column:
+        due = f"{source.edges} edges and at least {source.last_column + 1} candidates"
+        raise ValueError(f"a mixture of {due} is due; got {tuple(mixture.shape)}")
     plan = plan_of(source, image)
     weights = [
         tensor

@@ -105,7 +105,12 @@ class RunningStatistics(nn.Module):
         return self.training and self.track_running_stats
 
     def update(self, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> None:
-        """Move by a batch's mean and (biased) variance; both (K, C), or (C) for all alike."""
+        """Move by a batch's mean and (biased) variance; both (K, C), or (C) for all alike.
+
+        Raises `ValueError` for a single pixel, which has no variance.
+        """
+        if self.moves and isinstance(pixels, int) and pixels == 1:
+            raise ValueError("a batch norm is trained by more than one pixel; got one")
         if self.moves and convolutions.kernels and mean.is_cuda and mean.dim() == 1 and isinstance(pixels, int):
             from darts.models.kernels.fold import move
 

@@ -342,7 +342,10 @@ def _joined(images: Sequence[Tensor], shared: int) -> list[Tensor]:
 def refuse_second_derivatives() -> None:
     """For a gradient by hand: `RuntimeError` where the caller of its backward pass asked for create_graph."""
     if torch.is_grad_enabled():
-        raise RuntimeError("the fused supernet has first derivatives only; second ones need engine=reference")
+        raise RuntimeError(
+            "gradients by hand are first derivatives only; second ones need engine=reference, "
+            "or of a found network that train_by_hand() is not called"
+        )
 
 
 def _pixels(image: Tensor, groups: int) -> Tensor:

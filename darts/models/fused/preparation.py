@@ -62,7 +62,8 @@ def layers_of(module: nn.Module) -> Layers | None:
 
 def _is_plain(layers: Layers) -> bool:
     norm, widths = layers.norm, {conv.out_channels for conv in layers.convolutions}
-    normed = type(norm) is nn.BatchNorm2d and norm.affine and norm.running_mean is not None and norm.momentum is not None
+    tracked = norm.running_mean is not None and norm.momentum is not None
+    normed = type(norm) is nn.BatchNorm2d and norm.affine and tracked
     return normed and len(widths) == 1 and all(_is_matrix(conv) for conv in layers.convolutions)
 
 
@@ -72,9 +73,10 @@ def _is_matrix(conv: nn.Conv2d) -> bool:
 
 def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
     """The result by the batch's statistics, which move the running ones; None where the modules are to compute."""
-    outer, norm = layers.convolutions[0].out_channels, layers.norm
-    served = image.device.type == "cpu" and library_for(image[:, :1].expand(-1, outer, -1, -1)) is operators
-    if not served or not norm.training or lanes_of(image.shape[1]) is None:
+    conv, norm = layers.convolutions[0], layers.norm
+    if library_for(image, conv.out_channels) is not operators or not norm.training:
+        return None
+    if lanes_of(conv.in_channels) is None or image.shape[1] != conv.in_channels:
         return None
     matrices = [conv.weight.contiguous() for conv in layers.convolutions]
     matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
@@ -86,12 +88,12 @@ def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
 class _Prepared(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, matrix: Tensor, scale: Tensor, shift: Tensor
+        ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, matrix: Tensor, *affine: Tensor
     ) -> Tensor:
         image = rows(image).map
-        result, *made = program.run(_forward, plan, image, matrix, scale, shift, *running)
+        result, *made = program.run(_forward, plan, image, matrix, *affine, *running)
         ctx.plan = plan
-        ctx.save_for_backward(image, matrix, scale, *made)
+        ctx.save_for_backward(image, matrix, affine[0], *made)
         return result
 
     @staticmethod
@@ -103,10 +105,12 @@ class _Prepared(torch.autograd.Function):
         return None, None, for_image, *found
 
 
-def _forward(
-    plan: Plan, image: Tensor, matrix: Tensor, scale: Tensor, shift: Tensor, *running: Tensor
-) -> list[Tensor]:
-    """z, y, the batch norm's mean and r, and the pixels that count where the resolution is halved."""
+def _forward(plan: Plan, image: Tensor, matrix: Tensor, *others: Tensor) -> list[Tensor]:
+    """z, y, the batch norm's mean and r, and the pixels that count where the resolution is halved.
+
+    `others`: g, h, and the running mean, variance and count of batches.
+    """
+    scale, shift, *running = others
     halved = [operators.every_second(image)] if plan.halves else []
     groups, outer = (2, len(scale) // 2) if plan.halves else (1, len(scale))
     terms = [Term((halved or [image])[0], _grouped(matrix, groups))]
@@ -123,12 +127,9 @@ def _grouped(matrix: Tensor, groups: int) -> Tensor:
     return matrix.view(groups, 1, -1, matrix.shape[1])
 
 
-def _backward(
-    plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: Tensor, scale: Tensor, y: Tensor,
-    statistics: Tensor, *halved: Tensor,
-) -> list[Tensor]:  # fmt: skip
-    """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted."""
-    halves, wanted = plan
+def _backward(plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: Tensor, *kept: Tensor) -> list[Tensor]:
+    """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted; `kept`: g and made."""
+    (halves, wanted), (scale, y, statistics, *halved) = plan, kept
     groups, inner = 2 if halves else 1, matrix.shape[1]
     of_scale, of_shift, factors, constants = operators.norm_gradient(gradient, y, scale, statistics)
     of_y = operators.combined([], [constants], 1, len(scale), Diagonal(gradient, y, factors))

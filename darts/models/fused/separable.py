@@ -1,10 +1,11 @@
-"""A found cell's depthwise-separable convolutions in training, on a CPU, by the operators and the algebra of by_hand.py.
+"""A found cell's depthwise-separable convolutions in training, on a CPU: the operators and algebra of by_hand.py.
 
 A block is ReLU, depthwise convolution, 1x1 convolution P and batch norm with scale g and shift h, one or two of them in
-an operation. With d the depthwise map and its moments as in folding.py, batch norm of P d is W d + b, with W = g r P and
-b = h - g r P m: of the maps of a block only d is made, and its sums give mean and variance. What drop-path multiplies
-each image by, and the sum of a node's edges so far, are taken in while the last map is written. The results are the
-modules', but for rounding.
+an operation. With d the depthwise map and its moments as in folding.py, batch norm of P d is W d + b, with W = g r P
+and b = h - g r P m: of the maps of a block only d is made, and its sums give mean and variance. What drop-path
+multiplies each image by, and the sum of a node's edges so far, are taken in while the last map is written. The results
+are the modules', but for rounding (the variance, E d d' - m m', loses precision where a mean is many standard
+deviations), and hooks of the layers are not called.
 
 Forward and backward are one call of C each (compiled/program.py). On a GPU the modules compute: there these operators
 would be 500 launches more for the published network, and a twentieth fewer bytes.
@@ -99,14 +100,23 @@ def separated(
 
     `factors`: what each image of it is multiplied by, (batch,); `added`: another map, which is added then.
     """
-    served = image.device.type == "cpu" and library_for(image) is operators
-    if not served or not all(block.norm.training for block in blocks):
+    if library_for(image) is not operators or not all(block.norm.training for block in blocks):
+        return None
+    if not _fits(blocks, image, factors, added):
         return None
     plans = tuple(block.plan for block in blocks)
     weights = [weight for block in blocks for weight in block.weights]
     running = [buffer for block in blocks for buffer in block.running]
     result: Tensor = _Separated.apply(plans, running, image, factors, added, *weights)
     return result
+
+
+def _fits(blocks: Sequence[Layers], image: Tensor, factors: Tensor | None, added: Tensor | None) -> bool:
+    """Whether all tensors have the shapes that they must have; the modules say what is wrong."""
+    channels, stride = blocks[0].depthwise.in_channels, blocks[0].depthwise.stride[0]
+    shape = len(image), channels, -(-image.shape[2] // stride), -(-image.shape[3] // stride)
+    has_factors = factors is None or factors.shape == (len(image),)
+    return image.shape[1] == channels and has_factors and (added is None or added.shape == shape)
 
 
 class _Separated(torch.autograd.Function):
@@ -150,7 +160,8 @@ def _forward(
             break
         image = operators.combined(terms, [found.b], 1, len(kernel), rectify=True)
         made.append(image)
-    return [operators.combined(terms, [found.b], 1, len(kernel), added=added, changes=operators.Changes(by_image=factors)), *made]
+    changes = operators.Changes(by_image=factors)
+    return [operators.combined(terms, [found.b], 1, len(kernel), added=added, changes=changes), *made]
 
 
 def _backward(

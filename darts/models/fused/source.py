@@ -254,6 +254,7 @@ class Source(nn.Module):
 
     def __init__(self, operations: Operations) -> None:
         super().__init__()
+        self.edges, self.last_column = len(operations), max(operations[0])
         self.stride = 1  # known from `none`, and asked for where there is nothing else
         self.shared, self.dense, self.unfused = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         families: dict[Any, list[int]] = {}

@@ -41,7 +41,7 @@ def _pooled(
         pixel = part * each + first + tl.arange(0, PIXELS)
         column, line, picture = pixel % OW, pixel // OW % OH, pixel // (OW * OH)
         writes = (pixel < pixels)[:, None] & known[None, :]
-        largest, tap = tl.full((PIXELS, CHANNELS), float("-inf"), tl.float32), tl.zeros((PIXELS, CHANNELS), tl.int32)
+        largest, tap = tl.full((PIXELS, CHANNELS), float("-inf"), tl.float32), tl.full((PIXELS, CHANNELS), -1, tl.int32)
         together, number = tl.zeros((PIXELS, CHANNELS), tl.float32), tl.zeros((PIXELS,), tl.float32)
         for i in tl.static_range(SIDE):
             for j in tl.static_range(SIDE):
@@ -50,7 +50,8 @@ def _pooled(
                 place = ((picture * H + y) * W + x).to(tl.int64)
                 place = image + place[:, None] * image_row + channel[None, :]
                 values = tl.load(place, inside[:, None] & writes, 0.0).to(tl.float32)
-                larger = inside[:, None] & ((values > largest) | (values != values))  # the first of equals, and nan
+                larger = (values > largest) | (values != values) | (tap < 0)  # the first of equals, and nan
+                larger = larger & inside[:, None]
                 tap = tl.where(larger, i * SIDE + j, tap)
                 largest = tl.where(larger, values, largest)
                 together += values
