@@ -95,6 +95,7 @@ class TrainState(RunState):
     average: AveragedModel | None = field(init=False)
     best: dict[str, Any] | None = field(init=False, default=None)  # of the validation images: epoch, accuracy, weights
     heads_alone: bool = field(init=False, default=False)
+    trained: list[torch.nn.Parameter] = field(init=False)  # those that the gradient reaches
     optimiser: torch.optim.Optimizer = field(init=False)
     train_step: Graphed = field(init=False)
 
@@ -112,7 +113,8 @@ class TrainState(RunState):
 
     def _optimise(self) -> None:
         train_heads_alone(self.network, self.heads_alone)
-        self.optimiser = recipe_optimiser(trained_parameters(self.network), self.settings)
+        self.trained = trained_parameters(self.network)
+        self.optimiser = recipe_optimiser(self.trained, self.settings)
         self.train_step = Graphed(lambda *raw: train_step(self, RawBatch(*raw[:3]), *raw[3:]), self.settings.graphs)
 
     def train_epoch(self) -> None:
@@ -236,7 +238,7 @@ def train_step(state: TrainState, raw: RawBatch, scales: Tensor | None = None) -
     total = loss
     if auxiliary_logits is not None:
         total = loss + train.auxiliary_weight * target_loss(widened(auxiliary_logits), target, smoothing)
-    descend(state.optimiser, total, trained_parameters(state.network), state.settings.weight_optimiser.clip)
+    descend(state.optimiser, total, state.trained, state.settings.weight_optimiser.clip)
     average_statistics(state.network)
     number = len(batch.targets)
     return {

@@ -35,7 +35,7 @@ from darts.models.kernels.types import (
 TYPES = torch.float32, torch.int64, torch.uint8  # the latter two: counts of batches, and taps of pools
 MOST_PARTS = 16  # that images are divided into, which as many threads may sum
 MOST_TERMS = 4
-WORTH_THREADS = 1 << 15  # numbers of a map that more than one thread is used for: fewer take 10 microseconds or so
+WORTH_THREADS = 1 << 14  # numbers of a map that more than one thread is used for: fewer take 10 microseconds or so
 
 
 class _Tracing(threading.local):
