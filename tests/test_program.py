@@ -20,8 +20,7 @@ def two_matrices(plan, image, added, first, second):
     """Two 1x1 convolutions with a ReLU in between, times `plan`, plus another map; and their inner map."""
     inner = operators.mapped(image, first[None], rectify=True)
     terms = [Term(inner, second[None, None])]
-    factors = torch.empty(len(image))
-    del factors
+    torch.empty(len(image))  # what no call is given has no place
     return [operators.combined(terms * plan, [], 1, len(second), added=added), inner]
 
 

@@ -1,11 +1,11 @@
 /* What one state of the fused supernet and one operation of a found cell compute, on a CPU: see operators.py, and
    darts/models/fused/ (by_hand.py, separable.py, preparation.py) for what they make together.
 
-   A map is rows of channels, one a pixel: `x_row` is the distance from a pixel of map x to the next, in floats. Channels
-   come in vectors of VL floats, which the compiler is given (-DVL=4, 8 or 16); every number of channels is a multiple.
-   A function has one argument, an array of integers: sizes, distances and addresses in the order in which its first
-   lines take them, and in which operators.py writes them. Sums over pixels are made part by part, a part being some
-   images, and the parts are added in their order: results do not depend on the number of threads. */
+   A map is rows of channels, one a pixel: `x_row` is the distance from a pixel of map x to the next, in floats.
+   Channels come in vectors of VL floats, which the compiler is given (-DVL=4, 8 or 16); every number of channels is a
+   multiple. A function has one argument, an array of integers: sizes, distances and addresses in the order in which its
+   first lines take them, and in which operators.py writes them. Sums over pixels are made part by part, a part being
+   some images, and the parts are added in their order: results do not depend on the number of threads. */
 
 #include <math.h>
 #include <stdint.h>
@@ -71,12 +71,15 @@ typedef struct {
 typedef struct {
     int64_t groups, terms, maps, constants, rectify;
     Term term[4];
-    const float *map[4], *factors, *shift[4], *added, *by_image; /* the last: a factor for each image */
-    const float *positive; /* where this map is not, the sum is 0 */
+    const float *map[4], *factors; /* maps of the channels of one group; factors by group, map and channel */
+    const float *shift[4], *added; /* constants, `numbers` a group; a map of all groups */
+    const float *by_image;         /* a factor for each image */
+    const float *positive;         /* where this map is not, the sum is 0 */
     int64_t map_row[4], numbers[4], added_row, positive_row, result_row;
     float *result;
 } Sum;
 
+/* Adds an image through a matrix to sums of P pixels and N vectors, which stay in registers */
 INLINE void through(vec total[], const float *image, int64_t row, const float *weights, int64_t inner, const int P,
                     const int N, int64_t outer) {
     for (int64_t i = 0; i < inner; i++) {
@@ -177,7 +180,8 @@ void combined(Arguments a) {
     for (int64_t tile = 0; tile < images * tiles; tile++) {
         int64_t image = tile / tiles, first = image * pixels + tile % tiles * TILE;
         int64_t end = least(first + TILE, (image + 1) * pixels);
-        float times = s.by_image ? s.by_image[image] : 1, *rectified = rectifies ? floats(TILE * s.term[0].inner) : NULL;
+        float times = s.by_image ? s.by_image[image] : 1;
+        float *rectified = rectifies ? floats(TILE * s.term[0].inner) : NULL;
         Sum own = s;
         if (rectified) rectify(own.term, rectified, first, end);
         for (int64_t g = 0; g < s.groups; g++) {
@@ -229,8 +233,8 @@ INLINE void products_block(float *sums, int64_t width, const float *left, int64_
    and `width` are multiples of VL, so of 4. */
 INLINE void add_any_products(float *sums, float *alone, const float *left, int64_t left_row, int64_t high,
                              const float *right, int64_t right_row, int64_t width, int64_t pixels, const int rectify) {
-#define BLOCK(A, N) products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, \
-                                   rectify, A, N)
+#define BLOCK(A, N) \
+    products_block(sums + k * width + from, width, left + k, left_row, right + from, right_row, pixels, rectify, A, N)
     int64_t from = 0;
     for (; from + 4 * VL <= width; from += 4 * VL)
         for (int64_t k = 0; k < high; k += 4) BLOCK(4, 4);
@@ -323,7 +327,8 @@ typedef struct {
 } Moments;
 
 /* Of channel c, from the moments of parts (Chan et al. 1983) */
-static Moments moments_of(const float *parts, int64_t count, int64_t images, int64_t pixels, int64_t channels, int64_t c) {
+static Moments moments_of(const float *parts, int64_t count, int64_t images, int64_t pixels, int64_t channels,
+                          int64_t c) {
     double mean = 0, squares = 0, n = images * pixels;
     for (int64_t part = 0; part < count; part++) mean += parts[part * 2 * channels + c] / n;
     for (int64_t part = 0; part < count; part++) {
@@ -428,7 +433,7 @@ typedef struct {
     float *values;
 } Padded;
 
-/* Some channels of an image with a border of zeros, its pixels `apart` from one another among zeros, perhaps its ReLU */
+/* Some channels of an image with a border of zeros, its pixels `apart` from one another among zeros; or its ReLU */
 static void pad(Padded to, const float *image, int64_t row, int64_t height, int64_t width, int64_t channels,
                 int64_t border, int64_t apart, int64_t rectify) {
     memset(to.values, 0, to.height * to.width * channels * 4);
@@ -441,8 +446,8 @@ static void pad(Padded to, const float *image, int64_t row, int64_t height, int6
 }
 
 /* Pixels of a line that are convolved at once. The last block of a line may compute pixels beyond it, which are not
-   stored: what it reads for them lies in the 2 ACROSS further columns, or in the further line, of `bordered` (the stride
-   is 1 or 2). */
+   stored: what it reads for them lies in the 2 ACROSS further columns, or in the further line, of `bordered` (the
+   stride is 1 or 2). */
 #define ACROSS 8
 INLINE void convolved_block(vec total[], const float *source, int64_t width, const float *weights, int64_t side,
                             int64_t dilation, int64_t step, int64_t channels) {
@@ -533,8 +538,8 @@ INLINE Padded inset(Padded padded, Kernels k, int64_t group, int64_t border, int
     return padded;
 }
 
-/* The convolution of an image's ReLU or of the image, for each group of its channels or, at `step` 0, of all of them for
-   every group; perhaps parts of its sums of products (as `products` has them, of the result and itself) */
+/* The convolution of an image's ReLU or of the image, for each group of its channels or, at `step` 0, of all of them
+   for every group; perhaps parts of its sums of products (as `products` has them, of the result and itself) */
 void depthwise(Arguments a) {
     int64_t threads = NEXT, images = NEXT, count = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, stride = NEXT;
     int64_t dilation = NEXT, rectify = NEXT;
@@ -552,7 +557,8 @@ void depthwise(Arguments a) {
         if (sums) memset(sums, 0, size * 4);
         for (int64_t b = begin(part, count, images); b < begin(part + 1, count, images); b++)
             for (int64_t g = 0; g < k.groups; g++) {
-                if (step || g == 0) pad(padded, image + b * H * W * image_row + g * step, image_row, H, W, C, border, 1, rectify);
+                if (step || g == 0)
+                    pad(padded, image + b * H * W * image_row + g * step, image_row, H, W, C, border, 1, rectify);
                 float *own = result + b * OH * OW * result_row + g * C;
                 convolve_any(own, result_row, OH, OW, inset(padded, k, g, border, dilation), own_weights(k, g),
                              side_of(k, g), stride, dilation, C, 0);
@@ -635,7 +641,8 @@ void kernel_gradients(Arguments a) {
         Padded padded = bordered(H, W, border, C);
         for (int64_t b = begin(part, count, images); b < begin(part + 1, count, images); b++)
             for (int64_t g = 0; g < k.groups; g++) {
-                if (step || g == 0) pad(padded, image + b * H * W * image_row + g * step, image_row, H, W, C, border, 1, rectify);
+                if (step || g == 0)
+                    pad(padded, image + b * H * W * image_row + g * step, image_row, H, W, C, border, 1, rectify);
                 const float *own = gradient + b * OH * OW * gradient_row + g * C;
                 float *sums = parts + part * size + g * each;
                 Padded from = inset(padded, k, g, border, dilation);
@@ -720,8 +727,8 @@ void fold(Arguments a) {
     }
 }
 
-/* With G the gradient of W d + b: `parts` of the sums of G d' and G. Of P, and of the scale (and shift); M and c by which
-   the gradient of d is W'G + M d + c. */
+/* With G the gradient of W d + b: `parts` of the sums of G d' and G. Gradients of P, and of the scale (and shift); M
+   and c by which the gradient of d is W'G + M d + c. */
 void fold_gradient(Arguments a) {
     int64_t threads = NEXT, groups = NEXT, outer = NEXT, inner = NEXT, per = NEXT;
     const float n = NEXT;
@@ -827,7 +834,8 @@ void pooled(Arguments a) {
 /* Factors and constants of pools and of the map that comes as it is (`plain`: its column, or -1), and the pools'
    statistics: mean, variance and r */
 void fold_pools(Arguments a) {
-    int64_t edges = NEXT, channels = NEXT, pools = NEXT, column = NEXT, other_column = NEXT, plain = NEXT, normed = NEXT;
+    int64_t edges = NEXT, channels = NEXT, pools = NEXT, column = NEXT, other_column = NEXT, plain = NEXT;
+    int64_t normed = NEXT;
     const int64_t columns[2] = {column, other_column};
     int64_t images = NEXT, pixels = NEXT, count = NEXT, width = pools * channels, kinds = pools + (plain >= 0);
     const float *parts = FLOATS, *mixture = FLOATS;
@@ -881,7 +889,8 @@ void pool_products(Arguments a) {
 
 /* Of the mixture; by what factor and constant a pool's map is in its own gradient */
 void fold_pools_gradient(Arguments a) {
-    int64_t edges = NEXT, channels = NEXT, pools = NEXT, column = NEXT, other_column = NEXT, plain = NEXT, normed = NEXT;
+    int64_t edges = NEXT, channels = NEXT, pools = NEXT, column = NEXT, other_column = NEXT, plain = NEXT;
+    int64_t normed = NEXT;
     const float n = NEXT;
     int64_t count = NEXT, kinds = pools + (plain >= 0), width = pools * channels, size = edges * (kinds + 1) * channels;
     const float *parts = FLOATS, *mixture = FLOATS;
