@@ -38,7 +38,8 @@ typedef const int64_t *Arguments;
 #define PIXELS_WITH_2 5
 #define PIXELS_WITH_1 8
 #endif
-#define TILE 96     /* pixels whose sum of maps is made at once */
+#define TILE 96     /* pixels whose sum of maps is made at once, at most */
+#define SMALLEST 24 /* of which the number of these pixels is a multiple: one of how many are summed at once */
 #define CHUNK 128   /* pixels whose products are summed at once */
 
 INLINE vec relu(vec v) { return (vec)((ivec)v & ~(v < (vec){0})); } /* not a number stays it */
@@ -65,6 +66,7 @@ static void add_parts(float *to, const float *parts, int64_t count, int64_t size
 
 typedef struct {
     const float *image, *weights; /* the latter by group, input channel, output channel */
+    float *packed;                /* they, where they did not lie so */
     int64_t first, row, step, inner, per; /* `first`: the pixel that the image begins with */
 } Term;
 
@@ -147,13 +149,17 @@ static Term packed_term(Arguments *arguments, int64_t groups, int64_t outer) {
     const float *matrices = FLOATS;
     term.per = NEXT;
     int64_t shared = NEXT, own = NEXT, of_output = NEXT, of_input = NEXT; /* the matrices' distances */
-    float *weights = floats(groups * term.inner * outer);
+    int64_t matrix = term.inner * outer;
+    int is_packed = of_output == 1 && of_input == outer && (groups == 1 || (own == matrix && shared == term.per * own));
+    *arguments = a, term.weights = matrices;
+    if (is_packed) return term;
+    float *weights = term.packed = floats(groups * matrix);
     for (int64_t g = 0; g < groups; g++)
         for (int64_t i = 0; i < term.inner; i++)
             for (int64_t o = 0; o < outer; o++)
                 weights[(g * term.inner + i) * outer + o] =
                     matrices[g / term.per * shared + g % term.per * own + o * of_output + i * of_input];
-    term.weights = weights, *arguments = a;
+    term.weights = weights;
     return term;
 }
 
@@ -175,11 +181,12 @@ void combined(Arguments a) {
     s.constants = NEXT;
     for (int64_t c = 0; c < s.constants; c++) s.shift[c] = FLOATS, s.numbers[c] = NEXT;
     if (!s.by_image) pixels *= images, images = 1; /* tiles may reach from an image into the next */
-    int64_t tiles = (pixels + TILE - 1) / TILE;
+    int64_t size = least(TILE, (images * pixels / (2 * threads) / SMALLEST + 1) * SMALLEST); /* so that all have work */
+    int64_t tiles = (pixels + size - 1) / size;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t tile = 0; tile < images * tiles; tile++) {
-        int64_t image = tile / tiles, first = image * pixels + tile % tiles * TILE;
-        int64_t end = least(first + TILE, (image + 1) * pixels);
+        int64_t image = tile / tiles, first = image * pixels + tile % tiles * size;
+        int64_t end = least(first + size, (image + 1) * pixels);
         float times = s.by_image ? s.by_image[image] : 1;
         float *rectified = rectifies ? floats(TILE * s.term[0].inner) : NULL;
         Sum own = s;
@@ -194,7 +201,7 @@ void combined(Arguments a) {
         }
         free(rectified);
     }
-    for (int64_t t = 0; t < s.terms; t++) free((float *)s.term[t].weights);
+    for (int64_t t = 0; t < s.terms; t++) free(s.term[t].packed);
 }
 
 /* A map with each image times its factor */
