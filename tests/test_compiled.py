@@ -35,6 +35,8 @@ SOURCES = [  # candidates, edges, channels, stride, sides, whether pools have a 
     (("skip_connect", "dil_conv_3x3", "skip_connect", "skip_connect"), 2, 8, 1, (5, 4), True),
     (("skip_connect", "sep_conv_3x3"), 2, 8, 2, (5, 4), False),  # no running statistics
     (("sep_conv_3x3", "skip_connect", POOLS[0]), 1, 36, 1, (1, 6), True),
+    (WHOLE, 2, 64, 1, (2, 2), True),  # narrower than the kernels
+    (WHOLE, 2, 16, 2, (3, 4), True),
 ]
 LIMIT = 5e-6
 

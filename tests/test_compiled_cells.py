@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(not library.available(), reason="there is no C c
 SEPARABLE = "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "sep_conv_7x7"
 SIZES = [  # channels, stride, sides, images
     (16, 1, (9, 4), 3), (32, 2, (8, 5), 2), (20, 1, (1, 6), 17), (4, 2, (5, 5), 1), (64, 1, (10, 11), 2),
+    (64, 1, (2, 2), 5), (8, 2, (2, 3), 9), (16, 1, (4, 3), 3),
 ]  # fmt: skip
 WIDTHS = [  # of input and output, sides, images
     (64, 16, (8, 8), 3), (48, 16, (7, 5), 2), (24, 8, (9, 4), 1), (256, 64, (4, 3), 5), (12, 24, (1, 9), 2),

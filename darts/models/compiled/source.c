@@ -452,88 +452,102 @@ static void pad(Padded to, const float *image, int64_t row, int64_t height, int6
         }
 }
 
-/* Pixels of a line that are convolved at once. The last block of a line may compute pixels beyond it, which are not
-   stored: what it reads for them lies in the 2 ACROSS further columns, or in the further line, of `bordered` (the
-   stride is 1 or 2). */
+/* Pixels of a line that are convolved at once: 8, or fewer on narrow maps. The last block of a line may compute pixels
+   beyond it, which are not stored: what it reads for them lies in twice as many further columns, or in the further
+   line, of `bordered` (the stride is 1 or 2). */
 #define ACROSS 8
+INLINE int64_t across(int64_t width) { return width <= 2 ? 2 : width <= 4 ? 4 : ACROSS; }
+
 INLINE void convolved_block(vec total[], const float *source, int64_t width, const float *weights, int64_t side,
-                            int64_t dilation, int64_t step, int64_t channels) {
+                            int64_t dilation, int64_t step, int64_t channels, const int NUMBER) {
     for (int64_t i = 0; i < side; i++)
         for (int64_t j = 0; j < side; j++) {
             vec w = LOAD(weights + (i * side + j) * channels);
             const float *from = source + (i * width + j) * dilation * channels;
-            UNROLL for (int p = 0; p < ACROSS; p++) total[p] += w * LOAD(from + p * step);
+            UNROLL for (int p = 0; p < NUMBER; p++) total[p] += w * LOAD(from + p * step);
         }
 }
 
 /* A group's convolution of an image with a border; what is `there` already is added to */
 INLINE void convolve(float *result, int64_t row, int64_t height, int64_t width, Padded from, const float *weights,
-                     int64_t side, int64_t stride, int64_t dilation, int64_t channels, const int there) {
+                     int64_t side, int64_t stride, int64_t dilation, int64_t channels, int there, const int NUMBER) {
     for (int64_t y = 0; y < height; y++)
-        for (int64_t x = 0; x < width; x += ACROSS)
+        for (int64_t x = 0; x < width; x += NUMBER)
             for (int64_t c = 0; c < channels; c += VL) {
                 float *own = result + (y * width + x) * row + c;
-                int64_t number = least(ACROSS, width - x);
-                vec total[ACROSS];
-                UNROLL for (int p = 0; p < ACROSS; p++)
+                int64_t number = least(NUMBER, width - x);
+                vec total[NUMBER];
+                UNROLL for (int p = 0; p < NUMBER; p++)
                     total[p] = there && p < number ? LOAD(own + p * row) : (vec){0};
                 const float *source = from.values + (y * stride * from.width + x * stride) * channels + c;
-                convolved_block(total, source, from.width, weights + c, side, dilation, stride * channels, channels);
-                UNROLL for (int p = 0; p < ACROSS; p++)
+                convolved_block(total, source, from.width, weights + c, side, dilation, stride * channels, channels,
+                                NUMBER);
+                UNROLL for (int p = 0; p < NUMBER; p++)
                     if (p < number) STORE(own + p * row, total[p]);
             }
 }
 
+/* The same, with sizes that the compiler knows where they are frequent */
 static void convolve_any(float *result, int64_t row, int64_t height, int64_t width, Padded from, const float *weights,
                          int64_t side, int64_t stride, int64_t dilation, int64_t channels, int there) {
-#define SIZE(C, S) \
-    if (channels == (C) && stride == (S)) { \
-        if (there) convolve(result, row, height, width, from, weights, side, S, dilation, C, 1); \
-        else convolve(result, row, height, width, from, weights, side, S, dilation, C, 0); \
-        return; \
-    }
+#define CONVOLVE(C, S, NUMBER) \
+    convolve(result, row, height, width, from, weights, side, S, dilation, C, there, NUMBER)
+#define SIZE(C, S) if (channels == (C) && stride == (S)) return CONVOLVE(C, S, ACROSS);
+    if (across(width) == 2) return CONVOLVE(channels, stride, 2);
+    if (across(width) == 4) return CONVOLVE(channels, stride, 4);
     SIZE(VL, 1) SIZE(VL, 2) SIZE(2 * VL, 1) SIZE(2 * VL, 2) SIZE(4 * VL, 1) SIZE(4 * VL, 2)
-    convolve(result, row, height, width, from, weights, side, stride, dilation, channels, there);
+    CONVOLVE(channels, stride, ACROSS);
 }
 
 typedef struct {
-    int64_t groups, channels, sides[2], candidates;
-    float *packed; /* by group, tap and channel */
+    int64_t groups, channels, candidates, whole[2];
+    int64_t sides[2]; /* without the taps that lie farther out than a map is wide: they see nothing but its border */
+    float *packed;    /* by group, tap and channel */
 } Kernels;
 
 INLINE int64_t side_of(Kernels k, int64_t group) { return k.sides[k.candidates > 1 ? group % 2 : 0]; }
+INLINE int64_t whole_of(Kernels k, int64_t group) { return k.whole[k.candidates > 1 ? group % 2 : 0]; }
 INLINE int64_t widest(Kernels k) { return k.sides[0] > k.sides[1] ? k.sides[0] : k.sides[1]; }
 INLINE float *own_weights(Kernels k, int64_t group) {
     return k.packed + group * widest(k) * widest(k) * k.channels;
 }
 
-static Kernels geometry(Arguments *arguments) {
+/* `widest`: how many pixels an image has in a line or column at most */
+static Kernels geometry(Arguments *arguments, int64_t widest, int64_t dilation) {
     Arguments a = *arguments;
     Kernels k = {0};
-    k.sides[0] = NEXT, k.sides[1] = NEXT, k.candidates = NEXT, k.groups = NEXT, k.channels = NEXT;
+    k.whole[0] = NEXT, k.whole[1] = NEXT, k.candidates = NEXT, k.groups = NEXT, k.channels = NEXT;
+    for (int one = 0; one < 2; one++) k.sides[one] = 2 * least(k.whole[one] / 2, (widest - 1) / dilation) + 1;
     *arguments = a;
     return k;
 }
 
+/* Of a kernel's tap, its place in the whole kernel */
+INLINE int64_t in_whole(int64_t tap, int64_t side, int64_t whole) {
+    int64_t out = (whole - side) / 2;
+    return (tap / side + out) * whole + tap % side + out;
+}
+
 /* The kernels of one candidate, or of two that alternate as groups; `turned`: by half a turn */
-static Kernels packed_kernels(Arguments *arguments, int turned) {
+static Kernels packed_kernels(Arguments *arguments, int64_t widest_line, int64_t dilation, int turned) {
     Arguments a = *arguments;
     const float *one = FLOATS, *other = FLOATS, *kernels[2] = {one, other};
-    Kernels k = geometry(&a);
+    Kernels k = geometry(&a, widest_line, dilation);
     *arguments = a;
     k.packed = floats(k.groups * widest(k) * widest(k) * k.channels);
     for (int64_t g = 0; g < k.groups; g++) {
-        int64_t taps = side_of(k, g) * side_of(k, g);
-        const float *own = kernels[k.candidates > 1 ? g % 2 : 0] + g / k.candidates * k.channels * taps;
+        int64_t side = side_of(k, g), whole = whole_of(k, g), taps = side * side, all = whole * whole;
+        const float *own = kernels[k.candidates > 1 ? g % 2 : 0] + g / k.candidates * k.channels * all;
         for (int64_t t = 0; t < taps; t++)
             for (int64_t c = 0; c < k.channels; c++)
-                own_weights(k, g)[t * k.channels + c] = own[c * taps + (turned ? taps - 1 - t : t)];
+                own_weights(k, g)[t * k.channels + c] = own[c * all + in_whole(turned ? taps - 1 - t : t, side, whole)];
     }
     return k;
 }
 
-INLINE Padded bordered(int64_t height, int64_t width, int64_t border, int64_t channels) {
-    Padded p = {height + 2 * border, width + 2 * border + 2 * ACROSS, NULL};
+/* Memory for an image with a border, of which lines of `block` pixels more than the last are read */
+INLINE Padded bordered(int64_t height, int64_t width, int64_t border, int64_t channels, int64_t block) {
+    Padded p = {height + 2 * border, width + 2 * border + 2 * block, NULL};
     p.values = floats((p.height + 1) * p.width * channels);
     return p;
 }
@@ -550,7 +564,7 @@ INLINE Padded inset(Padded padded, Kernels k, int64_t group, int64_t border, int
 void depthwise(Arguments a) {
     int64_t threads = NEXT, images = NEXT, count = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, stride = NEXT;
     int64_t dilation = NEXT, rectify = NEXT;
-    Kernels k = packed_kernels(&a, 0);
+    Kernels k = packed_kernels(&a, H > W ? H : W, dilation, 0);
     const float *image = FLOATS;
     int64_t image_row = NEXT, step = NEXT;
     float *result = FLOATS;
@@ -559,7 +573,7 @@ void depthwise(Arguments a) {
     int64_t C = k.channels, border = widest(k) / 2 * dilation, size = k.groups * C * (C + 1);
     EACH_PART
     for (int64_t part = 0; part < count; part++) {
-        Padded padded = bordered(H, W, border, C);
+        Padded padded = bordered(H, W, border, C, across(OW));
         float *sums = parts ? parts + part * size : NULL;
         if (sums) memset(sums, 0, size * 4);
         for (int64_t b = begin(part, count, images); b < begin(part + 1, count, images); b++)
@@ -583,7 +597,7 @@ void depthwise(Arguments a) {
    each; then where the source is positive, plus another map. */
 void source_gradient(Arguments a) {
     int64_t threads = NEXT, images = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, stride = NEXT, dilation = NEXT;
-    Kernels k = packed_kernels(&a, 1);
+    Kernels k = packed_kernels(&a, H > W ? H : W, dilation, 1);
     const float *gradient = FLOATS;
     int64_t gradient_row = NEXT, results = NEXT;
     float *result = FLOATS;
@@ -594,7 +608,7 @@ void source_gradient(Arguments a) {
     int64_t C = k.channels, border = widest(k) / 2 * dilation, each = k.groups / results, width = results * C;
     EACH_PART
     for (int64_t b = 0; b < images; b++) {
-        Padded padded = bordered(H + stride, W + stride, border, C);
+        Padded padded = bordered(H + stride, W + stride, border, C, across(W));
         for (int64_t g = 0; g < k.groups; g++) {
             pad(padded, gradient + b * OH * OW * gradient_row + g * C, gradient_row, OH, OW, C, border, stride, 0);
             convolve_any(result + b * H * W * width + g / each * C, width, H, W, inset(padded, k, g, border, dilation),
@@ -634,7 +648,7 @@ INLINE void add_taps(float *sums, const float *gradient, int64_t row, int64_t he
 void kernel_gradients(Arguments a) {
     int64_t threads = NEXT, images = NEXT, count = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, stride = NEXT;
     int64_t dilation = NEXT, rectify = NEXT;
-    Kernels k = geometry(&a);
+    Kernels k = geometry(&a, H > W ? H : W, dilation);
     const float *gradient = FLOATS;
     int64_t gradient_row = NEXT;
     const float *image = FLOATS;
@@ -645,7 +659,7 @@ void kernel_gradients(Arguments a) {
     memset(parts, 0, count * size * 4);
     EACH_PART
     for (int64_t part = 0; part < count; part++) {
-        Padded padded = bordered(H, W, border, C);
+        Padded padded = bordered(H, W, border, C, 0);
         for (int64_t b = begin(part, count, images); b < begin(part + 1, count, images); b++)
             for (int64_t g = 0; g < k.groups; g++) {
                 if (step || g == 0)
@@ -662,13 +676,14 @@ void kernel_gradients(Arguments a) {
         free(padded.values);
     }
     for (int64_t g = 0; g < k.groups; g++) {
-        int64_t taps = side_of(k, g) * side_of(k, g);
-        float *result = results[k.candidates > 1 ? g % 2 : 0] + g / k.candidates * C * taps;
+        int64_t side = side_of(k, g), whole = whole_of(k, g), taps = side * side, all = whole * whole;
+        float *result = results[k.candidates > 1 ? g % 2 : 0] + g / k.candidates * C * all;
+        memset(result, 0, C * all * 4);
         for (int64_t c = 0; c < C; c++)
             for (int64_t t = 0; t < taps; t++) {
                 float total = 0;
                 for (int64_t part = 0; part < count; part++) total += parts[part * size + g * each + t * C + c];
-                result[c * taps + t] = total;
+                result[c * all + in_whole(t, side, whole)] = total;
             }
     }
     free(parts);
