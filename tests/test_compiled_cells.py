@@ -209,6 +209,78 @@ def test_other_layers_are_not_taken_for_these():
     assert separable.blocks_of(nn.Sequential(*plain)) is None
 
 
+def replaced(own, what):
+    """The modules with one tensor as they would not have been built with."""
+    norm = next(layer for layer in own if type(layer) is nn.BatchNorm2d)
+    changes = {
+        "strided scale": lambda: setattr(norm, "weight", nn.Parameter(torch.randn(8, 2)[:, 0])),
+        "strided mean": lambda: setattr(norm, "running_mean", torch.randn(8, 2)[:, 0]),
+        "short mean": lambda: setattr(norm, "running_mean", torch.randn(4)),
+        "wide scale": lambda: setattr(norm, "weight", nn.Parameter(torch.randn(16))),
+        "no count": lambda: setattr(norm, "num_batches_tracked", None),
+        "count of float32": lambda: setattr(norm, "num_batches_tracked", torch.zeros(())),
+        "double shift": lambda: setattr(norm, "bias", nn.Parameter(torch.randn(8).double())),
+        "weights elsewhere": lambda: norm.to("meta"),
+        "padding": lambda: setattr(next(x for x in own if type(x) is nn.Conv2d), "padding", (1, 1)),
+    }
+    changes[what]()
+
+
+@pytest.mark.parametrize("what", [
+    "strided scale", "strided mean", "short mean", "wide scale", "no count", "count of float32", "double shift",
+    "weights elsewhere", "padding",
+])  # fmt: skip
+@EITHER
+def test_tensors_that_c_would_misread_are_left_to_the_modules(kind, what):
+    own, _ = of_either(kind)
+    replaced(own, what)
+    image = laid_out(torch.randn(3, 8, 5, 4))
+    if kind == "separable":
+        blocks = separable.blocks_of(own)
+        assert blocks is None or separable.separated(blocks, image) is None
+    else:
+        layers = preparation.layers_of(own)
+        assert layers is None or preparation.prepared_by_hand(layers, image) is None
+
+
+def test_drop_path_scales_of_any_kind():
+    own, _ = of_either("separable")
+    image, blocks = laid_out(torch.randn(3, 8, 5, 4)), separable.blocks_of(own)
+    with frozen_statistics(own):
+        plain = own(image)
+        for factors in (
+            torch.rand(3, 4)[:, 1],
+            torch.rand(1).expand(3),
+            torch.rand(3).double(),
+            torch.tensor([0, 1, 3]),
+        ):
+            due = plain * factors.float()[:, None, None, None]
+            torch.testing.assert_close(separable.separated(blocks, image, factors), due, rtol=1e-4, atol=1e-5)
+        assert separable.separated(blocks, image, torch.rand(3, requires_grad=True)) is None
+        assert separable.separated(blocks, image, torch.rand(4)) is None
+        assert separable.separated(blocks, image, None, torch.rand(3, 8, 4, 4)) is None
+        assert separable.separated(blocks, image[:, :4]) is None
+
+
+@EITHER
+def test_saved_maps_may_be_brought_back_in_another_layout(kind):
+    _, by_hand = of_either(kind)
+    found = []
+    for hooks in (lambda t: t, lambda t: t.contiguous()):
+        image = laid_out(torch.linspace(-1, 1, 480).view(3, 8, 5, 4)).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, hooks):
+            by_hand(image).square().sum().backward()
+        found.append(image.grad)
+    assert torch.equal(*found)
+
+
+@EITHER
+def test_autocast_is_left_to_the_modules(kind):
+    _, by_hand = of_either(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert by_hand(laid_out(torch.randn(3, 8, 5, 4))) is None
+
+
 @EITHER
 def test_a_second_derivative_is_refused(kind):
     _, by_hand = of_either(kind)

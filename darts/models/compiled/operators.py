@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from darts.models.compiled.library import lanes_of, load
+from darts.models.compiled.library import LANES, lanes_of, load
 from darts.models.kernels.rows import new_map, rows
 from darts.models.kernels.types import (
     MAXIMUM,
@@ -197,8 +197,8 @@ def parts(left: Tensor, right: Tensor, groups: int, rectified: bool = False) -> 
 
 def sum_parts(parts: Tensor, number: int) -> Tensor:
     """The first so many numbers, summed over the parts."""
-    result, call = parts.new_empty(number), _Call("sum_parts", MOST_PARTS)
-    call.arguments = [len(parts), parts.shape[1]]
+    result, call = parts.new_empty(number), _Call("sum_parts", max(LANES))  # of any vectors: it has none
+    call.arguments = [len(parts), parts.shape[1]]  # and takes no number of threads
     call.tensor(parts)
     call.numbers(number)
     call.tensor(result)
@@ -207,7 +207,7 @@ def sum_parts(parts: Tensor, number: int) -> Tensor:
 
 
 def channel_sums(left: Tensor, right: Tensor, middle: Tensor) -> Tensor:
-    """Parts of sums over pixels, by channel: of left times what right is above `middle` (C,), and of left."""
+    """Parts of sums over pixels, by channel: of left times (right minus `middle`, (C,)), and of left."""
     channels, number = left.shape[1], _parts(left)
     result, call = left.new_empty((number, 2 * channels)), _Call("channel_sums", channels)
     call.numbers(len(left), left.shape[2] * left.shape[3], number, channels)
@@ -220,7 +220,7 @@ def channel_sums(left: Tensor, right: Tensor, middle: Tensor) -> Tensor:
 
 
 def channel_moments(image: Tensor) -> Tensor:
-    """Parts of sums over pixels, by channel: of the map, and of the squares of what it is above the part's mean."""
+    """Parts of sums over pixels, by channel: of the map, and of squared deviations from the part's mean."""
     channels, number = image.shape[1], _parts(image)
     result, call = image.new_empty((number, 2 * channels)), _Call("channel_moments", channels)
     call.numbers(len(image), image.shape[2] * image.shape[3], number, channels)
@@ -230,16 +230,17 @@ def channel_moments(image: Tensor) -> Tensor:
     return result
 
 
-def norm(
+def fold_norm(
     image: Tensor, affine: Sequence[Tensor], running: Sequence[Tensor], numbers: tuple[bool, float, float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch norm as factors (1, 1, C) and constants (C,) of its map, and its mean and r, (2, C), for the gradient.
 
-    `affine`: scale and shift; `running`: mean, variance and count; `numbers`: whether they move, eps, momentum.
+    Moves the running statistics, mean, variance and count. `affine`: scale and shift; `numbers`: whether statistics
+    move, eps, momentum.
     """
     parts, channels = channel_moments(image), image.shape[1]
     statistics, factors, constants = (parts.new_empty(shape) for shape in ((2, channels), (1, 1, channels), channels))
-    call = _Call("norm", channels)
+    call = _Call("fold_norm", channels)
     call.arguments = [channels, len(image), image.shape[2] * image.shape[3], len(parts)]
     for tensor in (parts, *affine, *running):
         call.tensor(tensor)

@@ -1,9 +1,9 @@
 """Many calls of source.c as one: a function of operators, traced once for tensors of given layouts, then run as often.
 
 A call from Python takes some 20 microseconds with the map it makes, and the arithmetic of a small map less than that.
-A program is what a function of operators did with tensors that held nothing: which functions of source.c it called,
-with which sizes, and which arguments were addresses of what. To run it is to make its results and a place for the maps
-in between, and to let the C function `run` make all calls with these addresses.
+A program is what a function of operators did with uninitialised stand-ins for its tensors: which functions of source.c
+it called, with which sizes, and which arguments were addresses of what. To run it is to make its results and scratch
+memory for the maps in between, and to let the C function `run` make all calls with these addresses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from darts.models.compiled.library import load, widest
 from darts.models.compiled.operators import tracing
 
 MOST_PROGRAMS = 512  # that are kept; with the next one all are traced anew
-ALIGNMENT = 64  # bytes of which the place of a map in between is a multiple
+ALIGNMENT = 64  # bytes of which a map's offset in the scratch memory is a multiple
 _programs: dict[Hashable, Program] = {}
 
 
@@ -58,29 +58,29 @@ class Program:
         if not all(map(_is_whole, results)):
             raise RuntimeError("a program returned part of a tensor")
         places = _Places([*given, *results])
-        code = [len(calls)]
+        code = [len(calls)]  # as `run` in source.c reads it; a tensor that is None is an argument of 0
         for call in calls:
-            address = ctypes.cast(call.function, ctypes.c_void_p).value or 0
-            arguments, relative = list(call.arguments), []
-            for place, tensor in zip(call.places, call.tensors, strict=True):
-                number, arguments[place] = places.of(tensor)
-                relative += [place, number]
-            code += [address, len(arguments), len(call.places), *arguments, *relative]
-        self.between = places.bytes
+            place = ctypes.cast(call.function, ctypes.c_void_p).value or 0
+            arguments, addresses = list(call.arguments), []
+            for index, tensor in zip(call.places, call.tensors, strict=True):
+                number, arguments[index] = places.of(tensor)
+                addresses += [index, number]
+            code += [place, len(arguments), len(call.places), *arguments, *addresses]
+        self.scratch = places.bytes
         self.code = (ctypes.c_int64 * len(code))(*code)
         self.run = load(widest()).run
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """The results, of tensors of the same layouts."""
         results = [_like(*layout) for layout in self.layouts]
-        between = torch.empty(self.between, dtype=torch.uint8, device="cpu")
-        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*tensors, *results, between)]
+        scratch = torch.empty(self.scratch, dtype=torch.uint8, device="cpu")
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*tensors, *results, scratch)]
         self.run(self.code, (ctypes.c_int64 * len(addresses))(*addresses))
         return results
 
 
 class _Places:
-    """Where the tensors of a traced function will lie: as distances from given ones, results, or the maps in between.
+    """Where the tensors of a traced function will lie: a base (given, result or scratch memory) and a byte offset.
 
     No two of the tensors share memory but as views of one.
     """
@@ -88,21 +88,21 @@ class _Places:
     def __init__(self, known: Sequence[Tensor | None]) -> None:
         self.known = {_memory(tensor): (number, tensor) for number, tensor in enumerate(known) if tensor is not None}
         self.number = len(known)
-        self.distances: dict[int, int] = {}
+        self.offsets: dict[int, int] = {}  # in the scratch memory
         self.bytes = 0
         if len(self.known) != sum(tensor is not None for tensor in known):
             raise RuntimeError("a program returned a tensor that it was given, or one twice")
 
     def of(self, tensor: Tensor) -> tuple[int, int]:
-        """A tensor's number among known ones, the maps in between being the last, and the bytes from there to it."""
+        """The number of a tensor's base, the scratch memory being the last, and its byte offset."""
         memory = _memory(tensor)
         if memory in self.known:
             number, whole = self.known[memory]
             return number, tensor.data_ptr() - whole.data_ptr()
-        if memory not in self.distances:
-            self.distances[memory] = self.bytes
+        if memory not in self.offsets:
+            self.offsets[memory] = self.bytes
             self.bytes += -(-tensor.untyped_storage().nbytes() // ALIGNMENT) * ALIGNMENT
-        return self.number, self.distances[memory] + tensor.data_ptr() - memory
+        return self.number, self.offsets[memory] + tensor.data_ptr() - memory
 
 
 def _like(shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -71,13 +71,13 @@ typedef struct {
 } Term;
 
 typedef struct {
-    int64_t groups, terms, maps, constants, rectify;
+    int64_t groups, terms, maps, constants, rectify; /* the last: whether the sum goes through ReLU */
     Term term[4];
-    const float *map[4], *factors; /* maps of the channels of one group; factors by group, map and channel */
+    const float *scaled[4], *factors; /* maps of the channels of one group; factors by group, map and channel */
     const float *shift[4], *added; /* constants, `numbers` a group; a map of all groups */
     const float *by_image;         /* a factor for each image */
     const float *positive;         /* where this map is not, the sum is 0 */
-    int64_t map_row[4], numbers[4], added_row, positive_row, result_row;
+    int64_t scaled_row[4], numbers[4], added_row, positive_row, result_row;
     float *result;
 } Sum;
 
@@ -112,7 +112,7 @@ INLINE void summed(const Sum *s, int64_t group, int64_t pixel, int64_t from, int
         UNROLL for (int n = 0; n < N; n++) {
             vec factor = LOAD(s->factors + (group * s->maps + m) * outer + from + n * VL);
             UNROLL for (int p = 0; p < P; p++)
-                total[p * N + n] += factor * LOAD(s->map[m] + (pixel + p) * s->map_row[m] + from + n * VL);
+                total[p * N + n] += factor * LOAD(s->scaled[m] + (pixel + p) * s->scaled_row[m] + from + n * VL);
         }
     UNROLL for (int p = 0; p < P; p++)
         UNROLL for (int n = 0; n < N; n++) {
@@ -133,7 +133,7 @@ INLINE void summed_tile(const Sum *s, int64_t group, int64_t first, int64_t end,
 }
 
 /* The ReLU of a tile of a term's image, whose channels one group has */
-static void rectify(Term *term, float *to, int64_t first, int64_t end) {
+static void rectify_tile(Term *term, float *to, int64_t first, int64_t end) {
     const float *image = term->image;
     for (int64_t p = first; p < end; p++)
         for (int64_t i = 0; i < term->inner; i += VL)
@@ -177,7 +177,7 @@ void combined(Arguments a) {
     s.terms = NEXT;
     for (int64_t t = 0; t < s.terms; t++) s.term[t] = packed_term(&a, s.groups, outer);
     s.maps = NEXT, s.factors = FLOATS;
-    for (int64_t m = 0; m < s.maps; m++) s.map[m] = FLOATS, s.map_row[m] = NEXT;
+    for (int64_t m = 0; m < s.maps; m++) s.scaled[m] = FLOATS, s.scaled_row[m] = NEXT;
     s.constants = NEXT;
     for (int64_t c = 0; c < s.constants; c++) s.shift[c] = FLOATS, s.numbers[c] = NEXT;
     if (!s.by_image) pixels *= images, images = 1; /* tiles may reach from an image into the next */
@@ -190,7 +190,7 @@ void combined(Arguments a) {
         float times = s.by_image ? s.by_image[image] : 1;
         float *rectified = rectifies ? floats(TILE * s.term[0].inner) : NULL;
         Sum own = s;
-        if (rectified) rectify(own.term, rectified, first, end);
+        if (rectified) rectify_tile(own.term, rectified, first, end);
         for (int64_t g = 0; g < s.groups; g++) {
             int64_t from = 0;
             for (; from + 4 * VL <= outer; from += 4 * VL)
@@ -290,7 +290,7 @@ void sum_parts(Arguments a) {
     add_parts(FLOATS, parts, count, size, number);
 }
 
-/* Parts of sums over pixels, by channel: of left times what right is above a middle, and of left */
+/* Parts of sums over pixels, by channel: of left times (right minus the channel's middle), and of left */
 void channel_sums(Arguments a) {
     int64_t threads = NEXT, images = NEXT, pixels = NEXT, count = NEXT, channels = NEXT;
     const float *left = FLOATS;
@@ -314,7 +314,7 @@ void channel_sums(Arguments a) {
 
 /* ---- batch norm: the formulas of darts/models/fused/preparation.py ---- */
 
-/* Of some pixels, by channel: the sum, and the sum of squares of what is above their own mean (no cancellation) */
+/* Of some pixels, by channel: the sum, and the sum of squared deviations from their own mean (no cancellation) */
 static void moments_of_part(float *to, const float *map, int64_t map_row, int64_t pixels, int64_t channels) {
     for (int64_t c = 0; c < channels; c += VL) {
         vec total[4] = {{0}}, squares[4] = {{0}};
@@ -359,8 +359,8 @@ void channel_moments(Arguments a) {
     }
 }
 
-/* A batch norm as factors and constants of its map, whose moments come as parts */
-void norm(Arguments a) {
+/* A batch norm as factors and constants of its map, whose moments come as parts; moves the running statistics */
+void fold_norm(Arguments a) {
     int64_t channels = NEXT, images = NEXT, pixels = NEXT, count = NEXT;
     const float *parts = FLOATS, *scale = FLOATS, *shift = FLOATS;
     float *running_mean = FLOATS, *running_variance = FLOATS;
@@ -425,7 +425,7 @@ void every_second_gradient(Arguments a) {
         int64_t y = p / W % H, x = p % W, odd = y % 2, place = (p / (H * W) * OH + y / 2) * OW + x / 2;
         for (int64_t c = 0; c < channels; c += VL) {
             vec own = {0};
-            if (x % 2 == odd)
+            if (x % 2 == odd) /* others were not read */
                 own = where_positive(LOAD(gradient + place * gradient_row + odd * channels + c),
                                      image + p * image_row + c);
             STORE(result + p * channels + c, own);
@@ -1014,8 +1014,8 @@ void pool_source_gradient(Arguments a) {
 
 /* ---- many calls at once: see program.py ---- */
 
-/* The number of calls, and for each: its function, how many arguments it has and how many of them are addresses; the
-   arguments; and for each address which argument it is, and of which tensor: the argument is a distance from there */
+/* [calls] and for each {function, n, k, n arguments, k x (index of an argument, index of a tensor)}: such an argument is a
+   byte offset from the tensor's address */
 void run(Arguments program, Arguments tensors) {
     int64_t calls = *program++;
     while (calls--) {

@@ -8,7 +8,8 @@ of z, that of y is linear in G and y at each pixel (Ioffe and Szegedy 2015):
 
 Only y and z are made; the input's ReLU is computed again where it is read. Where a resolution is halved
 (FactorisedReduction), the pixels that count lie side by side in a map of twice the channels, and the matrices of both
-halves are two groups. Forward and backward are one call of C each (compiled/program.py).
+halves are two groups. Forward and backward are one call of C each (compiled/program.py); hooks of the layers are not
+called.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from darts.models.compiled import operators, program
 from darts.models.compiled.library import lanes_of
 from darts.models.fused.by_hand import pixels_of
-from darts.models.fused.libraries import library_for
+from darts.models.fused.libraries import is_matrix, is_norm, library_for, lie_as
 from darts.models.fused.maps import refuse_second_derivatives
+from darts.models.fused.separable import laid_out
 from darts.models.kernels.rows import rows
 from darts.models.kernels.types import Diagonal, Term
 from darts.models.operations import FactorisedReduction
@@ -48,6 +50,20 @@ class Layers(NamedTuple):
         norm = self.norm
         return Plan(len(self.convolutions) == 2, (norm.track_running_stats, norm.eps, cast(float, norm.momentum)))
 
+    @property
+    def running(self) -> tuple[Tensor, ...]:
+        """Mean, variance and count of batches."""
+        norm = self.norm
+        return cast(Any, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
+
+    def lie_as_c_reads_them(self, matrix: Tensor) -> bool:
+        """Whether the matrix, weights and running statistics are as these layers were built with."""
+        conv, norm = self.convolutions[0], self.norm
+        outer = conv.out_channels * len(self.convolutions)
+        tensors = matrix, norm.weight, norm.bias, *self.running[:2]
+        shapes = (outer, conv.in_channels, 1, 1), (outer,), (outer,), (outer,), (outer,)
+        return lie_as(tensors, shapes) and lie_as(self.running[2:], [()], torch.int64)
+
 
 def layers_of(module: nn.Module) -> Layers | None:
     """The layers of a preparation; None for any other module."""
@@ -61,14 +77,9 @@ def layers_of(module: nn.Module) -> Layers | None:
 
 
 def _is_plain(layers: Layers) -> bool:
-    norm, widths = layers.norm, {conv.out_channels for conv in layers.convolutions}
-    tracked = norm.running_mean is not None and norm.momentum is not None
-    normed = type(norm) is nn.BatchNorm2d and norm.affine and tracked
-    return normed and len(widths) == 1 and all(_is_matrix(conv) for conv in layers.convolutions)
-
-
-def _is_matrix(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.bias is None
+    if not is_norm(layers.norm) or not all(is_matrix(conv) for conv in layers.convolutions):
+        return False
+    return len({(conv.in_channels, conv.out_channels) for conv in layers.convolutions}) == 1
 
 
 def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
@@ -80,8 +91,9 @@ def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
         return None
     matrices = [conv.weight.contiguous() for conv in layers.convolutions]
     matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
-    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    result: Tensor = _Prepared.apply(layers.plan, running, image, matrix, norm.weight, norm.bias)
+    if not layers.lie_as_c_reads_them(matrix):
+        return None
+    result: Tensor = _Prepared.apply(layers.plan, layers.running, image, matrix, norm.weight, norm.bias)
     return result
 
 
@@ -99,9 +111,9 @@ class _Prepared(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
-        wanted = ctx.needs_input_grad[2]
-        found = program.run(_backward, (ctx.plan.halves, wanted), rows(grad_output).map, *ctx.saved_tensors)
-        for_image = found.pop() if wanted else None
+        image_wanted, saved = ctx.needs_input_grad[2], laid_out(ctx.saved_tensors, len(grad_output))
+        found = program.run(_backward, (ctx.plan.halves, image_wanted), rows(grad_output).map, *saved)
+        for_image = found.pop() if image_wanted else None
         return None, None, for_image, *found
 
 
@@ -112,12 +124,13 @@ def _forward(plan: Plan, image: Tensor, matrix: Tensor, *others: Tensor) -> list
     """
     scale, shift, *running = others
     halved = [operators.every_second(image)] if plan.halves else []
+    source = halved[0] if plan.halves else image
     groups, outer = (2, len(scale) // 2) if plan.halves else (1, len(scale))
-    terms = [Term((halved or [image])[0], _grouped(matrix, groups))]
+    terms = [Term(source, _grouped(matrix, groups))]
     changes = operators.Changes(rectified=not plan.halves)
     y = operators.combined(terms, [], groups, outer, changes=changes)
     pixels_of(y)
-    factors, constants, statistics = operators.norm(y, (scale, shift), running, plan.norm)
+    factors, constants, statistics = operators.fold_norm(y, (scale, shift), running, plan.norm)
     z = operators.combined([], [constants], 1, len(scale), Diagonal(None, y, factors))
     return [z, y, statistics, *halved]
 
@@ -129,14 +142,14 @@ def _grouped(matrix: Tensor, groups: int) -> Tensor:
 
 def _backward(plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: Tensor, *kept: Tensor) -> list[Tensor]:
     """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted; `kept`: g and made."""
-    (halves, wanted), (scale, y, statistics, *halved) = plan, kept
+    (halves, image_wanted), (scale, y, statistics, *halved) = plan, kept
     groups, inner = 2 if halves else 1, matrix.shape[1]
     of_scale, of_shift, factors, constants = operators.norm_gradient(gradient, y, scale, statistics)
     of_y = operators.combined([], [constants], 1, len(scale), Diagonal(gradient, y, factors))
     products = operators.parts(of_y, halved[0] if halves else image, groups, rectified=not halves)
     of_matrix = operators.sum_parts(products, matrix.numel())
     found = [of_matrix.view(matrix.shape), of_scale, of_shift]
-    if not wanted:
+    if not image_wanted:
         return found
     terms = [Term(of_y, _grouped(matrix, groups).transpose(2, 3))]
     changes = operators.Changes(positive=None if halves else image)

@@ -4,8 +4,9 @@ A block is ReLU, depthwise convolution, 1x1 convolution P and batch norm with sc
 an operation. With d the depthwise map and its moments as in folding.py, batch norm of P d is W d + b, with W = g r P
 and b = h - g r P m: of the maps of a block only d is made, and its sums give mean and variance. What drop-path
 multiplies each image by, and the sum of a node's edges so far, are taken in while the last map is written. The results
-are the modules', but for rounding (the variance, E d d' - m m', loses precision where a mean is many standard
-deviations), and hooks of the layers are not called.
+are the modules', but for rounding (the covariance, E d d' - m m', loses precision where a mean is many standard
+deviations, and P S P' where P takes the difference of channels that are nearly equal), and hooks of the layers are not
+called.
 
 Forward and backward are one call of C each (compiled/program.py). On a GPU the modules compute: there these operators
 would be 500 launches more for the published network, and a twentieth fewer bytes.
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from darts.models.compiled import operators, program
 from darts.models.depthwise import Depthwise
 from darts.models.fused.by_hand import pixels_of
-from darts.models.fused.libraries import library_for
+from darts.models.fused.libraries import is_matrix, is_norm, library_for, lie_as
 from darts.models.fused.maps import refuse_second_derivatives
 from darts.models.kernels.rows import rows
 from darts.models.kernels.types import Folded, Kernels, Term
@@ -42,6 +43,14 @@ class Layers(NamedTuple):
         """The depthwise kernel, P, g and h."""
         kernel, matrix = self.depthwise.weight.contiguous(), self.pointwise.weight.contiguous()
         return kernel, matrix, self.norm.weight, self.norm.bias
+
+    @property
+    def lie_as_c_reads_them(self) -> bool:
+        """Whether weights and running statistics are as these layers were built with."""
+        C, side = self.depthwise.in_channels, self.depthwise.kernel_size[0]  # noqa: N806
+        shapes = (C, 1, side, side), (C, C, 1, 1), (C,), (C,), (C,), (C,)
+        numbers = lie_as((*self.weights, *self.running[:2]), shapes)
+        return numbers and lie_as(self.running[2:], [()], torch.int64)
 
     @property
     def running(self) -> tuple[Tensor, ...]:
@@ -68,7 +77,7 @@ class Kept(NamedTuple):
 
     image: Tensor
     result: Tensor  # the depthwise map
-    numbers: Tensor  # what folding found
+    numbers: Tensor  # W, b, u, r, m and S in one (Folded)
     kernel: Tensor
     matrix: Tensor
     scale: Tensor
@@ -87,10 +96,9 @@ def blocks_of(operation: nn.Module) -> list[Layers] | None:
 
 
 def _is_plain(block: Layers) -> bool:
-    conv, norm, side = block.pointwise, block.norm, block.depthwise.kernel_size[0]
-    square = conv.kernel_size == (1, 1) and conv.in_channels == conv.out_channels and conv.bias is None
-    normed = norm.affine and norm.running_mean is not None and norm.momentum is not None
-    return square and conv.groups == 1 and conv.stride == (1, 1) and normed and side % 2 == 1 and side <= WIDEST
+    conv, side = block.pointwise, block.depthwise.kernel_size[0]
+    square = is_matrix(conv) and conv.in_channels == conv.out_channels == block.depthwise.in_channels
+    return square and is_norm(block.norm) and side % 2 == 1 and side <= WIDEST
 
 
 def separated(
@@ -104,6 +112,7 @@ def separated(
         return None
     if not _fits(blocks, image, factors, added):
         return None
+    factors = None if factors is None else factors.to(image.dtype).contiguous()
     plans = tuple(block.plan for block in blocks)
     weights = [weight for block in blocks for weight in block.weights]
     running = [buffer for block in blocks for buffer in block.running]
@@ -115,8 +124,16 @@ def _fits(blocks: Sequence[Layers], image: Tensor, factors: Tensor | None, added
     """Whether all tensors have the shapes that they must have; the modules say what is wrong."""
     channels, stride = blocks[0].depthwise.in_channels, blocks[0].depthwise.stride[0]
     shape = len(image), channels, -(-image.shape[2] // stride), -(-image.shape[3] // stride)
-    has_factors = factors is None or factors.shape == (len(image),)
-    return image.shape[1] == channels and has_factors and (added is None or added.shape == shape)
+    if factors is not None and (factors.shape != (len(image),) or factors.requires_grad):
+        return False
+    if added is not None and (added.shape != shape or added.dtype != image.dtype):
+        return False
+    return image.shape[1] == channels and all(block.lie_as_c_reads_them for block in blocks)
+
+
+def laid_out(saved: Sequence[Tensor | None], images: int) -> list[Tensor | None]:
+    """Saved maps as they were saved: hooks of saved tensors may have brought them back otherwise."""
+    return [t if t is None or t.dim() != 4 or len(t) != images else rows(t).map for t in saved]
 
 
 class _Separated(torch.autograd.Function):
@@ -135,7 +152,7 @@ class _Separated(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
         plan, gradient = (ctx.plans, ctx.needs_input_grad[2]), rows(grad_output).map
-        found = program.run(_backward, plan, gradient, *ctx.saved_tensors)
+        found = program.run(_backward, plan, gradient, *laid_out(ctx.saved_tensors, len(grad_output)))
         for_image = found.pop() if ctx.needs_input_grad[2] else None
         return None, None, for_image, None, grad_output if ctx.needs_input_grad[4] else None, *found
 
@@ -168,7 +185,7 @@ def _backward(
     plan: tuple[Sequence[Plan], bool], gradient: Tensor, image: Tensor, factors: Tensor | None, *tensors: Tensor
 ) -> list[Tensor]:
     """Gradients of each block's kernel, P, g and h, and of the image where the plan says that it is wanted."""
-    plans, wanted = plan
+    plans, image_wanted = plan
     blocks = _kept(len(plans), image, tensors)
     if factors is not None:
         gradient = operators.times_factors(gradient, factors)
@@ -179,13 +196,13 @@ def _backward(
         kernels = Kernels(own.kernel[None])
         for_kernel = operators.kernel_gradients(of_map, own.image, kernels, steps, number == 0).first
         for_weights = [for_kernel, *for_block, *for_weights]
-        if number > 0 or wanted:
+        if number > 0 or image_wanted:
             gradient = operators.source_gradient(of_map, own.image, kernels, steps)
-    return [*for_weights, gradient] if wanted else for_weights
+    return [*for_weights, gradient] if image_wanted else for_weights
 
 
 def _kept(count: int, image: Tensor, tensors: Sequence[Tensor]) -> list[Kept]:
-    """By block, of what `_forward` made, and of all weights."""
+    """By block, of weights and of what `_forward` made: map, numbers and, but for the last block, the next image."""
     made, weights = tensors[: 3 * count - 1], tensors[3 * count - 1 :]
     images = [image, *made[2::3]]
     return [Kept(images[at], *made[3 * at : 3 * at + 2], *weights[4 * at : 4 * at + 3]) for at in range(count)]
