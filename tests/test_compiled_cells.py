@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from darts.models.batch_norm import SynchronisedBatchNorm2d, frozen_statistics
 from darts.models.compiled import library, program
-from darts.models.fused import preparation, separable
+from darts.models.fused import norms, preparation, separable
+from darts.models.fused.libraries import is_norm
 from darts.models.network import build_network, drop_path_scales
 from darts.models.operations import FactorisedReduction, candidate, relu_conv_norm
 from darts.spaces.published import published
@@ -30,6 +31,7 @@ WIDTHS = [  # of input and output, sides, images
 CASES = [
     *[("separable", name, *size, plain) for name in SEPARABLE for size in SIZES for plain in (True, False)],
     *[("prepared", name, *widths) for name in ("relu_conv_norm", "FactorisedReduction") for widths in WIDTHS],
+    *[("normed", name, *size) for name in ("norm", "norm and relu") for size in [(48, (9, 8), 3), (4, (1, 5), 2)]],
 ]
 LIMIT = 5e-6
 
@@ -45,7 +47,7 @@ def lanes(request, monkeypatch):
 def check(kind, name, *sizes):
     """Output, gradients and running statistics by hand are those of the modules in float64."""
     torch.manual_seed(0)
-    {"separable": check_separable, "prepared": check_prepared}[kind](name, *sizes)
+    {"separable": check_separable, "prepared": check_prepared, "normed": check_normed}[kind](name, *sizes)
 
 
 def check_separable(name, channels, stride, sides, images, plain):
@@ -74,6 +76,12 @@ def check_prepared(name, inner, outer, sides, images):
     require_same(
         own, lambda given: preparation.prepared_by_hand(layers, given), lambda modules, given: modules(given), [image]
     )
+
+
+def check_normed(name, channels, sides, images):
+    own = drawn(nn.Sequential(nn.BatchNorm2d(channels), *([nn.ReLU()] if name == "norm and relu" else [])))
+    image = laid_out(torch.randn(images, channels, *sides) + 3)
+    require_same(own, lambda given: norms.in_turn(own, given), lambda modules, given: modules(given), [image])
 
 
 def drawn(module: nn.Module) -> nn.Module:
@@ -131,7 +139,8 @@ def test_a_network_is_that_of_its_modules(name):
             assert errors["output"] <= 1e-5
             largest.append(max(errors.values()))
     assert sorted(largest)[1] <= 2e-5, largest
-    assert used == {separable._forward, separable._backward, preparation._forward, preparation._backward}
+    parts = norms, preparation, separable
+    assert used == {function for part in parts for function in (part._forward, part._backward)}
 
 
 def network_errors(name, seed):
@@ -145,8 +154,8 @@ def network_errors(name, seed):
         return torch.cat(own.training_logits(given, scales))
 
     def expected(modules: nn.Module, given: Tensor) -> Tensor:
-        for cell in modules.cells:
-            cell.by_hand = False
+        for part in (modules, *modules.cells):
+            part.by_hand = False
         return torch.cat(modules.training_logits(given, scales.double()))
 
     return errors_of(own, by_hand, expected, [laid_out(torch.randn(12, 3, 18, 14))])
@@ -157,11 +166,14 @@ def of_either(kind):
     if kind == "separable":
         own = drawn(candidate("sep_conv_3x3").build(8, 1, True))
         return own, lambda image: separable.separated(separable.blocks_of(own), image)
+    if kind == "normed":
+        own = drawn(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()))
+        return own, lambda image: norms.normed_by_hand(own[0], image, True)
     own = drawn(relu_conv_norm(8, 8, True))
     return own, lambda image: preparation.prepared_by_hand(preparation.layers_of(own), image)
 
 
-EITHER = pytest.mark.parametrize("kind", ["separable", "prepared"])
+EITHER = pytest.mark.parametrize("kind", ["separable", "prepared", "normed"])
 
 
 @EITHER
@@ -187,7 +199,7 @@ def test_the_modules_compute_what_is_not_a_batch_norm_of_this_batch(kind):
     assert by_hand(image) is None
     norm.train()
     norm.__class__ = SynchronisedBatchNorm2d
-    assert separable.blocks_of(own) is None and preparation.layers_of(own) is None
+    assert separable.blocks_of(own) is None and preparation.layers_of(own) is None and not is_norm(norm)
 
 
 def test_other_layers_are_not_taken_for_these():
@@ -232,10 +244,14 @@ def replaced(own, what):
 ])  # fmt: skip
 @EITHER
 def test_tensors_that_c_would_misread_are_left_to_the_modules(kind, what):
-    own, _ = of_either(kind)
+    if (kind, what) == ("normed", "padding"):
+        return
+    own, by_hand = of_either(kind)
     replaced(own, what)
     image = laid_out(torch.randn(3, 8, 5, 4))
-    if kind == "separable":
+    if kind == "normed":
+        assert not is_norm(own[0]) or by_hand(image) is None
+    elif kind == "separable":
         blocks = separable.blocks_of(own)
         assert blocks is None or separable.separated(blocks, image) is None
     else:

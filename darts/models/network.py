@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from darts.models.activation_checkpointing import checkpointed
 from darts.models.chain import chain_layers, chain_stem, chain_tail
 from darts.models.depthwise import Depthwise
+from darts.models.fused.norms import in_turn
 from darts.models.fused.preparation import layers_of, prepared_by_hand
 from darts.models.fused.separable import blocks_of, separated
 from darts.models.operations import FactorisedReduction, ResidualReduction, candidate, input_preparations, tail
@@ -166,6 +167,7 @@ class Network(nn.Module):
 
     # True: keep only cells' outputs; what is within a cell is computed again for the gradient
     activation_checkpointing = False
+    by_hand = False  # True: its stem, and as cells have it
 
     def __init__(
         self, stem: nn.Module, cells: Sequence[nn.Module], tail: nn.Module, widths: Widths, classes: int, kind: Stem
@@ -193,8 +195,12 @@ class Network(nn.Module):
         last, middle = self._run_cells(images, path_scales)
         return self.classifier(self.tail(last).mean((2, 3))), None if self.auxiliary is None else self.auxiliary(middle)
 
+    def _stem_by_hand(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return in_turn(self.stem, images) if type(self.stem) is nn.Sequential else self.stem(images)
+
     def train_by_hand(self) -> None:
-        """Let cells be trained faster where a library serves (fused/separable.py); without second derivatives."""
+        """Let the network be trained faster where a library serves (fused/separable.py); without second derivatives."""
+        self.by_hand = True
         for cell in self.cells:
             if isinstance(cell, DiscreteCell):
                 cell.by_hand = True
@@ -204,7 +210,7 @@ class Network(nn.Module):
         return sum(cell.paths() for cell in self.cells)  # type: ignore[operator]
 
     def _run_cells(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-        first_older, first_newer = first_states(self.stem, images)
+        first_older, first_newer = first_states(self._stem_by_hand if self.by_hand else self.stem, images)
         newer = _State(first_newer)
         older = newer if first_older is first_newer else _State(first_older)
         middle = newer.map

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from darts.spaces.search_space import Stem
@@ -35,7 +38,7 @@ class ImageNetStem(nn.Module):
         return older, self.newer(older)
 
 
-def first_states(stem: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def first_states(stem: Callable[[Tensor], Any], images: Tensor) -> tuple[Tensor, Tensor]:
     """The older and the newer input of the first cell; of most stems both are the same map."""
     found = stem(images)
     return found if isinstance(found, tuple) else (found, found)

@@ -179,6 +179,17 @@ def times_factors(image: Tensor, factors: Tensor) -> Tensor:
     return result
 
 
+def where_positive(image: Tensor, positive: Tensor) -> Tensor:
+    """The map where another one is positive, else 0."""
+    result, call = new_map(image, image.shape[1]), _Call("map_where_positive", image.shape[1])
+    call.numbers(image.numel() // image.shape[1], image.shape[1])
+    call.map(image)
+    call.map(positive)
+    call.tensor(result)
+    call()
+    return result
+
+
 def parts(left: Tensor, right: Tensor, groups: int, rectified: bool = False) -> Tensor:
     """What `products` returns, before it is summed over the parts that images were divided into.
 
@@ -252,13 +263,13 @@ def fold_norm(
     return factors, constants, statistics
 
 
-def norm_gradient(
+def fold_norm_gradient(
     gradient: Tensor, image: Tensor, scale: Tensor, statistics: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of scale and shift; and the map's as factors (1, 2, C) of the result's and of the map, and constants (C,)."""
     parts, pixels = channel_sums(gradient, image, statistics[0]), image.numel() // image.shape[1]
     of_scale, of_shift, constants = (torch.empty_like(scale) for _ in range(3))
-    factors, call = scale.new_empty((1, 2, len(scale))), _Call("norm_gradient", len(scale))
+    factors, call = scale.new_empty((1, 2, len(scale))), _Call("fold_norm_gradient", len(scale))
     call.arguments = [len(scale), pixels, len(parts)]
     for tensor in (parts, scale, *statistics, of_scale, of_shift, factors, constants):
         call.tensor(tensor)

@@ -217,6 +217,21 @@ void times_factors(Arguments a) {
             STORE(result + p * channels + c, LOAD(image + p * image_row + c) * factors[p / pixels]);
 }
 
+/* A map where another one is positive, else 0 */
+void map_where_positive(Arguments a) {
+    int64_t threads = NEXT, pixels = NEXT, channels = NEXT;
+    const float *image = FLOATS;
+    int64_t image_row = NEXT;
+    const float *positive = FLOATS;
+    int64_t positive_row = NEXT;
+    float *result = FLOATS;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t p = 0; p < pixels; p++)
+        for (int64_t c = 0; c < channels; c += VL)
+            STORE(result + p * channels + c,
+                  where_positive(LOAD(image + p * image_row + c), positive + p * positive_row + c));
+}
+
 /* ---- sums of products over pixels ---- */
 
 /* A rows and N vectors of the sums of left times right, or times its ReLU */
@@ -314,18 +329,30 @@ void channel_sums(Arguments a) {
 
 /* ---- batch norm: the formulas of darts/models/fused/preparation.py ---- */
 
+/* The sum over pixels of what a map is above a middle, or of its square; four sums, which do not wait for each other */
+INLINE vec total_of(const float *map, int64_t map_row, int64_t pixels, vec middle, const int squared) {
+    vec total[4] = {{0}};
+    int64_t p = 0;
+    for (; p + 4 <= pixels; p += 4)
+        UNROLL for (int k = 0; k < 4; k++) {
+            vec above = LOAD(map + (p + k) * map_row) - middle;
+            if (squared) above *= above;
+            total[k] += above;
+        }
+    for (; p < pixels; p++) {
+        vec above = LOAD(map + p * map_row) - middle;
+        if (squared) above *= above;
+        total[0] += above;
+    }
+    return total[0] + total[1] + (total[2] + total[3]);
+}
+
 /* Of some pixels, by channel: the sum, and the sum of squared deviations from their own mean (no cancellation) */
 static void moments_of_part(float *to, const float *map, int64_t map_row, int64_t pixels, int64_t channels) {
     for (int64_t c = 0; c < channels; c += VL) {
-        vec total[4] = {{0}}, squares[4] = {{0}};
-        for (int64_t p = 0; p < pixels; p++) total[p % 4] += LOAD(map + p * map_row + c);
-        vec sum = total[0] + total[1] + (total[2] + total[3]), mean = sum / (float)pixels;
-        for (int64_t p = 0; p < pixels; p++) {
-            vec above = LOAD(map + p * map_row + c) - mean;
-            squares[p % 4] += above * above;
-        }
+        vec sum = total_of(map + c, map_row, pixels, (vec){0}, 0);
         STORE(to + c, sum);
-        STORE(to + channels + c, squares[0] + squares[1] + (squares[2] + squares[3]));
+        STORE(to + channels + c, total_of(map + c, map_row, pixels, sum / (float)pixels, 1));
     }
 }
 
@@ -380,7 +407,7 @@ void fold_norm(Arguments a) {
 
 /* Gradients of scale and shift; factors of the result's gradient and of the map, and constants, of the map's gradient.
    `parts`: channel_sums of the result's gradient and the map, whose middle is the mean. */
-void norm_gradient(Arguments a) {
+void fold_norm_gradient(Arguments a) {
     int64_t channels = NEXT, pixels = NEXT, count = NEXT;
     const float *parts = FLOATS, *scale = FLOATS, *mean = FLOATS, *r = FLOATS;
     float *of_scale = FLOATS, *of_shift = FLOATS, *factors = FLOATS, *constants = FLOATS, sums[2 * channels];
@@ -1014,8 +1041,8 @@ void pool_source_gradient(Arguments a) {
 
 /* ---- many calls at once: see program.py ---- */
 
-/* [calls] and for each {function, n, k, n arguments, k x (index of an argument, index of a tensor)}: such an argument is a
-   byte offset from the tensor's address */
+/* [calls] and for each {function, n, k, n arguments, k x (index of an argument, index of a tensor)}: such an argument
+   is a byte offset from the tensor's address */
 void run(Arguments program, Arguments tensors) {
     int64_t calls = *program++;
     while (calls--) {

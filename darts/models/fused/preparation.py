@@ -144,7 +144,7 @@ def _backward(plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: 
     """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted; `kept`: g and made."""
     (halves, image_wanted), (scale, y, statistics, *halved) = plan, kept
     groups, inner = 2 if halves else 1, matrix.shape[1]
-    of_scale, of_shift, factors, constants = operators.norm_gradient(gradient, y, scale, statistics)
+    of_scale, of_shift, factors, constants = operators.fold_norm_gradient(gradient, y, scale, statistics)
     of_y = operators.combined([], [constants], 1, len(scale), Diagonal(gradient, y, factors))
     products = operators.parts(of_y, halved[0] if halves else image, groups, rectified=not halves)
     of_matrix = operators.sum_parts(products, matrix.numel())

@@ -1,0 +1,89 @@
+"""Batch norm, and the ReLU after it if there is one, in training on a CPU: of a found network's stem.
+
+The formulas are those of preparation.py, with the map as it comes in the place of a convolution's. Forward and backward
+are one call of C each (compiled/program.py); hooks of the layers are not called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from darts.models.compiled import operators, program
+from darts.models.fused.by_hand import pixels_of
+from darts.models.fused.libraries import is_norm, library_for, lie_as
+from darts.models.fused.maps import refuse_second_derivatives
+from darts.models.fused.separable import laid_out
+from darts.models.kernels.rows import rows
+from darts.models.kernels.types import Diagonal
+
+
+class Plan(NamedTuple):
+    """Whether ReLU follows; whether running statistics move, eps and momentum."""
+
+    rectified: bool
+    norm: tuple[bool, float, float]
+
+
+def in_turn(layers: nn.Sequential, image: Tensor) -> Tensor:
+    """What the layers make of a map, one after the other, batch norms by hand where a library serves."""
+    remaining = list(layers)
+    while remaining:
+        layer, *remaining = remaining
+        rectified = bool(remaining) and type(remaining[0]) is nn.ReLU
+        found = normed_by_hand(layer, image, rectified) if is_norm(layer) else None
+        if found is not None and rectified:
+            remaining = remaining[1:]
+        image = layer(image) if found is None else found
+    return image
+
+
+def normed_by_hand(norm: nn.Module, image: Tensor, rectified: bool) -> Tensor | None:
+    """The map normalised by its batch, which moves the running statistics; None where the module is to compute."""
+    held = cast(Any, norm)
+    running = held.running_mean, held.running_var, held.num_batches_tracked
+    if library_for(image) is not operators or not norm.training:
+        return None
+    numbers = held.weight, held.bias, *running[:2]
+    if not lie_as(numbers, [(image.shape[1],)] * 4) or not lie_as(running[2:], [()], torch.int64):
+        return None
+    plan = Plan(rectified, (held.track_running_stats, held.eps, held.momentum))
+    result: Tensor = _Normed.apply(plan, running, image, held.weight, held.bias)
+    return result
+
+
+class _Normed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, *affine: Tensor) -> Tensor:
+        image = rows(image).map
+        result, statistics = program.run(_forward, plan, image, *affine, *running)
+        ctx.save_for_backward(image, affine[0], statistics, result if plan.rectified else None)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        refuse_second_derivatives()
+        saved = laid_out(ctx.saved_tensors, len(grad_output))
+        return None, None, *program.run(_backward, None, rows(grad_output).map, *saved)
+
+
+def _forward(plan: Plan, image: Tensor, scale: Tensor, shift: Tensor, *running: Tensor) -> list[Tensor]:
+    """The result, and the batch norm's mean and r."""
+    pixels_of(image)
+    factors, constants, statistics = operators.fold_norm(image, (scale, shift), running, plan.norm)
+    kinds = Diagonal(None, image, factors)
+    return [operators.combined([], [constants], 1, len(scale), kinds, rectify=plan.rectified), statistics]
+
+
+def _backward(
+    _: None, gradient: Tensor, image: Tensor, scale: Tensor, statistics: Tensor, result: Tensor | None
+) -> list[Tensor]:
+    """Gradients of the image, g and h; `result`: what went through ReLU."""
+    if result is not None:
+        gradient = operators.where_positive(gradient, result)
+    of_scale, of_shift, factors, constants = operators.fold_norm_gradient(gradient, image, scale, statistics)
+    kinds = Diagonal(gradient, image, factors)
+    return [operators.combined([], [constants], 1, len(scale), kinds), of_scale, of_shift]
