@@ -154,8 +154,7 @@ def network_errors(name, seed):
         return torch.cat(own.training_logits(given, scales))
 
     def expected(modules: nn.Module, given: Tensor) -> Tensor:
-        for part in (modules, *modules.cells):
-            part.by_hand = False
+        modules.train_by_hand(False)
         return torch.cat(modules.training_logits(given, scales.double()))
 
     return errors_of(own, by_hand, expected, [laid_out(torch.randn(12, 3, 18, 14))])

@@ -20,7 +20,7 @@ from darts.loop.settings import RunSettings, taken_over
 from darts.methods.hypergradient import FiniteDifference, FirstOrder
 from darts.models.cost import count_macs
 from darts.models.depthwise import Depthwise
-from darts.models.network import DiscreteCell
+from darts.models.network import Network
 from darts.models.settings import Engine, MemorySettings
 from darts.runtime.device import autocast, keep_freed_memory, set_precision
 from darts.runtime.seeding import generator
@@ -187,8 +187,8 @@ def as_originally(network: nn.Module) -> None:
             module.library = True
         if type(module) is nn.Sequential:
             module.__class__ = _Whole
-        if isinstance(module, DiscreteCell):
-            module.by_hand = False
+        if isinstance(module, Network):
+            module.train_by_hand(False)
 
 
 def search_action(state: SearchState) -> Action:

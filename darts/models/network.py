@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from darts.models.activation_checkpointing import checkpointed
 from darts.models.chain import chain_layers, chain_stem, chain_tail
 from darts.models.depthwise import Depthwise
+from darts.models.fused import preparation
 from darts.models.fused.norms import in_turn
 from darts.models.fused.preparation import layers_of, prepared_by_hand
 from darts.models.fused.separable import blocks_of, separated
@@ -35,8 +36,6 @@ from darts.spaces.search_space import (
 class DiscreteCell(nn.Module):
     """A found cell: each node sums the operations on its kept edges."""
 
-    by_hand = False  # True: for first derivatives only, computed faster where a library serves (fused/separable.py)
-
     def __init__(self, plan: CellPlan, cell: Cell, always: Sequence[str] = ()) -> None:
         """`always`: operations that every edge carries besides its own; no path of theirs is dropped."""
         super().__init__()
@@ -44,6 +43,7 @@ class DiscreteCell(nn.Module):
         inputs = input_preparations(plan, affine=True) if cell.inputs == 2 else ()
         self.inputs = nn.ModuleList(inputs)
         self.operations, self.always = nn.ModuleList(), nn.ModuleList()
+        self.by_hand: dict[nn.Module, Any] = {}
         for node, edges in enumerate(cell.nodes):
             for edge in edges:
                 entry = candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation")
@@ -51,6 +51,11 @@ class DiscreteCell(nn.Module):
                 self.operations.append(entry.build(plan.channels, stride, True))
                 more = [candidate(name).build(plan.channels, stride, True) for name in always]
                 self.always.append(nn.ModuleList(more))
+
+    def train_by_hand(self, switched_on: bool) -> None:
+        """Whether to compute faster where a library serves (fused/separable.py), without second derivatives then."""
+        own = [*self.inputs, *self.operations, *(one for several in self.always for one in several.children())]
+        self.by_hand = {module: blocks_of(module) or layers_of(module) for module in own} if switched_on else {}
 
     def paths(self) -> int:
         """How many edges the cell has."""
@@ -83,10 +88,10 @@ class _State:
         self.map = image
         self.rectified: Tensor | None = None
 
-    def through(self, operation: nn.Module, by_hand: bool) -> Tensor:
+    def through(self, operation: nn.Module, by_hand: Mapping[nn.Module, Any]) -> Tensor:
         """The operation's output; `by_hand`: preparations as preparation.py has them, one ReLU for all others."""
-        layers = layers_of(operation) if by_hand else None
-        found = prepared_by_hand(layers, self.map) if layers else None
+        layers = by_hand.get(operation)
+        found = prepared_by_hand(layers, self.map) if isinstance(layers, preparation.Layers) else None
         if found is not None:
             return found
         if not by_hand or not _begins_with_relu(operation):
@@ -100,13 +105,15 @@ class _State:
             out = layer(out)
         return out
 
-    def plus_path(self, total: Tensor | None, operation: nn.Module, scale: Tensor | None, by_hand: bool) -> Tensor:
+    def plus_path(
+        self, total: Tensor | None, operation: nn.Module, scale: Tensor | None, by_hand: Mapping[nn.Module, Any]
+    ) -> Tensor:
         """A node's sum so far plus the operation's output, each sample of which is multiplied by its scale.
 
         `by_hand`: separable convolutions as separable.py has them.
         """
-        blocks = blocks_of(operation) if by_hand else None
-        found = separated(blocks, self.map, scale, total) if blocks else None
+        blocks = by_hand.get(operation)
+        found = separated(blocks, self.map, scale, total) if isinstance(blocks, list) else None
         return _plus_path(total, self.through(operation, by_hand), scale) if found is None else found
 
 
@@ -198,12 +205,12 @@ class Network(nn.Module):
     def _stem_by_hand(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return in_turn(self.stem, images) if type(self.stem) is nn.Sequential else self.stem(images)
 
-    def train_by_hand(self) -> None:
-        """Let the network be trained faster where a library serves (fused/separable.py); without second derivatives."""
-        self.by_hand = True
+    def train_by_hand(self, switched_on: bool = True) -> None:
+        """Whether to train faster where a library serves (fused/separable.py); without second derivatives then."""
+        self.by_hand = switched_on
         for cell in self.cells:
             if isinstance(cell, DiscreteCell):
-                cell.by_hand = True
+                cell.train_by_hand(switched_on)
 
     def paths(self) -> int:
         """How many edges the network has: the rows of `path_scales`."""

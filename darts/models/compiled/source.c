@@ -727,6 +727,13 @@ INLINE float *own_scale(float *mixture, int64_t group, int64_t per, int64_t step
     return mixture + group / per * step + columns[group % per];
 }
 
+/* The scale of a row, which is its own or its edge's */
+INLINE float scale_of(int64_t row, int64_t group, const float *scales, float *mixture, int64_t per, int64_t step,
+                      const int64_t *columns) {
+    if (scales) return scales[row];
+    return mixture ? *own_scale(mixture, group, per, step, columns) : 1;
+}
+
 /* A row of P times S, and times itself: its variance before what is added to it */
 static float variance_of(float *PS, const float *P, const float *S, int64_t inner) {
     float v = 0;
@@ -735,6 +742,11 @@ static float variance_of(float *PS, const float *P, const float *S, int64_t inne
         for (int64_t k = 0; k < inner; k++) PS[k] += P[j] * S[j * inner + k];
     for (int64_t j = 0; j < inner; j++) v += PS[j] * P[j];
     return v;
+}
+
+/* All threads, where so many rows times square matrices are worth more than one */
+INLINE int64_t worth(int64_t threads, int64_t rows, int64_t inner) {
+    return rows * inner * inner >= 1 << 15 ? threads : 1;
 }
 
 void fold(Arguments a) {
@@ -749,30 +761,31 @@ void fold(Arguments a) {
     int64_t *batches = (int64_t *)NEXT, moves = NEXT;
     float *to_W = FLOATS, *to_b = FLOATS, *to_u = FLOATS, *to_r = FLOATS, *to_m = FLOATS, *to_S = FLOATS;
     const double *numbers = DOUBLES, eps = numbers[0], momentum = numbers[1];
+    threads = worth(threads, groups * outer, inner);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t g = 0; g < groups; g++) {
-        float *m = to_m + g * inner, *S = to_S + g * inner * inner, PS[inner];
-        float scale = mixture ? *own_scale(mixture, g, per, step, columns) : 1;
+        float *m = to_m + g * inner, *S = to_S + g * inner * inner;
         add_parts(S, parts + g * inner * inner, count, size, inner * inner);
         add_parts(m, parts + groups * inner * inner + g * inner, count, size, inner);
         for (int64_t j = 0; j < inner; j++) m[j] /= n;
         for (int64_t j = 0; j < inner; j++)
             for (int64_t k = 0; k < inner; k++) S[j * inner + k] = S[j * inner + k] / n - (double)m[j] * m[k];
-        for (int64_t i = 0; i < outer; i++) {
-            int64_t row = g * outer + i;
-            const float *P = matrices + row * inner;
-            float *W = to_W + ((g / per * outer + i) * per + g % per) * inner, u = 0, v = variance_of(PS, P, S, inner);
-            for (int64_t j = 0; j < inner; j++) u += P[j] * m[j];
-            v = v < 0 ? 0 : v;
-            float r = 1 / sqrtf(v + eps);
-            if (scales) scale = scales[row];
-            for (int64_t j = 0; j < inner; j++) W[j] = scale * r * P[j];
-            to_b[row] = (shifts ? shifts[row] : 0) - scale * r * u, to_u[row] = u, to_r[row] = r;
-            if (!moves) continue;
-            running_mean[row] += momentum * (u - running_mean[row]);
-            running_variance[row] += momentum * (v * (n / (n - 1)) - running_variance[row]);
-        }
         if (moves) batches[g]++;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < groups * outer; row++) {
+        int64_t g = row / outer, i = row % outer;
+        const float *P = matrices + row * inner, *m = to_m + g * inner;
+        float *W = to_W + ((g / per * outer + i) * per + g % per) * inner, PS[inner], u = 0;
+        float v = variance_of(PS, P, to_S + g * inner * inner, inner);
+        for (int64_t j = 0; j < inner; j++) u += P[j] * m[j];
+        v = v < 0 ? 0 : v;
+        float r = 1 / sqrtf(v + eps), factor = r * scale_of(row, g, scales, mixture, per, step, columns);
+        for (int64_t j = 0; j < inner; j++) W[j] = factor * P[j];
+        to_b[row] = (shifts ? shifts[row] : 0) - factor * u, to_u[row] = u, to_r[row] = r;
+        if (!moves) continue;
+        running_mean[row] += momentum * (u - running_mean[row]);
+        running_variance[row] += momentum * (v * (n / (n - 1)) - running_variance[row]);
     }
 }
 
@@ -790,34 +803,44 @@ void fold_gradient(Arguments a) {
     float *of_scales = FLOATS, *of_shifts = FLOATS;
     const float *all_u = FLOATS, *all_r = FLOATS, *all_m = FLOATS, *all_S = FLOATS;
     float *of_P = FLOATS, *to_M = FLOATS, *to_c = FLOATS;
+    float *of_rows = floats(3 * groups * outer), *of_u = of_rows + groups * outer, *of_v = of_u + groups * outer;
+    threads = worth(threads, groups * outer, inner);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t g = 0; g < groups; g++) {
-        const float *m = all_m + g * inner, *S = all_S + g * inner * inner;
-        float *M = to_M + g * inner * inner, *c = to_c + g * inner, of_W[inner], PS[inner];
-        float scale = mixture ? *own_scale(mixture, g, per, step, columns) : 1, of_scale = 0;
-        memset(M, 0, inner * inner * 4), memset(c, 0, inner * 4);
-        for (int64_t i = 0; i < outer; i++) {
-            int64_t row = g * outer + i;
-            const float *P = matrices + row * inner;
-            float u = all_u[row], r = all_r[row], of_b, v = variance_of(PS, P, S, inner);
-            add_parts(of_W, parts + ((g / per * outer + i) * per + g % per) * inner, count, size, inner);
-            add_parts(&of_b, parts + sums + g / per * outer + i, count, size, 1);
-            float df = -of_b * u; /* of s r */
-            for (int64_t j = 0; j < inner; j++) df += of_W[j] * P[j];
-            of_scale += df * r;
-            if (scales) scale = scales[row], of_scales[row] = df * r, of_shifts[row] = of_b;
-            float dv = v < 0 ? 0 : -scale * df * r * r * r / 2, du = -scale * r * of_b;
-            for (int64_t j = 0; j < inner; j++) {
-                of_P[row * inner + j] = scale * r * of_W[j] + du * m[j] + 2 * dv * PS[j];
-                c[j] += P[j] * du / n;
-                float factor = P[j] * dv * (2 / n);
-                for (int64_t k = 0; k < inner; k++) M[j * inner + k] += factor * P[k];
-            }
-        }
+    for (int64_t row = 0; row < groups * outer; row++) {
+        int64_t g = row / outer, i = row % outer;
+        const float *P = matrices + row * inner, *m = all_m + g * inner;
+        float of_W[inner], PS[inner], u = all_u[row], r = all_r[row], of_b;
+        float v = variance_of(PS, P, all_S + g * inner * inner, inner);
+        float scale = scale_of(row, g, scales, mixture, per, step, columns);
+        add_parts(of_W, parts + ((g / per * outer + i) * per + g % per) * inner, count, size, inner);
+        add_parts(&of_b, parts + sums + g / per * outer + i, count, size, 1);
+        float df = -of_b * u; /* of s r */
+        for (int64_t j = 0; j < inner; j++) df += of_W[j] * P[j];
+        if (scales) of_scales[row] = df * r, of_shifts[row] = of_b;
+        of_rows[row] = df * r, of_u[row] = -scale * r * of_b, of_v[row] = v < 0 ? 0 : -scale * df * r * r * r / 2;
         for (int64_t j = 0; j < inner; j++)
-            for (int64_t k = 0; k < inner; k++) c[j] -= M[j * inner + k] * m[k];
-        if (mixture) *own_scale(of_mixture, g, per, step, columns) = of_scale;
+            of_P[row * inner + j] = scale * r * of_W[j] + of_u[row] * m[j] + 2 * of_v[row] * PS[j];
     }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t column = 0; column < groups * inner; column++) {
+        int64_t g = column / inner, j = column % inner;
+        float *M = to_M + column * inner, c = 0;
+        memset(M, 0, inner * 4);
+        for (int64_t row = g * outer; row < (g + 1) * outer; row++) {
+            const float *P = matrices + row * inner;
+            float factor = P[j] * of_v[row] * (2 / n);
+            c += P[j] * of_u[row] / n;
+            for (int64_t k = 0; k < inner; k++) M[k] += factor * P[k];
+        }
+        for (int64_t k = 0; k < inner; k++) c -= M[k] * all_m[g * inner + k];
+        to_c[column] = c;
+    }
+    for (int64_t g = 0; mixture && g < groups; g++) {
+        float of_scale = 0;
+        for (int64_t row = g * outer; row < (g + 1) * outer; row++) of_scale += of_rows[row];
+        *own_scale(of_mixture, g, per, step, columns) = of_scale;
+    }
+    free(of_rows);
 }
 
 /* ---- pools: the formulas of darts/models/kernels/pools.py ---- */

@@ -85,7 +85,8 @@ def _is_plain(layers: Layers) -> bool:
 def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
     """The result by the batch's statistics, which move the running ones; None where the modules are to compute."""
     conv, norm = layers.convolutions[0], layers.norm
-    if library_for(image, conv.out_channels) is not operators or not norm.training:
+    served = norm.training and type(norm) is nn.BatchNorm2d
+    if not served or library_for(image, conv.out_channels) is not operators:
         return None
     if lanes_of(conv.in_channels) is None or image.shape[1] != conv.in_channels:
         return None

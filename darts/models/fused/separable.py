@@ -108,7 +108,8 @@ def separated(
 
     `factors`: what each image of it is multiplied by, (batch,); `added`: another map, which is added then.
     """
-    if library_for(image) is not operators or not all(block.norm.training for block in blocks):
+    served = all(block.norm.training and type(block.norm) is nn.BatchNorm2d for block in blocks)
+    if not served or library_for(image) is not operators:
         return None
     if not _fits(blocks, image, factors, added):
         return None
