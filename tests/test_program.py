@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from darts.models.compiled import library, operators, program
+from darts.models.compiled import call, library, operators, program
 from darts.models.kernels.types import Term
 
 pytestmark = pytest.mark.skipif(not library.available(), reason="there is no C compiler that can be used")
@@ -83,7 +83,7 @@ def test_what_a_program_would_not_repeat_is_refused():
     for reason, function in refused.items():
         with pytest.raises(RuntimeError, match=reason):
             program.run(function, None, image)
-        assert operators.tracing.calls is None and not program._programs
+        assert call.tracing.calls is None and not program._programs
     direct = operators.times_factors(image, torch.ones(2))  # calls are made again
     assert torch.equal(direct, image)
 

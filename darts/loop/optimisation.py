@@ -22,7 +22,7 @@ from darts.tasks.task import CLASSIFICATION, Batch, Mean, Task
 def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser, graphs: bool = False) -> torch.optim.SGD:
     """SGD whose learning rate `set_learning_rate` moves; with `graphs` that is a tensor which a CUDA graph reads."""
     weights = list(parameters)
-    on_cpu = all(weight.device.type == "cpu" for weight in weights)
+    together = not graphs and all(weight.device.type == "cpu" for weight in weights)
     optimiser = eager(torch.optim.SGD)(
         weights,
         lr=settings.learning_rate,
@@ -30,7 +30,7 @@ def weight_optimiser(parameters: Iterable[Tensor], settings: WeightOptimiser, gr
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
         fused=graphs or None,
-        foreach=True if on_cpu and not graphs else None,  # the same bits by half the calls; elsewhere PyTorch chooses
+        foreach=together or None,  # on a CPU the same bits by half the calls; elsewhere PyTorch chooses
     )
     for group in optimiser.param_groups if graphs else []:
         group["lr"] = torch.full((), settings.learning_rate, device=group["params"][0].device)

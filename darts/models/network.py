@@ -202,8 +202,9 @@ class Network(nn.Module):
         last, middle = self._run_cells(images, path_scales)
         return self.classifier(self.tail(last).mean((2, 3))), None if self.auxiliary is None else self.auxiliary(middle)
 
-    def _stem_by_hand(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return in_turn(self.stem, images) if type(self.stem) is nn.Sequential else self.stem(images)
+    def _first_layers(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        by_hand = self.by_hand and type(self.stem) is nn.Sequential
+        return in_turn(cast(nn.Sequential, self.stem), images) if by_hand else self.stem(images)
 
     def train_by_hand(self, switched_on: bool = True) -> None:
         """Whether to train faster where a library serves (fused/separable.py); without second derivatives then."""
@@ -217,7 +218,7 @@ class Network(nn.Module):
         return sum(cell.paths() for cell in self.cells)  # type: ignore[operator]
 
     def _run_cells(self, images: Tensor, path_scales: Tensor | None) -> tuple[Tensor, Tensor]:
-        first_older, first_newer = first_states(self._stem_by_hand if self.by_hand else self.stem, images)
+        first_older, first_newer = first_states(self._first_layers, images)
         newer = _State(first_newer)
         older = newer if first_older is first_newer else _State(first_older)
         middle = newer.map

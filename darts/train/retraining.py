@@ -241,10 +241,8 @@ def train_step(state: TrainState, raw: RawBatch, scales: Tensor | None = None) -
     descend(state.optimiser, total, state.trained, state.settings.weight_optimiser.clip)
     average_statistics(state.network)
     number = len(batch.targets)
-    return {
-        "train/loss": Mean.of(whole_loss(loss), number),
-        "train/accuracy": Mean(correct(logits, target.labels), number),
-    }
+    right = correct(logits, target.labels)
+    return {"train/loss": Mean.of(whole_loss(loss), number), "train/accuracy": Mean(right, number)}
 
 
 def record_epoch(state: TrainState) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
+from darts.models.compiled.call import tracing
 from darts.models.compiled.library import load, widest
-from darts.models.compiled.operators import tracing
 
 MOST_PROGRAMS = 512  # that are kept; with the next one all are traced anew
 ALIGNMENT = 64  # bytes of which a map's offset in the scratch memory is a multiple
@@ -117,11 +117,14 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.data_ptr() == _memory(tensor) and tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
-class _NothingElse(TorchDispatchMode):
-    """Refuses what a program would not repeat."""
+class _NothingElse(TorchFunctionMode):
+    """Refuses what a program would not repeat. (A mode of dispatch would import a compiler, which takes seconds.)"""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if not func.is_view and "empty" not in name:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, name = func(*args, **(kwargs or {})), getattr(func, "__name__", str(func))
+        given = {_memory(own) for own in args if isinstance(own, Tensor)}
+        made = [own for own in (result if isinstance(result, tuple | list) else [result]) if isinstance(own, Tensor)]
+        changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if changes or ("empty" not in name and any(_memory(own) not in given for own in made)):
             raise RuntimeError(f"a program has calls of source.c, views and empty tensors; got {name}")
-        return func(*args, **(kwargs or {}))
+        return result

@@ -147,12 +147,14 @@ def _backward(plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: 
     groups, inner = 2 if halves else 1, matrix.shape[1]
     of_scale, of_shift, factors, constants = operators.fold_norm_gradient(gradient, y, scale, statistics)
     of_y = operators.combined([], [constants], 1, len(scale), Diagonal(gradient, y, factors))
-    products = operators.parts(of_y, halved[0] if halves else image, groups, rectified=not halves)
+    source = halved[0] if halves else image
+    products = operators.parts(of_y, source, groups, rectified=not halves)
     of_matrix = operators.sum_parts(products, matrix.numel())
     found = [of_matrix.view(matrix.shape), of_scale, of_shift]
     if not image_wanted:
         return found
     terms = [Term(of_y, _grouped(matrix, groups).transpose(2, 3))]
-    changes = operators.Changes(positive=None if halves else image)
-    of_image = operators.combined(terms, [], groups, inner, changes=changes)
-    return [*found, operators.every_second_gradient(of_image, image) if halves else of_image]
+    if halves:
+        of_source = operators.combined(terms, [], groups, inner)
+        return [*found, operators.every_second_gradient(of_source, image)]
+    return [*found, operators.combined(terms, [], groups, inner, changes=operators.Changes(positive=image))]
