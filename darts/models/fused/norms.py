@@ -60,7 +60,8 @@ class _Normed(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, *affine: Tensor) -> Tensor:
         image = rows(image).map
         result, statistics = program.run(_forward, plan, image, *affine, *running)
-        ctx.save_for_backward(image, affine[0], statistics, result if plan.rectified else None)
+        through_relu = [result] if plan.rectified else []
+        ctx.save_for_backward(image, affine[0], statistics, *through_relu)
         return result
 
     @staticmethod
@@ -79,10 +80,10 @@ def _forward(plan: Plan, image: Tensor, scale: Tensor, shift: Tensor, *running: 
 
 
 def _backward(
-    _: None, gradient: Tensor, image: Tensor, scale: Tensor, statistics: Tensor, result: Tensor | None
+    _: None, gradient: Tensor, image: Tensor, scale: Tensor, statistics: Tensor, *through_relu: Tensor
 ) -> list[Tensor]:
-    """Gradients of the image, g and h; `result`: what went through ReLU."""
-    if result is not None:
+    """Gradients of the image, g and h; `through_relu`: the result, if ReLU made it."""
+    for result in through_relu:
         gradient = operators.where_positive(gradient, result)
     of_scale, of_shift, factors, constants = operators.fold_norm_gradient(gradient, image, scale, statistics)
     kinds = Diagonal(gradient, image, factors)
