@@ -31,7 +31,8 @@ def combined(
     """The sum of all terms and of constants (any number for each group and channel), plus another map; then ReLU."""
     changes = changes or Changes()
     pools, plain, factors = diagonal or (None, None, None)
-    images = [image for image in (*(term.image for term in terms), pools, plain, added) if image is not None]
+    given = [*(term.image for term in terms), pools, plain, added]
+    images = [image for image in given if image is not None]
     like = images[0]
     if any(len(image) != len(like) or image.shape[2:] != like.shape[2:] for image in images):
         raise ValueError(f"no sum of maps of {' and '.join(str(tuple(image.shape)) for image in images)}")
