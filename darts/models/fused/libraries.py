@@ -1,15 +1,16 @@
-"""Which library computes a state by hand: Triton's kernels on a GPU, compiled C on a CPU, or none."""
+"""Which library computes by hand: Triton's kernels on a GPU, compiled C on a CPU, or none; and which layers it can."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from darts.models.compiled import library
-from darts.models.kernels.rows import MOST_CHANNELS, serves
+from darts.models.kernels.rows import MOST_CHANNELS, rows, serves
 
 
 def is_matrix(conv: nn.Module) -> bool:
@@ -26,12 +27,34 @@ def is_norm(norm: nn.Module) -> bool:
     return norm.affine and norm.running_mean is not None and norm.num_batches_tracked is not None
 
 
+def numbers_of(norm: nn.BatchNorm2d) -> tuple[bool, float, float]:
+    """Of a batch norm of `is_norm`: whether its running statistics move, eps and momentum."""
+    return norm.track_running_stats, norm.eps, cast(float, norm.momentum)
+
+
+def running_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:
+    """Its running mean and variance, and count of batches."""
+    return cast(Any, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
+
+
 def lie_as(tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], kind: torch.dtype = torch.float32) -> bool:
     """Whether C may read and write them: numbers of this kind on the CPU, contiguous, of these shapes."""
     return all(
         t.shape == shape and t.dtype == kind and t.is_cpu and t.is_contiguous()
         for t, shape in zip(tensors, shapes, strict=True)
     )
+
+
+def norm_lies_as(norm: nn.BatchNorm2d, channels: int) -> bool:
+    """The same of all tensors of a batch norm of so many channels."""
+    mean, variance, count = running_of(norm)
+    rows_of = norm.weight, norm.bias, mean, variance
+    return lie_as(rows_of, [(channels,)] * len(rows_of)) and lie_as([count], [()], torch.int64)
+
+
+def laid_out(saved: Sequence[Tensor | None], images: int) -> list[Tensor | None]:
+    """Saved maps as they were saved: hooks of saved tensors may have brought them back otherwise."""
+    return [t if t is None or t.dim() != 4 or len(t) != images else rows(t).map for t in saved]
 
 
 def library_for(image: Tensor, channels: int | None = None) -> ModuleType | None:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from darts.models.compiled import operators, program
 from darts.models.fused.by_hand import pixels_of
-from darts.models.fused.libraries import is_norm, library_for, lie_as
+from darts.models.fused.libraries import is_norm, laid_out, library_for, norm_lies_as, numbers_of, running_of
 from darts.models.fused.maps import refuse_second_derivatives
-from darts.models.fused.separable import laid_out
 from darts.models.kernels.rows import rows
 from darts.models.kernels.types import Diagonal
 
@@ -43,15 +42,11 @@ def in_turn(layers: nn.Sequential, image: Tensor) -> Tensor:
 
 def normed_by_hand(norm: nn.Module, image: Tensor, rectified: bool) -> Tensor | None:
     """The map normalised by its batch, which moves the running statistics; None where the module is to compute."""
-    held = cast(Any, norm)
-    running = held.running_mean, held.running_var, held.num_batches_tracked
-    if library_for(image) is not operators or not norm.training:
+    own = cast(nn.BatchNorm2d, norm)
+    if library_for(image) is not operators or not own.training or not norm_lies_as(own, image.shape[1]):
         return None
-    numbers = held.weight, held.bias, *running[:2]
-    if not lie_as(numbers, [(image.shape[1],)] * 4) or not lie_as(running[2:], [()], torch.int64):
-        return None
-    plan = Plan(rectified, (held.track_running_stats, held.eps, held.momentum))
-    result: Tensor = _Normed.apply(plan, running, image, held.weight, held.bias)
+    plan = Plan(rectified, numbers_of(own))
+    result: Tensor = _Normed.apply(plan, running_of(own), image, own.weight, own.bias)
     return result
 
 
@@ -73,10 +68,7 @@ class _Normed(torch.autograd.Function):
 
 def _forward(plan: Plan, image: Tensor, scale: Tensor, shift: Tensor, *running: Tensor) -> list[Tensor]:
     """The result, and the batch norm's mean and r."""
-    pixels_of(image)
-    factors, constants, statistics = operators.fold_norm(image, (scale, shift), running, plan.norm)
-    kinds = Diagonal(None, image, factors)
-    return [operators.combined([], [constants], 1, len(scale), kinds, rectify=plan.rectified), statistics]
+    return list(normed(image, (scale, shift), running, plan))
 
 
 def _backward(
@@ -85,6 +77,21 @@ def _backward(
     """Gradients of the image, g and h; `through_relu`: the result, if ReLU made it."""
     for result in through_relu:
         gradient = operators.where_positive(gradient, result)
+    return list(normed_gradient(gradient, image, scale, statistics))
+
+
+def normed(image: Tensor, affine: Sequence[Tensor], running: Sequence[Tensor], plan: Plan) -> tuple[Tensor, Tensor]:
+    """By operators that a program may have: a map through batch norm, and the batch norm's mean and r."""
+    pixels_of(image)
+    factors, constants, statistics = operators.fold_norm(image, affine, running, plan.norm)
+    kinds = Diagonal(None, image, factors)
+    return operators.combined([], [constants], 1, image.shape[1], kinds, rectify=plan.rectified), statistics
+
+
+def normed_gradient(
+    gradient: Tensor, image: Tensor, scale: Tensor, statistics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By operators that a program may have: gradients of the map, g and h, from that before ReLU."""
     of_scale, of_shift, factors, constants = operators.fold_norm_gradient(gradient, image, scale, statistics)
     kinds = Diagonal(gradient, image, factors)
-    return [operators.combined([], [constants], 1, len(scale), kinds), of_scale, of_shift]
+    return operators.combined([], [constants], 1, len(scale), kinds), of_scale, of_shift

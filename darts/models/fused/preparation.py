@@ -22,20 +22,21 @@ from torch import Tensor, nn
 
 from darts.models.compiled import operators, program
 from darts.models.compiled.library import lanes_of
-from darts.models.fused.by_hand import pixels_of
-from darts.models.fused.libraries import is_matrix, is_norm, library_for, lie_as
+from darts.models.fused.libraries import (
+    is_matrix,
+    is_norm,
+    laid_out,
+    library_for,
+    lie_as,
+    norm_lies_as,
+    numbers_of,
+    running_of,
+)
 from darts.models.fused.maps import refuse_second_derivatives
-from darts.models.fused.separable import laid_out
+from darts.models.fused.norms import Plan, normed, normed_gradient
 from darts.models.kernels.rows import rows
-from darts.models.kernels.types import Diagonal, Term
+from darts.models.kernels.types import Term
 from darts.models.operations import FactorisedReduction
-
-
-class Plan(NamedTuple):
-    """Whether the resolution is halved; whether running statistics move, eps and momentum."""
-
-    halves: bool
-    norm: tuple[bool, float, float]
 
 
 class Layers(NamedTuple):
@@ -44,25 +45,11 @@ class Layers(NamedTuple):
     convolutions: Sequence[nn.Conv2d]
     norm: nn.BatchNorm2d
 
-    @property
-    def plan(self) -> Plan:
-        """Its numbers."""
-        norm = self.norm
-        return Plan(len(self.convolutions) == 2, (norm.track_running_stats, norm.eps, cast(float, norm.momentum)))
-
-    @property
-    def running(self) -> tuple[Tensor, ...]:
-        """Mean, variance and count of batches."""
-        norm = self.norm
-        return cast(Any, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
-
     def lie_as_c_reads_them(self, matrix: Tensor) -> bool:
         """Whether the matrix, weights and running statistics are as these layers were built with."""
-        conv, norm = self.convolutions[0], self.norm
+        conv = self.convolutions[0]
         outer = conv.out_channels * len(self.convolutions)
-        tensors = matrix, norm.weight, norm.bias, *self.running[:2]
-        shapes = (outer, conv.in_channels, 1, 1), (outer,), (outer,), (outer,), (outer,)
-        return lie_as(tensors, shapes) and lie_as(self.running[2:], [()], torch.int64)
+        return lie_as([matrix], [(outer, conv.in_channels, 1, 1)]) and norm_lies_as(self.norm, outer)
 
 
 def layers_of(module: nn.Module) -> Layers | None:
@@ -94,18 +81,19 @@ def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
     matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
     if not layers.lie_as_c_reads_them(matrix):
         return None
-    result: Tensor = _Prepared.apply(layers.plan, layers.running, image, matrix, norm.weight, norm.bias)
+    plan = len(matrices) == 2, Plan(False, numbers_of(norm))
+    result: Tensor = _Prepared.apply(plan, running_of(norm), image, matrix, norm.weight, norm.bias)
     return result
 
 
 class _Prepared(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, matrix: Tensor, *affine: Tensor
+        ctx: Any, plan: tuple[bool, Plan], running: Sequence[Tensor], image: Tensor, matrix: Tensor, *affine: Tensor
     ) -> Tensor:
         image = rows(image).map
         result, *made = program.run(_forward, plan, image, matrix, *affine, *running)
-        ctx.plan = plan
+        ctx.halves = plan[0]
         ctx.save_for_backward(image, matrix, affine[0], *made)
         return result
 
@@ -113,26 +101,24 @@ class _Prepared(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
         image_wanted, saved = ctx.needs_input_grad[2], laid_out(ctx.saved_tensors, len(grad_output))
-        found = program.run(_backward, (ctx.plan.halves, image_wanted), rows(grad_output).map, *saved)
+        found = program.run(_backward, (ctx.halves, image_wanted), rows(grad_output).map, *saved)
         for_image = found.pop() if image_wanted else None
         return None, None, for_image, *found
 
 
-def _forward(plan: Plan, image: Tensor, matrix: Tensor, *others: Tensor) -> list[Tensor]:
+def _forward(plan: tuple[bool, Plan], image: Tensor, matrix: Tensor, *others: Tensor) -> list[Tensor]:
     """z, y, the batch norm's mean and r, and the pixels that count where the resolution is halved.
 
-    `others`: g, h, and the running mean, variance and count of batches.
+    `plan`: whether it is, and the batch norm's; `others`: g, h, and the running mean, variance and count of batches.
     """
-    scale, shift, *running = others
-    halved = [operators.every_second(image)] if plan.halves else []
-    source = halved[0] if plan.halves else image
-    groups, outer = (2, len(scale) // 2) if plan.halves else (1, len(scale))
+    (halves, of_norm), (scale, shift, *running) = plan, others
+    halved = [operators.every_second(image)] if halves else []
+    source = halved[0] if halves else image
+    groups, outer = (2, len(scale) // 2) if halves else (1, len(scale))
     terms = [Term(source, _grouped(matrix, groups))]
-    changes = operators.Changes(rectified=not plan.halves)
+    changes = operators.Changes(rectified=not halves)
     y = operators.combined(terms, [], groups, outer, changes=changes)
-    pixels_of(y)
-    factors, constants, statistics = operators.fold_norm(y, (scale, shift), running, plan.norm)
-    z = operators.combined([], [constants], 1, len(scale), Diagonal(None, y, factors))
+    z, statistics = normed(y, (scale, shift), running, of_norm)
     return [z, y, statistics, *halved]
 
 
@@ -145,8 +131,7 @@ def _backward(plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: 
     """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted; `kept`: g and made."""
     (halves, image_wanted), (scale, y, statistics, *halved) = plan, kept
     groups, inner = 2 if halves else 1, matrix.shape[1]
-    of_scale, of_shift, factors, constants = operators.fold_norm_gradient(gradient, y, scale, statistics)
-    of_y = operators.combined([], [constants], 1, len(scale), Diagonal(gradient, y, factors))
+    of_y, of_scale, of_shift = normed_gradient(gradient, y, scale, statistics)
     source = halved[0] if halves else image
     products = operators.parts(of_y, source, groups, rectified=not halves)
     of_matrix = operators.sum_parts(products, matrix.numel())

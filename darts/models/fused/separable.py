@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from darts.models.compiled import operators, program
 from darts.models.depthwise import Depthwise
 from darts.models.fused.by_hand import pixels_of
-from darts.models.fused.libraries import is_matrix, is_norm, library_for, lie_as
+from darts.models.fused.libraries import (
+    is_matrix,
+    is_norm,
+    laid_out,
+    library_for,
+    lie_as,
+    norm_lies_as,
+    numbers_of,
+    running_of,
+)
 from darts.models.fused.maps import refuse_second_derivatives
 from darts.models.kernels.rows import rows
 from darts.models.kernels.types import Folded, Kernels, Term
@@ -48,21 +57,13 @@ class Layers(NamedTuple):
     def lie_as_c_reads_them(self) -> bool:
         """Whether weights and running statistics are as these layers were built with."""
         C, side = self.depthwise.in_channels, self.depthwise.kernel_size[0]  # noqa: N806
-        shapes = (C, 1, side, side), (C, C, 1, 1), (C,), (C,), (C,), (C,)
-        numbers = lie_as((*self.weights, *self.running[:2]), shapes)
-        return numbers and lie_as(self.running[2:], [()], torch.int64)
-
-    @property
-    def running(self) -> tuple[Tensor, ...]:
-        """Mean, variance and count of batches."""
-        norm = self.norm
-        return cast(Any, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
+        return lie_as(self.weights[:2], [(C, 1, side, side), (C, C, 1, 1)]) and norm_lies_as(self.norm, C)
 
     @property
     def plan(self) -> Plan:
         """Its numbers."""
         steps = self.depthwise.stride[0], self.depthwise.dilation[0]
-        return Plan(steps, (self.norm.track_running_stats, self.norm.eps, cast(float, self.norm.momentum)))
+        return Plan(steps, numbers_of(self.norm))
 
 
 class Plan(NamedTuple):
@@ -116,7 +117,7 @@ def separated(
     factors = None if factors is None else factors.to(image.dtype).contiguous()
     plans = tuple(block.plan for block in blocks)
     weights = [weight for block in blocks for weight in block.weights]
-    running = [buffer for block in blocks for buffer in block.running]
+    running = [buffer for block in blocks for buffer in running_of(block.norm)]
     result: Tensor = _Separated.apply(plans, running, image, factors, added, *weights)
     return result
 
@@ -130,11 +131,6 @@ def _fits(blocks: Sequence[Layers], image: Tensor, factors: Tensor | None, added
     if added is not None and (added.shape != shape or added.dtype != image.dtype):
         return False
     return image.shape[1] == channels and all(block.lie_as_c_reads_them for block in blocks)
-
-
-def laid_out(saved: Sequence[Tensor | None], images: int) -> list[Tensor | None]:
-    """Saved maps as they were saved: hooks of saved tensors may have brought them back otherwise."""
-    return [t if t is None or t.dim() != 4 or len(t) != images else rows(t).map for t in saved]
 
 
 class _Separated(torch.autograd.Function):
