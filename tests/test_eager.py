@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from darts.loop.eager import eager
+from darts.loop.optimisation import weight_optimiser
 from darts.models import cost
 from darts.models.network import build_network
 from darts.models.operations import OPERATIONS, search_operation
 from darts.models.supernet import Supernet
 from darts.spaces.published import published
 from darts.spaces.search_space import InputShape, plan_cells
-from tests.conftest import CANDIDATES, ROOT, TINY_SEARCH, TINY_TRAIN, run_command, space_of
+from tests.conftest import CANDIDATES, ROOT, TINY_SEARCH, TINY_TRAIN, composed, run_command, space_of
 
 RULES = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}),
@@ -50,6 +52,28 @@ def test_an_eager_optimiser_steps_as_torchs_own_to_the_bit(rule):
         for place, tensors in known["state"].items():
             assert all(torch.equal(state["state"][place][name], value) for name, value in tensors.items())
     assert issubclass(eager(kind), kind) and eager(kind) is eager(kind) and own[0][0].requires_grad is False
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_weights_optimiser_steps_on_a_cpu_as_torchs_own_to_the_bit(nesterov):
+    """Its tensors are taken together there; of one weight no gradient comes, another's lies otherwise than it does."""
+    rule = replace(composed("search").weight_optimiser, nesterov=nesterov)
+    settings = {name: getattr(rule, name) for name in ("momentum", "nesterov", "weight_decay")}
+    found = []
+    for build in (weight_optimiser, lambda own, _: torch.optim.SGD(own, rule.learning_rate, foreach=False, **settings)):
+        draws = torch.Generator().manual_seed(0)
+        shapes = (4, 3, 3, 3), (8, 8, 1, 1), (7,), (5,)
+        weights = [nn.Parameter(torch.randn(shape, generator=draws)) for shape in shapes]
+        optimiser = build(weights, rule)
+        for _ in range(5):
+            for weight in weights[1:]:
+                weight.grad = torch.randn(weight.shape, generator=draws)
+            lying = torch.randn(weights[0].shape, generator=draws)
+            weights[0].grad = lying.contiguous(memory_format=torch.channels_last)
+            weights[2].grad = None
+            optimiser.step()
+        found.append([weight.detach() for weight in weights])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_a_step_keeps_no_graph():
