@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from darts.models.batch_norm import SynchronisedBatchNorm2d, frozen_statistics
 from darts.models.compiled import library, program
-from darts.models.fused import norms, preparation, separable
+from darts.models.fused import computation, norms, plain, preparation, separable
+from darts.models.fused.computation import Computation, Step
 from darts.models.fused.libraries import is_norm
 from darts.models.network import build_network, drop_path_scales
 from darts.models.operations import FactorisedReduction, candidate, relu_conv_norm
@@ -34,6 +35,7 @@ CASES = [
     *[("normed", name, *size) for name in ("norm", "norm and relu") for size in [(48, (9, 8), 3), (4, (1, 5), 2)]],
 ]
 LIMIT = 5e-6
+SKIP = plain.layers_of(nn.Identity())
 
 
 @pytest.fixture(params=library.LANES)
@@ -60,9 +62,11 @@ def check_separable(name, channels, stride, sides, images, plain):
         found = modules(given[0])
         return found if plain else found * factors.double()[:, None, None, None] + given[1]
 
+    step = Step(separable.layers_of(own), 0, 2, 0)
+    whole = alone(own) if plain else Computation(2, [Step(SKIP, 1, 2), step], [2])
     require_same(
         own,
-        lambda *given: separable.separated(separable.blocks_of(own), given[0], factors, *given[1:]),
+        lambda *given: whole(given, None if plain else factors[None]),
         expected,
         [image] if plain else [image, added],
     )
@@ -71,17 +75,19 @@ def check_separable(name, channels, stride, sides, images, plain):
 def check_prepared(name, inner, outer, sides, images):
     build = {"relu_conv_norm": relu_conv_norm, "FactorisedReduction": FactorisedReduction}[name]
     own = drawn(build(inner, outer, True))
-    layers = preparation.layers_of(own)
     image = laid_out(torch.randn(images, inner, *sides))
-    require_same(
-        own, lambda given: preparation.prepared_by_hand(layers, given), lambda modules, given: modules(given), [image]
-    )
+    require_same(own, lambda given: alone(own)([given]), lambda modules, given: modules(given), [image])
 
 
 def check_normed(name, channels, sides, images):
     own = drawn(nn.Sequential(nn.BatchNorm2d(channels), *([nn.ReLU()] if name == "norm and relu" else [])))
     image = laid_out(torch.randn(images, channels, *sides) + 3)
     require_same(own, lambda given: norms.in_turn(own, given), lambda modules, given: modules(given), [image])
+
+
+def alone(own: nn.Module) -> Computation:
+    """One operation."""
+    return Computation(1, [Step(separable.layers_of(own) or preparation.layers_of(own), 0, 1)], [1])
 
 
 def drawn(module: nn.Module) -> nn.Module:
@@ -139,7 +145,7 @@ def test_a_network_is_that_of_its_modules(name):
             assert errors["output"] <= 1e-5
             largest.append(max(errors.values()))
     assert sorted(largest)[1] <= 2e-5, largest
-    parts = norms, preparation, separable
+    parts = norms, computation
     assert used == {function for part in parts for function in (part._forward, part._backward)}
 
 
@@ -164,12 +170,12 @@ def of_either(kind):
     """Modules, and what computes them by hand."""
     if kind == "separable":
         own = drawn(candidate("sep_conv_3x3").build(8, 1, True))
-        return own, lambda image: separable.separated(separable.blocks_of(own), image)
+        return own, lambda image: alone(own)([image])
     if kind == "normed":
         own = drawn(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()))
         return own, lambda image: norms.normed_by_hand(own[0], image, True)
     own = drawn(relu_conv_norm(8, 8, True))
-    return own, lambda image: preparation.prepared_by_hand(preparation.layers_of(own), image)
+    return own, lambda image: alone(own)([image])
 
 
 EITHER = pytest.mark.parametrize("kind", ["separable", "prepared", "normed"])
@@ -198,7 +204,7 @@ def test_the_modules_compute_what_is_not_a_batch_norm_of_this_batch(kind):
     assert by_hand(image) is None
     norm.train()
     norm.__class__ = SynchronisedBatchNorm2d
-    assert separable.blocks_of(own) is None and preparation.layers_of(own) is None and not is_norm(norm)
+    assert separable.layers_of(own) is None and preparation.layers_of(own) is None and not is_norm(norm)
 
 
 def test_other_layers_are_not_taken_for_these():
@@ -217,7 +223,7 @@ def test_other_layers_are_not_taken_for_these():
     ]
     assert [preparation.layers_of(nn.Sequential(*layers)) for layers in others] == [None] * len(others)
     assert preparation.layers_of(FactorisedReduction(4, 7, True)) is None  # 3 and 4 channels
-    assert separable.blocks_of(nn.Sequential(*plain)) is None
+    assert separable.layers_of(nn.Sequential(*plain)) is None
 
 
 def replaced(own, what):
@@ -250,17 +256,15 @@ def test_tensors_that_c_would_misread_are_left_to_the_modules(kind, what):
     image = laid_out(torch.randn(3, 8, 5, 4))
     if kind == "normed":
         assert not is_norm(own[0]) or by_hand(image) is None
-    elif kind == "separable":
-        blocks = separable.blocks_of(own)
-        assert blocks is None or separable.separated(blocks, image) is None
     else:
-        layers = preparation.layers_of(own)
-        assert layers is None or preparation.prepared_by_hand(layers, image) is None
+        layers = separable.layers_of(own) or preparation.layers_of(own)
+        assert layers is None or by_hand(image) is None
 
 
 def test_drop_path_scales_of_any_kind():
     own, _ = of_either("separable")
-    image, blocks = laid_out(torch.randn(3, 8, 5, 4)), separable.blocks_of(own)
+    image, step = laid_out(torch.randn(3, 8, 5, 4)), Step(separable.layers_of(own), 0, 1, 0)
+    scaled = Computation(1, [step], [1])
     with frozen_statistics(own):
         plain = own(image)
         for factors in (
@@ -270,11 +274,13 @@ def test_drop_path_scales_of_any_kind():
             torch.tensor([0, 1, 3]),
         ):
             due = plain * factors.float()[:, None, None, None]
-            torch.testing.assert_close(separable.separated(blocks, image, factors), due, rtol=1e-4, atol=1e-5)
-        assert separable.separated(blocks, image, torch.rand(3, requires_grad=True)) is None
-        assert separable.separated(blocks, image, torch.rand(4)) is None
-        assert separable.separated(blocks, image, None, torch.rand(3, 8, 4, 4)) is None
-        assert separable.separated(blocks, image[:, :4]) is None
+            torch.testing.assert_close(scaled([image], factors[None]), due, rtol=1e-4, atol=1e-5)
+        assert scaled([image], torch.rand(1, 3, requires_grad=True)) is None
+        assert scaled([image], torch.rand(1, 4)) is None and scaled([image], torch.rand(3)) is None
+        assert scaled([image[:, :4]]) is None
+        summed = Computation(2, [step._replace(node=2), Step(SKIP, 1, 2)], [2])
+        assert summed([image, image]) is not None
+        assert summed([image, image[:, :, :4]]) is None and summed([image, image[:2]]) is None
 
 
 @EITHER

@@ -74,7 +74,7 @@ def test_one_tensor_twice_is_not_taken_for_one_ever_after():
 def test_what_a_program_would_not_repeat_is_refused():
     image = image_of(2, 4, 3, 3)
     refused = {
-        "got add": lambda plan, own: [operators.times_factors(own + 1, torch.empty(2))],
+        "got add": lambda plan, own: [operators.scaled_sum(own + 1, torch.empty(2))],
         "got clone": lambda plan, own: [own.clone()],
         "a tensor that it was given": lambda plan, own: [own],
         "part of a tensor": lambda plan, own: [torch.empty(4, 2)[1:]],
@@ -84,7 +84,7 @@ def test_what_a_program_would_not_repeat_is_refused():
         with pytest.raises(RuntimeError, match=reason):
             program.run(function, None, image)
         assert call.tracing.calls is None and not program._programs
-    direct = operators.times_factors(image, torch.ones(2))  # calls are made again
+    direct = operators.scaled_sum(image, torch.ones(2))  # calls are made again
     assert torch.equal(direct, image)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from darts.models.activation_checkpointing import checkpointed
 from darts.models.chain import chain_layers, chain_stem, chain_tail
 from darts.models.depthwise import Depthwise
-from darts.models.fused import preparation
+from darts.models.fused import plain, preparation, separable
+from darts.models.fused.computation import Computation, Layers, Step
 from darts.models.fused.norms import in_turn
-from darts.models.fused.preparation import layers_of, prepared_by_hand
-from darts.models.fused.separable import blocks_of, separated
 from darts.models.operations import FactorisedReduction, ResidualReduction, candidate, input_preparations, tail
 from darts.models.settings import NetworkSettings
 from darts.models.stem import build_stem, first_states
@@ -43,7 +42,8 @@ class DiscreteCell(nn.Module):
         inputs = input_preparations(plan, affine=True) if cell.inputs == 2 else ()
         self.inputs = nn.ModuleList(inputs)
         self.operations, self.always = nn.ModuleList(), nn.ModuleList()
-        self.by_hand: dict[nn.Module, Any] = {}
+        self.by_hand: dict[nn.Module, Computation] = {}
+        self.whole_by_hand: Computation | None = None
         for node, edges in enumerate(cell.nodes):
             for edge in edges:
                 entry = candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation")
@@ -53,9 +53,30 @@ class DiscreteCell(nn.Module):
                 self.always.append(nn.ModuleList(more))
 
     def train_by_hand(self, switched_on: bool) -> None:
-        """Whether to compute faster where a library serves (fused/separable.py), without second derivatives then."""
-        own = [*self.inputs, *self.operations, *(one for several in self.always for one in several.children())]
-        self.by_hand = {module: blocks_of(module) or layers_of(module) for module in own} if switched_on else {}
+        """Whether to compute faster where a library serves (fused/computation.py), without second derivatives then."""
+        self.by_hand, self.whole_by_hand = {}, None
+        if not switched_on:
+            return
+        for module in [*self.inputs, *self.operations, *(one for several in self.always for one in several.children())]:
+            layers = separable.layers_of(module) or preparation.layers_of(module)
+            if layers is not None:
+                self.by_hand[module] = Computation(1, [Step(layers, 0, 1)], [1])
+        first = len(self.inputs)  # the number of the first state: those before are what the inputs are prepared from
+        steps = [_step(prepare, number, first + number) for number, prepare in enumerate(self.inputs)]
+        for node, edge, source in self._edges():
+            path = None if isinstance(self.operations[edge], nn.Identity) else edge  # as published
+            steps.append(_step(self.operations[edge], first + source, first + self.cell.inputs + node, path))
+            for always in self.always[edge].children():
+                steps.append(_step(always, first + source, first + self.cell.inputs + node))
+        served = [step for step in steps if step is not None]
+        whole = Computation(first or 1, served, [first + state for state in self.cell.concat])
+        if len(served) == len(steps) and whole.is_whole:
+            self.whole_by_hand = whole
+
+    def _edges(self) -> list[tuple[int, int, int]]:
+        """Node, edge and source, one edge after the other."""
+        pairs = [(node, source) for node, edges in enumerate(self.cell.nodes) for _, source in edges]
+        return [(node, edge, source) for edge, (node, source) in enumerate(pairs)]
 
     def paths(self) -> int:
         """How many edges the cell has."""
@@ -64,6 +85,10 @@ class DiscreteCell(nn.Module):
     def forward(self, older: Tensor | _State, newer: Tensor | _State, path_scales: Tensor | None) -> Tensor:
         """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
         given = [x if isinstance(x, _State) else _State(x) for x in (older, newer)]
+        if self.whole_by_hand is not None:
+            found = self.whole_by_hand([x.map for x in given][-self.whole_by_hand.maps :], path_scales)
+            if found is not None:
+                return found
         pairs = list(zip(self.inputs, given, strict=True)) if self.inputs else []
         states = [_State(x.through(prepare, self.by_hand)) for prepare, x in pairs] or given[1:]
         edge = 0
@@ -73,9 +98,9 @@ class DiscreteCell(nn.Module):
                 operation, state = self.operations[edge], states[source]
                 dropped = path_scales is not None and not isinstance(operation, nn.Identity)  # as published
                 scale = cast(Tensor, path_scales)[edge] if dropped else None
-                total = state.plus_path(total, operation, scale, self.by_hand)
+                total = _plus_path(total, state.through(operation, self.by_hand), scale)
                 for always in self.always[edge].children():
-                    total = state.plus_path(total, always, None, self.by_hand)
+                    total = _plus_path(total, state.through(always, self.by_hand), None)
                 edge += 1
             states.append(_State(cast(Tensor, total)))
         return torch.cat([states[node].map for node in self.cell.concat], dim=1)
@@ -88,10 +113,10 @@ class _State:
         self.map = image
         self.rectified: Tensor | None = None
 
-    def through(self, operation: nn.Module, by_hand: Mapping[nn.Module, Any]) -> Tensor:
-        """The operation's output; `by_hand`: preparations as preparation.py has them, one ReLU for all others."""
-        layers = by_hand.get(operation)
-        found = prepared_by_hand(layers, self.map) if isinstance(layers, preparation.Layers) else None
+    def through(self, operation: nn.Module, by_hand: Mapping[nn.Module, Computation]) -> Tensor:
+        """The operation's output; `by_hand`: some by themselves, and if there are any, one ReLU for all others."""
+        computation = by_hand.get(operation)
+        found = None if computation is None else computation([self.map])
         if found is not None:
             return found
         if not by_hand or not _begins_with_relu(operation):
@@ -105,16 +130,12 @@ class _State:
             out = layer(out)
         return out
 
-    def plus_path(
-        self, total: Tensor | None, operation: nn.Module, scale: Tensor | None, by_hand: Mapping[nn.Module, Any]
-    ) -> Tensor:
-        """A node's sum so far plus the operation's output, each sample of which is multiplied by its scale.
 
-        `by_hand`: separable convolutions as separable.py has them.
-        """
-        blocks = by_hand.get(operation)
-        found = separated(blocks, self.map, scale, total) if isinstance(blocks, list) else None
-        return _plus_path(total, self.through(operation, by_hand), scale) if found is None else found
+def _step(operation: nn.Module, source: int, node: int, path: int | None = None) -> Step | None:
+    """Of a computation by hand; None for an operation that has none."""
+    layers: Layers | None = separable.layers_of(operation) or preparation.layers_of(operation)
+    layers = layers or plain.layers_of(operation)
+    return None if layers is None else Step(layers, source, node, path)
 
 
 def _begins_with_relu(operation: nn.Module) -> bool:

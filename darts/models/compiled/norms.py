@@ -82,12 +82,13 @@ def every_second(image: Tensor) -> Tensor:
     return result
 
 
-def every_second_gradient(gradient: Tensor, image: Tensor) -> Tensor:
-    """The image's, from the gradient of what `every_second` makes of it."""
+def every_second_gradient(gradient: Tensor, image: Tensor, added: Tensor | None = None) -> Tensor:
+    """The image's, from the gradient of what `every_second` makes of it; plus another map."""
     result = new_map(image, image.shape[1])
     call = _of_every_second("every_second_gradient", image, gradient.shape[2:])
     call.map(gradient)
     call.tensor(result)
+    call.map(added)
     call()
     return result
 

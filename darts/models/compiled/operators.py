@@ -22,8 +22,8 @@ from darts.models.compiled.sums import (
     mapped,
     parts,
     products,
+    scaled_sum,
     sum_parts,
-    times_factors,
     where_positive,
 )
 
@@ -48,8 +48,8 @@ __all__ = [
     "pool_source_gradient",
     "pooled",
     "products",
+    "scaled_sum",
     "source_gradient",
     "sum_parts",
-    "times_factors",
     "where_positive",
 ]

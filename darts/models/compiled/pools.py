@@ -110,17 +110,21 @@ def pool_maps_gradient(
 
 def pool_source_gradient(
     maps: Tensor | None, taps: Tensor | None, gradient: Tensor, factors: Tensor, kinds: Sequence[int],
-    sides: Sequence[int], plain: bool, side: int, stride: int,
+    sides: Sequence[int], plain: bool, side: int, stride: int, added: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Of the pools' input, (batch, C, *sides), from that of their maps, and from the edges' where it comes as it is."""
+    """Of the pools' input, (batch, C, *sides), from that of their maps, and from the edges' where it comes as it is.
+
+    `added`: another map, which is added then; of this library alone.
+    """
     edges, _, channels = factors.shape
     result, call = new_map(gradient, channels, (sides[0], sides[1])), Call("pool_source_gradient", channels)
     call.numbers(len(gradient), *sides, *gradient.shape[2:], channels, side, stride, edges, len(kinds), _maxima(kinds))
     call.numbers(plain)
-    call.tensor(maps)
+    call.map(maps)
     call.tensor(taps)
     call.map(gradient)
     call.tensor(factors)
     call.tensor(result)
+    call.map(added)
     call()
     return result

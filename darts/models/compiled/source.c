@@ -204,17 +204,24 @@ void combined(Arguments a) {
     for (int64_t t = 0; t < s.terms; t++) free(s.term[t].packed);
 }
 
-/* A map with each image times its factor */
-void times_factors(Arguments a) {
+/* A map, perhaps times a factor of each image, perhaps plus another map */
+void scaled_sum(Arguments a) {
     int64_t threads = NEXT, images = NEXT, pixels = NEXT, channels = NEXT;
+    float *result = FLOATS;
+    int64_t result_row = NEXT;
     const float *image = FLOATS;
     int64_t image_row = NEXT;
-    const float *factors = FLOATS;
-    float *result = FLOATS;
+    const float *factors = FLOATS, *added = FLOATS;
+    int64_t added_row = NEXT;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t p = 0; p < images * pixels; p++)
-        for (int64_t c = 0; c < channels; c += VL)
-            STORE(result + p * channels + c, LOAD(image + p * image_row + c) * factors[p / pixels]);
+    for (int64_t b = 0; b < images; b++)
+        for (int64_t p = b * pixels; p < (b + 1) * pixels; p++)
+            for (int64_t c = 0; c < channels; c += VL) {
+                vec own = LOAD(image + p * image_row + c);
+                if (factors) own *= factors[b];
+                if (added) own += LOAD(added + p * added_row + c);
+                STORE(result + p * result_row + c, own);
+            }
 }
 
 /* A map where another one is positive, else 0 */
@@ -439,7 +446,7 @@ void every_second(Arguments a) {
         }
 }
 
-/* The image's gradient, from that of the result */
+/* The image's gradient, from that of the result; perhaps plus another map */
 void every_second_gradient(Arguments a) {
     int64_t threads = NEXT, images = NEXT, H = NEXT, W = NEXT, OH = NEXT, OW = NEXT, channels = NEXT;
     const float *image = FLOATS;
@@ -447,6 +454,8 @@ void every_second_gradient(Arguments a) {
     const float *gradient = FLOATS;
     int64_t gradient_row = NEXT;
     float *result = FLOATS;
+    const float *added = FLOATS;
+    int64_t added_row = NEXT;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t p = 0; p < images * H * W; p++) {
         int64_t y = p / W % H, x = p % W, odd = y % 2, place = (p / (H * W) * OH + y / 2) * OW + x / 2;
@@ -455,6 +464,7 @@ void every_second_gradient(Arguments a) {
             if (x % 2 == odd) /* others were not read */
                 own = where_positive(LOAD(gradient + place * gradient_row + odd * channels + c),
                                      image + p * image_row + c);
+            if (added) own += LOAD(added + p * added_row + c);
             STORE(result + p * channels + c, own);
         }
     }
@@ -1015,7 +1025,8 @@ void pool_maps_gradient(Arguments a) {
             }
 }
 
-/* Of the pools' input, from the gradient of their maps, and from the edges' where it comes as it is (the last kind) */
+/* Of the pools' input, from the gradient of their maps, and from the edges' where it comes as it is (the last kind);
+   perhaps plus another map */
 void pool_source_gradient(Arguments a) {
     int64_t threads = NEXT, images = NEXT;
     Window w;
@@ -1024,17 +1035,21 @@ void pool_source_gradient(Arguments a) {
     w.side = NEXT, w.stride = NEXT, half = w.side / 2;
     int64_t edges = NEXT, pools = NEXT, maxima = NEXT, has_plain = NEXT;
     const float *of_maps = FLOATS;
+    int64_t maps_row = NEXT;
     const uint8_t *taps = (const uint8_t *)NEXT;
     const float *gradient = FLOATS;
     int64_t gradient_row = NEXT;
     const float *factors = FLOATS;
     float *to = FLOATS;
+    const float *added = FLOATS;
+    int64_t added_row = NEXT;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t p = 0; p < images * w.H * w.W; p++) {
         int64_t b = p / (w.H * w.W), line = p / w.W % w.H, column = p % w.W;
         float *result = to + p * channels;
         for (int64_t c = 0; c < channels; c += VL) {
             vec total = {0};
+            if (added) total = LOAD(added + p * added_row + c);
             for (int64_t edge = 0; has_plain && edge < edges; edge++)
                 total += LOAD(factors + (edge * (pools + 1) + pools) * channels + c) *
                          LOAD(gradient + p * gradient_row + edge * channels + c);
@@ -1051,7 +1066,7 @@ void pool_source_gradient(Arguments a) {
                 float part = 1 / (float)(high * wide);
                 for (int64_t kind = 0; kind < pools; kind++)
                     for (int64_t c = 0; c < channels; c += VL) {
-                        vec own = LOAD(of_maps + (place * pools + kind) * channels + c);
+                        vec own = LOAD(of_maps + place * maps_row + kind * channels + c);
                         if (maxima >> kind & 1) {
                             ivec tap = __builtin_convertvector(*(const bytes *)(taps + place * channels + c), ivec);
                             own = (vec)((ivec)own & (tap == (int32_t)(i * w.side + j)));

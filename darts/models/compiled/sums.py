@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darts.models.compiled.call import Call, parts_of
 from darts.models.compiled.library import LANES
-from darts.models.kernels.rows import new_map
+from darts.models.kernels.rows import new_map, rows
 from darts.models.kernels.types import Diagonal, Term
 
 MOST_TERMS = 4
@@ -22,6 +22,7 @@ class Changes(NamedTuple):
     rectified: bool = False  # the image of the first term goes through ReLU; of one group only
     positive: Tensor | None = None  # a map: where it is not positive, the sum is 0
     by_image: Tensor | None = None  # a factor for each image, (batch,), of all but the added map
+    into: Tensor | None = None  # the map that is written, in place of a new one
 
 
 def combined(
@@ -40,7 +41,7 @@ def combined(
         half = combined(terms[:MOST_TERMS], constants[:MOST_TERMS], groups, outer, diagonal, added)
         return combined(terms[MOST_TERMS:], constants[MOST_TERMS:], groups, outer, None, half, rectify)
     lanes = math.gcd(outer, terms[0].matrices.shape[3]) if changes.rectified else outer
-    result, call = new_map(like, groups * outer), Call("combined", lanes)
+    result, call = _written(changes.into, like, groups * outer), Call("combined", lanes)
     call.numbers(len(result), result.shape[2] * result.shape[3], groups, outer, rectify)
     call.map(result)
     call.map(added)
@@ -83,15 +84,28 @@ def mapped(image: Tensor, matrices: Tensor, constants: Tensor | None = None, rec
     return combined([Term(image, matrices[:, None])], shifts, groups, outer, rectify=rectify)
 
 
-def times_factors(image: Tensor, factors: Tensor) -> Tensor:
-    """The map with each image times its factor, (batch,)."""
-    result, call = new_map(image, image.shape[1]), Call("times_factors", image.shape[1])
+def scaled_sum(
+    image: Tensor, factors: Tensor | None = None, added: Tensor | None = None, into: Tensor | None = None
+) -> Tensor:
+    """The map with each image times its factor, (batch,), plus another map; `into`: as `Changes` has it."""
+    result, call = _written(into, image, image.shape[1]), Call("scaled_sum", image.shape[1])
     call.numbers(len(image), image.shape[2] * image.shape[3], image.shape[1])
+    call.map(result)
     call.map(image)
     call.tensor(factors)
-    call.tensor(result)
+    call.map(added)
     call()
     return result
+
+
+def _written(into: Tensor | None, like: Tensor, channels: int) -> Tensor:
+    """The map that is to be written, which must have these channels and the other's images and sides."""
+    if into is None:
+        return new_map(like, channels)
+    due = len(like), channels, *like.shape[2:]
+    if into.shape != due or rows(into).map is not into:
+        raise ValueError(f"a map {due} is written into one that lies as rows; got {tuple(into.shape)}")
+    return into
 
 
 def where_positive(image: Tensor, positive: Tensor) -> Tensor:

@@ -45,11 +45,10 @@ def lie_as(tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], kind: tor
     )
 
 
-def norm_lies_as(norm: nn.BatchNorm2d, channels: int) -> bool:
-    """The same of all tensors of a batch norm of so many channels."""
-    mean, variance, count = running_of(norm)
-    rows_of = norm.weight, norm.bias, mean, variance
-    return lie_as(rows_of, [(channels,)] * len(rows_of)) and lie_as([count], [()], torch.int64)
+def norm_lies(affine: Sequence[Tensor], running: Sequence[Tensor], channels: int) -> bool:
+    """The same of the scale, shift, mean and variance of a batch norm of so many channels, and of its count."""
+    mean, variance, count = running
+    return lie_as([*affine, mean, variance], [(channels,)] * 4) and lie_as([count], [()], torch.int64)
 
 
 def laid_out(saved: Sequence[Tensor | None], images: int) -> list[Tensor | None]:

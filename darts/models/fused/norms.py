@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from darts.models.compiled import operators, program
 from darts.models.fused.by_hand import pixels_of
-from darts.models.fused.libraries import is_norm, laid_out, library_for, norm_lies_as, numbers_of, running_of
+from darts.models.fused.computation import Target
+from darts.models.fused.libraries import is_norm, laid_out, library_for, norm_lies, numbers_of, running_of
 from darts.models.fused.maps import refuse_second_derivatives
-from darts.models.kernels.rows import rows
+from darts.models.kernels.rows import new_map, rows
 from darts.models.kernels.types import Diagonal
 
 
@@ -43,18 +44,21 @@ def in_turn(layers: nn.Sequential, image: Tensor) -> Tensor:
 def normed_by_hand(norm: nn.Module, image: Tensor, rectified: bool) -> Tensor | None:
     """The map normalised by its batch, which moves the running statistics; None where the module is to compute."""
     own = cast(nn.BatchNorm2d, norm)
-    if library_for(image) is not operators or not own.training or not norm_lies_as(own, image.shape[1]):
+    if library_for(image) is not operators or not own.training:
         return None
     plan = Plan(rectified, numbers_of(own))
-    result: Tensor = _Normed.apply(plan, running_of(own), image, own.weight, own.bias)
+    result: Tensor | None = _Normed.apply(plan, running_of(own), image, own.weight, own.bias)
     return result
 
 
 class _Normed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, *affine: Tensor) -> Tensor:
+    def forward(ctx: Any, plan: Plan, running: Sequence[Tensor], image: Tensor, *affine: Tensor) -> Tensor | None:
         image = rows(image).map
-        result, statistics = program.run(_forward, plan, image, *affine, *running)
+        made = program.run(_forward, plan, image, *affine, *running)
+        if made is None:
+            return None
+        result, statistics = made
         through_relu = [result] if plan.rectified else []
         ctx.save_for_backward(image, affine[0], statistics, *through_relu)
         return result
@@ -63,12 +67,15 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
         saved = laid_out(ctx.saved_tensors, len(grad_output))
-        return None, None, *program.run(_backward, None, rows(grad_output).map, *saved)
+        return None, None, *(program.run(_backward, None, rows(grad_output).map, *saved) or [])
 
 
-def _forward(plan: Plan, image: Tensor, scale: Tensor, shift: Tensor, *running: Tensor) -> list[Tensor]:
-    """The result, and the batch norm's mean and r."""
-    return list(normed(image, (scale, shift), running, plan))
+def _forward(plan: Plan, image: Tensor, scale: Tensor, shift: Tensor, *running: Tensor) -> list[Tensor] | None:
+    """The result, and the batch norm's mean and r; None where a tensor does not lie as C reads it."""
+    if not norm_lies([scale, shift], running, image.shape[1]):
+        return None
+    result = new_map(image, image.shape[1])
+    return [result, normed(Target(result), image, (scale, shift), running, plan)]
 
 
 def _backward(
@@ -80,12 +87,14 @@ def _backward(
     return list(normed_gradient(gradient, image, scale, statistics))
 
 
-def normed(image: Tensor, affine: Sequence[Tensor], running: Sequence[Tensor], plan: Plan) -> tuple[Tensor, Tensor]:
-    """By operators that a program may have: a map through batch norm, and the batch norm's mean and r."""
+def normed(target: Target, image: Tensor, affine: Sequence[Tensor], running: Sequence[Tensor], plan: Plan) -> Tensor:
+    """By operators that a program may have: writes a map through batch norm; its mean and r."""
     pixels_of(image)
     factors, constants, statistics = operators.fold_norm(image, affine, running, plan.norm)
     kinds = Diagonal(None, image, factors)
-    return operators.combined([], [constants], 1, image.shape[1], kinds, rectify=plan.rectified), statistics
+    changes = operators.Changes(by_image=target.factors, into=target.into)
+    operators.combined([], [constants], 1, image.shape[1], kinds, target.added, rectify=plan.rectified, changes=changes)
+    return statistics
 
 
 def normed_gradient(

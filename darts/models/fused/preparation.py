@@ -8,33 +8,24 @@ of z, that of y is linear in G and y at each pixel (Ioffe and Szegedy 2015):
 
 Only y and z are made; the input's ReLU is computed again where it is read. Where a resolution is halved
 (FactorisedReduction), the pixels that count lie side by side in a map of twice the channels, and the matrices of both
-halves are two groups. Forward and backward are one call of C each (compiled/program.py); hooks of the layers are not
-called.
+halves are two groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from darts.models.compiled import operators, program
+from darts.models.compiled import operators
 from darts.models.compiled.library import lanes_of
-from darts.models.fused.libraries import (
-    is_matrix,
-    is_norm,
-    laid_out,
-    library_for,
-    lie_as,
-    norm_lies_as,
-    numbers_of,
-    running_of,
-)
-from darts.models.fused.maps import refuse_second_derivatives
+from darts.models.fused.computation import Gradients, Shape, Target, Wanted
+from darts.models.fused.libraries import is_matrix, is_norm, lie_as, norm_lies, numbers_of, running_of
 from darts.models.fused.norms import Plan, normed, normed_gradient
-from darts.models.kernels.rows import rows
+from darts.models.kernels.rows import MOST_CHANNELS
 from darts.models.kernels.types import Term
 from darts.models.operations import FactorisedReduction
 
@@ -45,11 +36,23 @@ class Layers(NamedTuple):
     convolutions: Sequence[nn.Conv2d]
     norm: nn.BatchNorm2d
 
-    def lie_as_c_reads_them(self, matrix: Tensor) -> bool:
-        """Whether the matrix, weights and running statistics are as these layers were built with."""
-        conv = self.convolutions[0]
-        outer = conv.out_channels * len(self.convolutions)
-        return lie_as([matrix], [(outer, conv.in_channels, 1, 1)]) and norm_lies_as(self.norm, outer)
+    @property
+    def operation(self) -> Prepared | None:
+        """With the numbers that the layers have now; None where they are not trained by a batch's statistics."""
+        served = type(self.norm) is nn.BatchNorm2d and self.norm.training
+        return Prepared(len(self.convolutions) == 2, numbers_of(self.norm)) if served else None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The matrix of all convolutions, and the batch norm's scale and shift."""
+        matrices = [conv.weight.contiguous() for conv in self.convolutions]
+        matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+        return [matrix, self.norm.weight, self.norm.bias]
+
+    @property
+    def running(self) -> Sequence[Tensor]:
+        """The batch norm's mean, variance and count of batches."""
+        return running_of(self.norm)
 
 
 def layers_of(module: nn.Module) -> Layers | None:
@@ -69,77 +72,63 @@ def _is_plain(layers: Layers) -> bool:
     return len({(conv.in_channels, conv.out_channels) for conv in layers.convolutions}) == 1
 
 
-def prepared_by_hand(layers: Layers, image: Tensor) -> Tensor | None:
-    """The result by the batch's statistics, which move the running ones; None where the modules are to compute."""
-    conv, norm = layers.convolutions[0], layers.norm
-    served = norm.training and type(norm) is nn.BatchNorm2d
-    if not served or library_for(image, conv.out_channels) is not operators:
-        return None
-    if lanes_of(conv.in_channels) is None or image.shape[1] != conv.in_channels:
-        return None
-    matrices = [conv.weight.contiguous() for conv in layers.convolutions]
-    matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
-    if not layers.lie_as_c_reads_them(matrix):
-        return None
-    plan = len(matrices) == 2, Plan(False, numbers_of(norm))
-    result: Tensor = _Prepared.apply(plan, running_of(norm), image, matrix, norm.weight, norm.bias)
-    return result
+@dataclass(frozen=True)
+class Prepared:
+    """Their numbers, as computation.py has an operation."""
 
+    halves: bool
+    norm: tuple[bool, float, float]  # whether running statistics move, eps and momentum
 
-class _Prepared(torch.autograd.Function):
-    @staticmethod
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Of weights, running statistics, and what is kept."""
+        return 3, 3, 2 + self.halves
+
+    def shape(self, image: Shape, weights: Sequence[Tensor], running: Sequence[Tensor]) -> Shape | None:
+        """Of the output; None where a tensor does not lie as the layers were built with."""
+        (matrix, *affine), inner = weights, image[0]
+        outer, stride = len(matrix), 1 + self.halves
+        of_group = outer // stride
+        if outer > MOST_CHANNELS or not all(map(lanes_of, (inner, of_group, outer))):
+            return None
+        if not lie_as([matrix], [(outer, inner, 1, 1)]) or not norm_lies(affine, running, outer):
+            return None
+        return outer, -(-image[1] // stride), -(-image[2] // stride)
+
     def forward(
-        ctx: Any, plan: tuple[bool, Plan], running: Sequence[Tensor], image: Tensor, matrix: Tensor, *affine: Tensor
-    ) -> Tensor:
-        image = rows(image).map
-        result, *made = program.run(_forward, plan, image, matrix, *affine, *running)
-        ctx.halves = plan[0]
-        ctx.save_for_backward(image, matrix, affine[0], *made)
-        return result
+        self, target: Target, image: Tensor, weights: Sequence[Tensor], running: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """y, the batch norm's mean and r, and the pixels that count where the resolution is halved."""
+        matrix, *affine = weights
+        halved = [operators.every_second(image)] if self.halves else []
+        source = halved[0] if halved else image
+        groups = 1 + self.halves
+        terms = [Term(source, _grouped(matrix, groups))]
+        changes = operators.Changes(rectified=not self.halves)
+        y = operators.combined(terms, [], groups, len(matrix) // groups, changes=changes)
+        return [y, normed(target, y, affine, running, Plan(False, self.norm)), *halved]
 
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-        refuse_second_derivatives()
-        image_wanted, saved = ctx.needs_input_grad[2], laid_out(ctx.saved_tensors, len(grad_output))
-        found = program.run(_backward, (ctx.halves, image_wanted), rows(grad_output).map, *saved)
-        for_image = found.pop() if image_wanted else None
-        return None, None, for_image, *found
-
-
-def _forward(plan: tuple[bool, Plan], image: Tensor, matrix: Tensor, *others: Tensor) -> list[Tensor]:
-    """z, y, the batch norm's mean and r, and the pixels that count where the resolution is halved.
-
-    `plan`: whether it is, and the batch norm's; `others`: g, h, and the running mean, variance and count of batches.
-    """
-    (halves, of_norm), (scale, shift, *running) = plan, others
-    halved = [operators.every_second(image)] if halves else []
-    source = halved[0] if halves else image
-    groups, outer = (2, len(scale) // 2) if halves else (1, len(scale))
-    terms = [Term(source, _grouped(matrix, groups))]
-    changes = operators.Changes(rectified=not halves)
-    y = operators.combined(terms, [], groups, outer, changes=changes)
-    z, statistics = normed(y, (scale, shift), running, of_norm)
-    return [z, y, statistics, *halved]
+    def backward(
+        self, gradient: Tensor, image: Tensor, weights: Sequence[Tensor], kept: Sequence[Tensor], wanted: Wanted
+    ) -> Gradients:
+        """Of the image, and of the matrix, g and h."""
+        (matrix, scale, _), (y, statistics, *halved) = weights, kept
+        groups, inner = 1 + self.halves, matrix.shape[1]
+        of_y, of_scale, of_shift = normed_gradient(gradient, y, scale, statistics)
+        source = halved[0] if halved else image
+        products = operators.parts(of_y, source, groups, rectified=not self.halves)
+        of_matrix = operators.sum_parts(products, matrix.numel()).view(matrix.shape)
+        found = of_matrix, of_scale, of_shift
+        if not wanted.image:
+            return None, found
+        terms = [Term(of_y, _grouped(matrix, groups).transpose(2, 3))]
+        if self.halves:
+            of_source = operators.combined(terms, [], groups, inner)
+            return operators.every_second_gradient(of_source, image, wanted.added), found
+        changes = operators.Changes(positive=image)
+        return operators.combined(terms, [], groups, inner, added=wanted.added, changes=changes), found
 
 
 def _grouped(matrix: Tensor, groups: int) -> Tensor:
     """(C', C, 1, 1) as matrices of groups of C', (groups, 1, C' / groups, C)."""
     return matrix.view(groups, 1, -1, matrix.shape[1])
-
-
-def _backward(plan: tuple[bool, bool], gradient: Tensor, image: Tensor, matrix: Tensor, *kept: Tensor) -> list[Tensor]:
-    """Gradients of the matrix, g and h, and of the image where the plan says that it is wanted; `kept`: g and made."""
-    (halves, image_wanted), (scale, y, statistics, *halved) = plan, kept
-    groups, inner = 2 if halves else 1, matrix.shape[1]
-    of_y, of_scale, of_shift = normed_gradient(gradient, y, scale, statistics)
-    source = halved[0] if halves else image
-    products = operators.parts(of_y, source, groups, rectified=not halves)
-    of_matrix = operators.sum_parts(products, matrix.numel())
-    found = [of_matrix.view(matrix.shape), of_scale, of_shift]
-    if not image_wanted:
-        return found
-    terms = [Term(of_y, _grouped(matrix, groups).transpose(2, 3))]
-    if halves:
-        of_source = operators.combined(terms, [], groups, inner)
-        return [*found, operators.every_second_gradient(of_source, image)]
-    return [*found, operators.combined(terms, [], groups, inner, changes=operators.Changes(positive=image))]
