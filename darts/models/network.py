@@ -61,7 +61,7 @@ class DiscreteCell(nn.Module):
             layers = separable.layers_of(module) or preparation.layers_of(module)
             if layers is not None:
                 self.by_hand[module] = Computation(1, [Step(layers, 0, 1)], [1])
-        first = len(self.inputs)  # the number of the first state: those before are what the inputs are prepared from
+        first = len(self.inputs)  # number of the first state; those before are what the inputs are prepared from
         steps = [_step(prepare, number, first + number) for number, prepare in enumerate(self.inputs)]
         for node, edge, source in self._edges():
             path = None if isinstance(self.operations[edge], nn.Identity) else edge  # as published

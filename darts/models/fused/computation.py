@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from darts.models.compiled import operators, program
-from darts.models.fused.libraries import laid_out, library_for
+from darts.models.fused.libraries import computed_in_c, laid_out
 from darts.models.fused.maps import refuse_second_derivatives
 from darts.models.kernels.rows import new_map, rows
 
@@ -100,16 +100,10 @@ class Computation:
 
         `factors`: a row for each path of the steps, (paths, batch). None where the modules are to compute.
         """
-        if not all(library_for(image, channels=4) is operators for image in maps):
+        if not all(map(computed_in_c, maps)):
             return None
         if factors is not None:
-            paths = [step.path for step in self.steps if step.path is not None]
-            if (
-                factors.requires_grad
-                or factors.dim() != 2
-                or factors.shape[1] != len(maps[0])
-                or len(factors) <= max(paths)
-            ):
+            if factors.requires_grad or factors.shape[1:] != maps[0].shape[:1]:
                 return None
             factors = factors.to(torch.float32).contiguous()
         steps = tuple([(step.layers.operation, *step[1:]) for step in self.steps])

@@ -56,6 +56,13 @@ def laid_out(saved: Sequence[Tensor | None], images: int) -> list[Tensor | None]
     return [t if t is None or t.dim() != 4 or len(t) != images else rows(t).map for t in saved]
 
 
+def computed_in_c(image: Tensor) -> bool:
+    """Whether there are operators in C for maps such as this one, whatever its channels."""
+    is_real = type(image) in (Tensor, nn.Parameter) and not torch.is_autocast_enabled("cpu")  # not a fake one, say
+    on_cpu = is_real and image.device.type == "cpu" and image.dtype == torch.float32 and image.numel() > 0
+    return on_cpu and library.available()
+
+
 def library_for(image: Tensor, channels: int | None = None) -> ModuleType | None:
     """The operators of by_hand.py for maps such as this one; None where PyTorch's own are to be used.
 
@@ -68,10 +75,7 @@ def library_for(image: Tensor, channels: int | None = None) -> ModuleType | None
         from darts.models.kernels import operators as kernels
 
         return kernels
-    # not one of FakeTensorMode, say
-    is_real = type(image) in (Tensor, nn.Parameter) and not torch.is_autocast_enabled("cpu")
-    on_cpu = is_real and image.device.type == "cpu" and image.dtype == torch.float32 and image.numel() > 0
-    if on_cpu and library.available() and library.lanes_of(channels):
+    if computed_in_c(image) and library.lanes_of(channels):
         from darts.models.compiled import operators as compiled
 
         return compiled
