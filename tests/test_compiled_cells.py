@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from darts.models.batch_norm import SynchronisedBatchNorm2d, frozen_statistics
 from darts.models.compiled import library, program
 from darts.models.fused import computation, norms, plain, preparation, separable
-from darts.models.fused.computation import Computation, Step
+from darts.models.fused.computation import Computation, Layers, Step
 from darts.models.fused.libraries import is_norm
 from darts.models.network import build_network, drop_path_scales
 from darts.models.operations import FactorisedReduction, candidate, relu_conv_norm
@@ -30,8 +30,15 @@ WIDTHS = [  # of input and output, sides, images
     (20, 40, (12, 13), 17),
 ]  # fmt: skip
 CASES = [
-    *[("separable", name, *size, plain) for name in SEPARABLE for size in SIZES for plain in (True, False)],
-    *[("prepared", name, *widths) for name in ("relu_conv_norm", "FactorisedReduction") for widths in WIDTHS],
+    *[("separable", name, *size, alone) for name in SEPARABLE for size in SIZES for alone in (True, False)],
+    *[("plain", name, *size, False) for name in ("max_pool_3x3", "avg_pool_3x3") for size in SIZES],
+    *[("plain", "skip_connect", *size, False) for size in SIZES if size[:2] != (4, 2)],  # 2 and 2 channels
+    *[
+        ("prepared", name, *widths, alone)
+        for name in ("relu_conv_norm", "FactorisedReduction")
+        for widths in WIDTHS
+        for alone in (True, False)
+    ],
     *[("normed", name, *size) for name in ("norm", "norm and relu") for size in [(48, (9, 8), 3), (4, (1, 5), 2)]],
 ]
 LIMIT = 5e-6
@@ -49,34 +56,34 @@ def lanes(request, monkeypatch):
 def check(kind, name, *sizes):
     """Output, gradients and running statistics by hand are those of the modules in float64."""
     torch.manual_seed(0)
-    {"separable": check_separable, "prepared": check_prepared, "normed": check_normed}[kind](name, *sizes)
+    checks = {"separable": check_step, "plain": check_step, "prepared": check_prepared, "normed": check_normed}
+    checks[kind](name, *sizes)
 
 
-def check_separable(name, channels, stride, sides, images, plain):
-    own = drawn(candidate(name).build(channels, stride, True))
-    image = laid_out(torch.randn(images, channels, *sides))
-    output = own(image)
-    factors, added = (None, None) if plain else (torch.rand(images), torch.randn_like(output))
-
-    def expected(modules: nn.Module, *given: Tensor) -> Tensor:
-        found = modules(given[0])
-        return found if plain else found * factors.double()[:, None, None, None] + given[1]
-
-    step = Step(separable.layers_of(own), 0, 2, 0)
-    whole = alone(own) if plain else Computation(2, [Step(SKIP, 1, 2), step], [2])
-    require_same(
-        own,
-        lambda *given: whole(given, None if plain else factors[None]),
-        expected,
-        [image] if plain else [image, added],
+def check_step(name, channels, stride, sides, images, alone):
+    check_summed(
+        drawn(candidate(name).build(channels, stride, True)), laid_out(torch.randn(images, channels, *sides)), alone
     )
 
 
-def check_prepared(name, inner, outer, sides, images):
+def check_prepared(name, inner, outer, sides, images, alone):
     build = {"relu_conv_norm": relu_conv_norm, "FactorisedReduction": FactorisedReduction}[name]
-    own = drawn(build(inner, outer, True))
-    image = laid_out(torch.randn(images, inner, *sides))
-    require_same(own, lambda given: alone(own)([given]), lambda modules, given: modules(given), [image])
+    check_summed(drawn(build(inner, outer, True)), laid_out(torch.randn(images, inner, *sides)), alone)
+
+
+def check_summed(own, image, alone):
+    """By itself, or times drop-path's factors, between two other maps that are added."""
+    output = own(image)
+    if alone:
+        require_same(own, lambda given: by_itself(own)([given]), lambda modules, given: modules(given), [image])
+        return
+    factors, others = torch.rand(len(image)), [torch.randn_like(output) for _ in range(2)]
+
+    def expected(modules: nn.Module, *given: Tensor) -> Tensor:
+        return given[1] + modules(given[0]) * factors.double()[:, None, None, None] + given[2]
+
+    whole = Computation(3, [Step(SKIP, 1, 3), Step(layers_of(own), 0, 3, 0), Step(SKIP, 2, 3)], [3])
+    require_same(own, lambda *given: whole(given, factors[None]), expected, [image, *others])
 
 
 def check_normed(name, channels, sides, images):
@@ -85,9 +92,12 @@ def check_normed(name, channels, sides, images):
     require_same(own, lambda given: norms.in_turn(own, given), lambda modules, given: modules(given), [image])
 
 
-def alone(own: nn.Module) -> Computation:
-    """One operation."""
-    return Computation(1, [Step(separable.layers_of(own) or preparation.layers_of(own), 0, 1)], [1])
+def layers_of(own: nn.Module) -> Layers:
+    return separable.layers_of(own) or preparation.layers_of(own) or plain.layers_of(own)
+
+
+def by_itself(own: nn.Module) -> Computation:
+    return Computation(1, [Step(layers_of(own), 0, 1)], [1])
 
 
 def drawn(module: nn.Module) -> nn.Module:
@@ -170,12 +180,12 @@ def of_either(kind):
     """Modules, and what computes them by hand."""
     if kind == "separable":
         own = drawn(candidate("sep_conv_3x3").build(8, 1, True))
-        return own, lambda image: alone(own)([image])
+        return own, lambda image: by_itself(own)([image])
     if kind == "normed":
         own = drawn(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()))
         return own, lambda image: norms.normed_by_hand(own[0], image, True)
     own = drawn(relu_conv_norm(8, 8, True))
-    return own, lambda image: alone(own)([image])
+    return own, lambda image: by_itself(own)([image])
 
 
 EITHER = pytest.mark.parametrize("kind", ["separable", "prepared", "normed"])
@@ -257,8 +267,7 @@ def test_tensors_that_c_would_misread_are_left_to_the_modules(kind, what):
     if kind == "normed":
         assert not is_norm(own[0]) or by_hand(image) is None
     else:
-        layers = separable.layers_of(own) or preparation.layers_of(own)
-        assert layers is None or by_hand(image) is None
+        assert layers_of(own) is None or by_hand(image) is None
 
 
 def test_drop_path_scales_of_any_kind():
