@@ -36,9 +36,8 @@ CELLS = {
     "in another order": Cell(((Edge(SEP, 1), Edge(DIL, 0)), (Edge(SEP, 0), Edge(SKIP, 2))), (3, 2)),
     "one input": Cell(((Edge(SKIP, 0),), (Edge(SEP, 0), Edge(MOST, 1)), (Edge(SKIP, 2), Edge(SKIP, 0))), (3,), 1),
 }
-KINDS = [
-    (name, reduces, halved) for name in CELLS for reduces, halved in ((False, False), (True, False), (False, True))
-]
+KINDS = [("one input", False, False)]
+KINDS += [(name, *how) for name in list(CELLS)[:3] for how in ((False, False), (True, False), (False, True))]
 
 
 def cell_of(name, reduces=False, halved=False, always=()):

@@ -88,9 +88,9 @@ def layers_of(operation: nn.Module) -> Layers | None:
 
 
 def _is_plain(block: Block) -> bool:
-    conv, side = block.pointwise, block.depthwise.kernel_size[0]
+    conv = block.pointwise
     square = is_matrix(conv) and conv.in_channels == conv.out_channels == block.depthwise.in_channels
-    return square and is_norm(block.norm) and side % 2 == 1 and side <= WIDEST
+    return square and is_norm(block.norm)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class Separable:
         for number in range(len(self.steps)):
             kernel, matrix, *affine = weights[4 * number : 4 * number + 4]
             side = kernel.shape[-1]
+            if side % 2 == 0 or side > WIDEST:
+                return None
             lies = lie_as([kernel, matrix], [(channels, 1, side, side), (channels, channels, 1, 1)])
             if not lies or not norm_lies(affine, running[3 * number : 3 * number + 3], channels):
                 return None
