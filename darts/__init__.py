@@ -18,6 +18,7 @@ Layers, each importing only from those below it:
     runtime               errors, files, seeding, device, processes
 """
 
+import os
 import warnings
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     from darts.tasks.datasets import images_of
     from darts.tasks.settings import Dataset
     from darts.use.trained import TrainedNetwork, load_network
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Read by GNU OpenMP as torch is imported: how often a thread without work looks for some before it sleeps. With the
+    # default, 300,000, two runs on one machine can hold each other up until each is 20 to 80 times as slow.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _PUBLIC = {
     "run_search": "darts.api.calls",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from darts.models.compiled import library, operators, program
+from darts.models.compiled import call, library, operators, program
 from darts.models.fused import computation, plain
 from darts.models.fused.computation import Computation, Step
 from darts.models.network import DiscreteCell, drop_path_scales
@@ -232,3 +233,68 @@ def test_a_map_is_written_only_where_it_fits(into):
         operators.scaled_sum(laid_out(torch.randn(2, 4, 3, 3)), into=laid_out(torch.empty(into)))
     with pytest.raises(ValueError, match="is written into one that lies as rows"):
         operators.scaled_sum(laid_out(torch.randn(2, 4, 3, 3)), into=torch.empty(2, 4, 3, 3))
+
+
+def test_replaced_layers_are_seen():
+    torch.manual_seed(0)
+    own, inputs = cell_of("all kinds")
+    maps = maps_of(inputs)
+    own(*maps, None)
+    for change in (
+        lambda: own.operations.__setitem__(0, drawn(candidate("sep_conv_5x5").build(8, 1, True))),
+        lambda: own.operations[0].__setitem__(2, drawn(nn.Conv2d(8, 8, 1, bias=False))),
+        lambda: setattr(own.inputs[0], "2", drawn(nn.BatchNorm2d(8))),
+        lambda: own.operations.__setitem__(1, nn.ReLU()),  # which is none that is computed by hand
+    ):
+        change()
+        found, due = own(*maps, None), by_modules(copy.deepcopy(own))(*maps, None)
+        torch.testing.assert_close(found, due, rtol=1e-4, atol=1e-4)
+        assert (own.whole_by_hand is None) == isinstance(own.operations[1], nn.ReLU)
+
+
+@pytest.mark.parametrize("change", [
+    {"momentum": None}, {"running_mean": None, "running_var": None, "num_batches_tracked": None},
+    {"weight": None, "bias": None},
+], ids=str)  # fmt: skip
+def test_other_batch_norms_are_left_to_the_modules(change):
+    own, inputs = cell_of("all kinds")
+    for name, value in change.items():
+        setattr(own.operations[0][3], name, value)
+    maps = maps_of(inputs)
+    due = by_modules(copy.deepcopy(own))(*maps, None)
+    torch.testing.assert_close(own(*maps, None), due, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [4, 9])
+def test_kernels_of_other_sides_are_left_to_the_modules(side):
+    own, _ = cell_of("in another order")
+    own.operations[0][1].weight = nn.Parameter(torch.randn(8, 1, side, side))
+    assert (
+        Computation(1, [Step(layers_of(own.operations[0]), 0, 1)], [1])([laid_out(torch.randn(2, 8, 12, 12))]) is None
+    )
+
+
+def test_signs_that_pytorch_has_turned_alone():
+    torch.manual_seed(0)
+    own, inputs = cell_of("all kinds")
+    older, newer = maps_of(inputs)
+    found = own(torch._neg_view(older), newer, None)
+    torch.testing.assert_close(found, own(-older, newer, None))
+
+
+def test_a_gradient_of_another_type_is_refused():
+    class Own(Tensor):
+        pass
+
+    own, inputs = cell_of("all kinds")
+    output = own(*maps_of(inputs), None)
+    with pytest.raises(TypeError, match="take Tensor and Parameter on cpu; got Own on cpu, Param"):
+        output.backward(torch.ones_like(output).as_subclass(Own))
+
+
+def test_constants_have_one_address_for_all_threads():
+    assert call.doubles(0.5, 0.25) is call.doubles(0.5, 0.25)
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(200):
+            found = list(pool.map(lambda _, number=number: call.doubles(0.125, number), range(8)))
+            assert len({id(own) for own in found}) == 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -260,3 +263,15 @@ def test_a_recorded_evaluation_measures_and_counts_what_an_unrecorded_one_does(t
         found.append((measured, state.tracker.macs))
     assert found[0] == found[1]
     assert recorded == [16, 16]  # 50 images in batches of 16: the first warms up, the last is smaller
+
+
+@pytest.mark.parametrize("given, due", [
+    ({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None),
+], ids=str)  # fmt: skip
+def test_threads_without_work_sleep_soon_unless_something_else_is_said(given, due):
+    script = "import os, darts; print(os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run([sys.executable, "-c", script], env=environment | given, capture_output=True, text=True)
+    assert done.stdout == f"{due}\n"

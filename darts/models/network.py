@@ -44,6 +44,7 @@ class DiscreteCell(nn.Module):
         self.operations, self.always = nn.ModuleList(), nn.ModuleList()
         self.by_hand: dict[nn.Module, Computation] = {}
         self.whole_by_hand: Computation | None = None
+        self.known: list[nn.Module] = []  # layers that these are made of
         for node, edges in enumerate(cell.nodes):
             for edge in edges:
                 entry = candidate(edge.operation, f"genotype, {plan.kind} cell, node {node}: operation")
@@ -53,25 +54,40 @@ class DiscreteCell(nn.Module):
                 self.always.append(nn.ModuleList(more))
 
     def train_by_hand(self, switched_on: bool) -> None:
-        """Whether to compute faster where a library serves (fused/computation.py), without second derivatives then."""
-        self.by_hand, self.whole_by_hand = {}, None
+        """Whether to compute faster where a library serves (fused/computation.py), without second derivatives then.
+
+        Numbers of layers that are there, such as a stride, must not be changed afterwards.
+        """
+        self.by_hand, self.whole_by_hand, self.known = {}, None, self._layers() if switched_on else []
         if not switched_on:
             return
-        for module in [*self.inputs, *self.operations, *(one for several in self.always for one in several.children())]:
+        for module in self._modules_in_order():
             layers = separable.layers_of(module) or preparation.layers_of(module)
             if layers is not None:
                 self.by_hand[module] = Computation(1, [Step(layers, 0, 1)], [1])
-        first = len(self.inputs)  # number of the first state; those before are what the inputs are prepared from
+        steps = self._steps()
+        served = [step for step in steps if step is not None]
+        whole = Computation(len(self.inputs) or 1, served, [len(self.inputs) + state for state in self.cell.concat])
+        if len(served) == len(steps) and whole.is_whole:
+            self.whole_by_hand = whole
+
+    def _steps(self) -> list[Step | None]:
+        """Of the whole cell. Where inputs are prepared, what they are prepared from comes before the cell's states."""
+        first = len(self.inputs)
         steps = [_step(prepare, number, first + number) for number, prepare in enumerate(self.inputs)]
         for node, edge, source in self._edges():
             path = None if isinstance(self.operations[edge], nn.Identity) else edge  # as published
             steps.append(_step(self.operations[edge], first + source, first + self.cell.inputs + node, path))
             for always in self.always[edge].children():
                 steps.append(_step(always, first + source, first + self.cell.inputs + node))
-        served = [step for step in steps if step is not None]
-        whole = Computation(first or 1, served, [first + state for state in self.cell.concat])
-        if len(served) == len(steps) and whole.is_whole:
-            self.whole_by_hand = whole
+        return steps
+
+    def _modules_in_order(self) -> list[nn.Module]:
+        return [*self.inputs, *self.operations, *(one for several in self.always for one in several.children())]
+
+    def _layers(self) -> list[nn.Module]:
+        """By which it is seen that one has been replaced."""
+        return [layer for module in self._modules_in_order() for layer in (module, *module.children())]
 
     def _edges(self) -> list[tuple[int, int, int]]:
         """Node, edge and source, one edge after the other."""
@@ -85,8 +101,11 @@ class DiscreteCell(nn.Module):
     def forward(self, older: Tensor | _State, newer: Tensor | _State, path_scales: Tensor | None) -> Tensor:
         """`path_scales`: (edges, batch), what each sample's path is multiplied by (see `drop_path_scales`)."""
         given = [x if isinstance(x, _State) else _State(x) for x in (older, newer)]
+        if self.known and self.known != self._layers():
+            self.train_by_hand(True)
         if self.whole_by_hand is not None:
-            found = self.whole_by_hand([x.map for x in given][-self.whole_by_hand.maps :], path_scales)
+            maps = [x.map for x in given] if self.inputs else [given[1].map]  # without preparations only the newer one
+            found = self.whole_by_hand(maps, path_scales)
             if found is not None:
                 return found
         pairs = list(zip(self.inputs, given, strict=True)) if self.inputs else []

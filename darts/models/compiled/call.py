@@ -81,10 +81,12 @@ def _function(name: str, lanes: int) -> Any:
     return getattr(load(lanes), name)
 
 
-@functools.cache
+_doubles: dict[tuple[float, ...], ctypes.Array[ctypes.c_double]] = {}
+
+
 def doubles(*numbers: float) -> ctypes.Array[ctypes.c_double]:
-    """Numbers that stay at one address."""
-    return (ctypes.c_double * len(numbers))(*numbers)
+    """Numbers that stay at one address, for all threads."""
+    return _doubles.setdefault(numbers, (ctypes.c_double * len(numbers))(*numbers))
 
 
 def parts_of(image: Tensor) -> int:

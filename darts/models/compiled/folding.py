@@ -24,7 +24,7 @@ def folded(
     numbers: tuple[bool, float, float], per_edge: int = 1,
 ) -> Folded:  # fmt: skip
     """W and b of P (K, C', C), whose input's moments over `pixels` come as parts."""
-    found = Folded.of(P.new_empty(Folded.size(P.shape)), P.shape, per_edge)
+    found = Folded(*[P.new_empty(shape) for shape in Folded.shapes(P.shape, per_edge)])
     fold(found, P, scales, parts, pixels, running, numbers, per_edge)
     return found
 

@@ -45,6 +45,15 @@ def run(function: Function, plan: Hashable, *tensors: Tensor | None) -> list[Ten
     return None if found is None else found(tensors)
 
 
+def required(function: Function, plan: Hashable, *tensors: Tensor | None) -> list[Tensor]:
+    """The same where nothing else can compute it; raises `TypeError` for tensors of another kind."""
+    found = run(function, plan, *tensors)
+    if found is None:
+        given = sorted({f"{type(tensor).__name__} on {tensor.device}" for tensor in tensors if tensor is not None})
+        raise TypeError(f"operators in C take Tensor and Parameter on cpu; got {', '.join(given)}")
+    return found
+
+
 def _traced(function: Function, plan: Hashable, tensors: Sequence[Tensor | None]) -> Program | None:
     given = [own for own in tensors if own is not None]
     if not all(own.device == CPU and type(own) in (Tensor, torch.nn.Parameter) for own in given):

@@ -136,9 +136,9 @@ def parts(left: Tensor, right: Tensor, groups: int, rectified: bool = False) -> 
 
 
 def sum_parts(parts: Tensor, number: int) -> Tensor:
-    """The first so many numbers, summed over the parts."""
+    """The first so many numbers of a part, summed over the parts."""
     result, call = parts.new_empty(number), Call("sum_parts", max(LANES))  # of any vectors: it has none
-    call.arguments = [len(parts), parts.shape[1]]  # and takes no number of threads
+    call.arguments = [len(parts), parts.stride(0)]  # and takes no number of threads
     call.tensor(parts)
     call.numbers(number)
     call.tensor(result)
@@ -148,7 +148,8 @@ def sum_parts(parts: Tensor, number: int) -> Tensor:
 
 def products(left: Tensor, right: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Sums over pixels of left times right, (K, A, B), and of left, (K, A)."""
-    total = parts(left, right, groups).sum(0)
+    found = parts(left, right, groups)
     high, width = left.shape[1] // groups, right.shape[1] // groups
     size = groups * high * width
-    return total[:size].view(groups, high, width), total[size:].view(groups, high)
+    alone = sum_parts(found[:, size:], groups * high)
+    return sum_parts(found, size).view(groups, high, width), alone.view(groups, high)

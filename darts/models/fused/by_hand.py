@@ -10,45 +10,63 @@ map read and written, and a launch on a GPU; here some thirty operators read eac
                gradient handed down and of the map itself (folding.py)
 
 The operators are written twice, in Triton for a GPU (darts/models/kernels/, whose files have the formulas) and in C for
-a CPU (darts/models/compiled/). Tests hold both to the reference operations in float64.
+a CPU (darts/models/compiled/), where each pass is one call (program.py). Tests hold both to the reference operations in
+float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from darts.models.compiled import program
 from darts.models.fused.folding import RunningStatistics
-from darts.models.fused.libraries import library_for
+from darts.models.fused.libraries import laid_out, library_for
 from darts.models.fused.maps import Operand, refuse_second_derivatives
 from darts.models.kernels.rows import rows
-from darts.models.kernels.types import AVERAGE, MAXIMUM, Diagonal, Folded, Kernels, Kinds, Pooled, Scales, Term
+from darts.models.kernels.types import AVERAGE, MAXIMUM, Diagonal, Folded, Kernels, Kinds, Scales, Term
 
 if TYPE_CHECKING:
     from darts.models.fused.source import Convolutions, Pool, Source
 
 
-class Plan(NamedTuple):
-    """The parts of a source that are computed here."""
+class Family(NamedTuple):
+    """Convolutions of one stride and dilation a block, by their numbers."""
 
-    families: Sequence[Convolutions]
-    pools: Sequence[Pool]
+    steps: tuple[tuple[int, int], ...]  # stride and dilation
+    columns: tuple[int, ...]  # of the mixture
+    norms: tuple[tuple[bool, float, float], ...]  # whether running statistics move, eps and momentum
+
+
+class Plan(NamedTuple):
+    """What of a source is computed here, by its numbers."""
+
+    families: tuple[Family, ...]
+    pools: tuple[int, ...]  # by pool, MAXIMUM or AVERAGE
     kinds: Kinds  # the mixture's columns of the pools, and of the skip connection
     sizes: tuple[int, int]  # the pools' side and stride
+    eps: float | None  # of the pools' batch norms; None where they have none
     channels: int
-    library: Any  # of the operators: darts/models/kernels/operators.py, or darts/models/compiled/operators.py
+    library: ModuleType  # of the operators: darts/models/kernels/operators.py, or darts/models/compiled/operators.py
 
     @property
-    def are_maxima(self) -> list[int]:
-        """By pool, as pools.py names them."""
-        return [MAXIMUM if isinstance(p.pool, torch.nn.MaxPool2d) else AVERAGE for p in self.pools]
+    def blocks(self) -> int:
+        """Of all families."""
+        return sum(len(family.steps) for family in self.families)
+
+    @property
+    def weighs_maps(self) -> bool:
+        """Whether there are pools or a skip connection."""
+        return bool(self.pools) or self.kinds.plain is not None
 
 
 class Block(NamedTuple):
-    """Tensors of a block's forward pass: ReLU, depthwise convolution, 1x1 convolution, batch norm."""
+    """What the gradient of a block needs: ReLU, depthwise convolution, 1x1 convolution, batch norm."""
 
     source: Tensor
     kernel: Tensor
@@ -56,7 +74,6 @@ class Block(NamedTuple):
     matrices: Tensor
     result: Tensor  # the depthwise map
     W: Tensor
-    b: Tensor
     means: Tensor
     factors: Tensor
     mean: Tensor
@@ -69,8 +86,8 @@ class Block(NamedTuple):
 
     @property
     def folded(self) -> Folded:
-        """What the moments made of the matrices."""
-        return Folded(*self[5:])
+        """What the moments made of the matrices; in the place of b, which no gradient needs, are the means."""
+        return Folded(self.W, self.means, *self[6:])
 
     @property
     def pixels(self) -> int:
@@ -87,26 +104,55 @@ def mixed(source: Source, image: Tensor, mixture: Tensor, extra: Operand | None,
     if len(mixture) != source.edges or mixture.shape[1] <= source.last_column:
         due = f"{source.edges} edges and at least {source.last_column + 1} candidates"
         raise ValueError(f"a mixture of {due} is due; got {tuple(mixture.shape)}")
+    families = [cast("Convolutions", family) for family in source.families]
+    weights: list[Tensor | None] = []
+    running: list[Tensor] = []
+    for family in families:
+        for block, norm in enumerate(_norms_of(family)):
+            kernel, second = _kernels(family, block)
+            weights += kernel.contiguous(), None if second is None else second.contiguous()
+            weights.append(family.matrices[str(block)].contiguous())
+            running += norm.running_mean, norm.running_var, norm.num_batches_tracked
+    of_extra = [t if t is None or t.dim() == 4 else t.contiguous() for t in extra or (None, None, None)]
     plan = plan_of(source, image)
-    weights = [
-        tensor
-        for family in plan.families
-        for block in range(len(family.steps))
-        for tensor in (*_kernels(family, block), family.matrices[str(block)])
-    ]
-    return _Mixed.apply(plan, image, mixture.contiguous(), added, *(extra or (None, None, None)), *weights)
+    return _Mixed.apply(plan, (source, running), image, mixture.contiguous(), added, *of_extra, *weights)
 
 
 def plan_of(source: Source, image: Tensor) -> Plan:
-    """The parts of a source."""
-    from darts.models.fused.source import Convolutions, Pool, Skip
+    """What of a source is computed here."""
+    from darts.models.fused.source import Convolutions, Skip
 
-    own = [part for part in source.shared if isinstance(part, Pool)]
-    plain = next((part.column for part in source.shared if isinstance(part, Skip)), None)
+    own = _pools_of(source)
     layer = own[0].pool if own else None
-    sizes = (cast(int, layer.kernel_size), cast(int, layer.stride)) if layer is not None else (1, 1)
-    families = [cast(Convolutions, family) for family in source.families]
-    return Plan(families, own, Kinds([pool.column for pool in own], plain), sizes, image.shape[1], library_for(image))
+    families = [
+        Family(
+            tuple(family.steps),
+            tuple(family.columns),
+            tuple([(norm.moves, norm.eps, norm.momentum) for norm in _norms_of(family)]),
+        )
+        for family in cast(Sequence[Convolutions], source.families)
+    ]
+    plain = next((part.column for part in source.shared if isinstance(part, Skip)), None)
+    return Plan(
+        families=tuple(families),
+        pools=tuple([MAXIMUM if isinstance(part.pool, torch.nn.MaxPool2d) else AVERAGE for part in own]),
+        kinds=Kinds(tuple([pool.column for pool in own]), plain),
+        sizes=(1, 1) if layer is None else (cast(int, layer.kernel_size), cast(int, layer.stride)),
+        eps=own[0].norm.eps if own and own[0].norm is not None else None,
+        channels=image.shape[1],
+        library=cast(ModuleType, library_for(image)),
+    )
+
+
+def _pools_of(source: Source) -> list[Pool]:
+    from darts.models.fused.source import Pool
+
+    return [part for part in source.shared if isinstance(part, Pool)]
+
+
+def _norms_of(family: Convolutions) -> list[RunningStatistics]:
+    """By block."""
+    return [cast(RunningStatistics, family.norms[str(block)]) for block in range(len(family.steps))]
 
 
 def _kernels(family: Convolutions, block: int) -> tuple[Tensor, Tensor | None]:
@@ -114,61 +160,92 @@ def _kernels(family: Convolutions, block: int) -> tuple[Tensor, Tensor | None]:
     return found[0], found[1] if len(found) > 1 else None
 
 
+def _move(source: Source, statistics: Tensor, result: Tensor) -> None:
+    """Move the running statistics of the pools' batch norms by those of a batch, (3, P, C)."""
+    for pool, mean, variance in zip(_pools_of(source), statistics[0], statistics[1], strict=True):
+        if pool.norm is not None:
+            pool.norm.update(mean, variance, len(result) * result.shape[2] * result.shape[3])
+
+
+def _run(function: Any, plan: Plan, details: Any, *tensors: Tensor | None) -> list[Tensor]:
+    """The function of these tensors; of operators in C as a program."""
+    from darts.models.compiled import operators
+
+    if plan.library is not operators:
+        return cast(list[Tensor], function((plan, details), *tensors))
+    return program.required(function, (plan, details), *tensors)
+
+
 class _Mixed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, source: Tensor, mixture: Tensor, added: Tensor | None, *others: Tensor | None
-    ) -> Tensor:
-        extra_image, extra_matrices, extra_constants, *weights = others
-        terms, constants, blocks = [], [], []
-        remaining = iter(weights)
-        for family in plan.families:
-            own = [cast(Any, (next(remaining), next(remaining), next(remaining))) for _ in family.steps]
-            blocks += _blocks(plan, family, source, mixture, own)
-            terms.append(Term(blocks[-1].result, blocks[-1].W[:, None]))
-            constants.append(blocks[-1].b)
-        if extra_image is not None and extra_matrices is not None and extra_constants is not None:
-            terms.append(Term(extra_image, extra_matrices[:, None]))
-            constants.append(extra_constants)
-        found = pooled = diagonal = None
-        if plan.pools:
-            pooled = plan.library.pooled(source, plan.are_maxima, *plan.sizes)
-        if plan.pools or plan.kinds.plain is not None:
-            found = plan.library.folded_pools(mixture, plan.kinds, pooled, plan.channels, _eps(plan))
-            constants.append(found.constants)
-            maps, plain = pooled and pooled.maps, None if plan.kinds.plain is None else source
-            diagonal = Diagonal(maps, plain, found.factors)
-            _move(plan, found.statistics, pooled)
+        ctx: Any, plan: Plan, moved: tuple[Source, Sequence[Tensor]], image: Tensor, mixture: Tensor,
+        *others: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        image, (source, running) = rows(image).map, moved
+        given = [rows(t).map if t is not None and t.dim() == 4 else t for t in others]  # maps, and what is none
+        result, *kept = _run(_forward, plan, None, image, mixture, *given, *running)
         ctx.plan = plan
-        kept = (*(pooled or (None,) * 3)[:2], *(found or (None,) * 3))
-        ctx.save_for_backward(source, mixture, extra_image, extra_matrices, *kept, *sum(blocks, ()))
-        return plan.library.combined(terms, constants, len(mixture), plan.channels, diagonal, added)
+        ctx.save_for_backward(image, mixture, *given[1:3], *given[4:], *kept)
+        if plan.pools:
+            _move(source, kept[0], result)
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
-        gradients = _Gradients(ctx, rows(grad_output).map)
-        gradients.of_pools()
-        for_weights = gradients.of_families()
-        return None, gradients.source, gradients.mixture, gradients.added, *gradients.of_extra(), *for_weights
+        wanted, gradient = ctx.needs_input_grad[2:], rows(grad_output).map
+        image, mixture, *others = laid_out(ctx.saved_tensors, len(grad_output))
+        for_mixture = torch.zeros_like(cast(Tensor, mixture))
+        found = iter(_run(_backward, ctx.plan, wanted, gradient, for_mixture, image, mixture, *others))
+        for_others = [next(found) if one else None for one in (wanted[0], *wanted[3:])]
+        return None, None, for_others[0], for_mixture, gradient if wanted[2] else None, *for_others[1:]
 
 
-def _blocks(plan: Plan, family: Convolutions, source: Tensor, mixture: Tensor, weights: Sequence[Any]) -> list[Block]:
-    """The forward pass of a family's blocks, from the source before its ReLU."""
-    blocks: list[Block] = []
-    for number, (kernel, second, matrices) in enumerate(weights):
-        image = (
-            source if not blocks else plan.library.mapped(blocks[-1].result, blocks[-1].W, blocks[-1].b, rectify=True)
-        )
-        result, parts = plan.library.measured(image, Kernels(kernel, second), family.steps[number], not blocks)
-        norm = cast(RunningStatistics, family.norms[str(number)])
-        running = norm.running_mean, norm.running_var, norm.num_batches_tracked
-        last = number == len(weights) - 1
+def _forward(
+    plan_alone: tuple[Plan, None], image: Tensor, mixture: Tensor, added: Tensor | None, *others: Tensor | None
+) -> list[Tensor]:
+    """The sum; of pools and skip connection statistics, factors, maps and taps; and what each block has kept."""
+    (plan, _), (extra_image, extra_matrices, extra_constants, *tensors) = plan_alone, others
+    remaining, running = iter(tensors[: 3 * plan.blocks]), iter(cast(list[Tensor], tensors[3 * plan.blocks :]))
+    terms, constants, kept, of_blocks, diagonal = [], [], [], [], None
+    for family in plan.families:
+        term, constant, found = _blocks(plan, family, (image, mixture), remaining, running)
+        terms.append(term)
+        constants.append(constant)
+        of_blocks += found
+    if extra_image is not None and extra_matrices is not None and extra_constants is not None:
+        terms.append(Term(extra_image, extra_matrices[:, None]))
+        constants.append(extra_constants)
+    if plan.weighs_maps:
+        pooled = plan.library.pooled(image, plan.pools, *plan.sizes) if plan.pools else None
+        weighed = plan.library.folded_pools(mixture, plan.kinds, pooled, plan.channels, plan.eps)
+        constants.append(weighed.constants)
+        plain = None if plan.kinds.plain is None else image
+        diagonal = Diagonal(pooled and pooled.maps, plain, weighed.factors)
+        kept = [weighed.statistics, weighed.factors, *(pooled or ())[:2]]
+    result = plan.library.combined(terms, constants, len(mixture), plan.channels, diagonal, added)
+    return [result, *kept, *of_blocks]
+
+
+def _blocks(
+    plan: Plan, family: Family, given: tuple[Tensor, Tensor], weights: Iterator[Any], running: Iterator[Tensor]
+) -> tuple[Term, Tensor, list[Tensor]]:
+    """What a family adds to the sum, a term and constants, and what its blocks keep; `given`: image and mixture."""
+    image, mixture = given
+    kept: list[Tensor] = []
+    for number, (steps, norm) in enumerate(zip(family.steps, family.norms, strict=True)):
+        kernel, second, matrices = islice(weights, 3)
+        result, parts = plan.library.measured(image, Kernels(kernel, second), steps, number == 0)
+        last = number == len(family.steps) - 1
         scales, per_edge = (Scales(mixture, family.columns), len(family.columns)) if last else (None, 1)
-        pixels, numbers = pixels_of(result), (norm.moves, norm.eps, norm.momentum)
-        found = plan.library.folded(matrices.flatten(2), scales, parts, pixels, running, numbers, per_edge)
-        blocks.append(Block(image, kernel, second, matrices, result, *found))
-    return blocks
+        held = tuple(islice(running, 3))
+        found = plan.library.folded(matrices.flatten(2), scales, parts, pixels_of(result), held, norm, per_edge)
+        kept += [result, found.W, *found[2:]]
+        if not last:
+            image = plan.library.mapped(result, found.W, found.b, rectify=True)
+            kept.append(image)
+    return Term(result, found.W[:, None]), found.b, kept
 
 
 def pixels_of(image: Tensor) -> int:
@@ -179,110 +256,107 @@ def pixels_of(image: Tensor) -> int:
     return pixels
 
 
-def _eps(plan: Plan) -> float | None:
-    """Of the pools' batch norms; None where they have none."""
-    norm = plan.pools[0].norm if plan.pools else None
-    return None if norm is None else norm.eps
-
-
-def _move(plan: Plan, statistics: Tensor, found: Pooled | None) -> None:
-    """Move the running statistics of the pools' batch norms by those of a batch, (3, P, C)."""
-    pixels = 0 if found is None else found.pixels
-    for pool, mean, variance in zip(plan.pools, statistics[0], statistics[1], strict=True):
-        if pool.norm is not None:
-            pool.norm.update(mean, variance, pixels)
+def _backward(
+    plan_and_wanted: tuple[Plan, Sequence[bool]], gradient: Tensor, for_mixture: Tensor, image: Tensor,
+    mixture: Tensor, *others: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
+    """Of the image, of what is extra and of the weights, where they are wanted; that of the mixture is written."""
+    (plan, wanted), (extra_image, extra_matrices, *tensors) = plan_and_wanted, others
+    own = _Gradients(plan, wanted, (image, mixture), (gradient, for_mixture), tensors)
+    own.of_pools()
+    for_weights = own.of_families()
+    found = [own.image, *own.of_extra(extra_image, extra_matrices), *for_weights]
+    return [cast(Tensor, own) for own, one in zip(found, (wanted[0], *wanted[3:]), strict=True) if one]
 
 
 class _Gradients:
     """The gradients of a source's inputs, from that of its sum, (batch, K C, H', W'), channels last."""
 
-    def __init__(self, ctx: Any, gradient: Tensor) -> None:
-        self.plan: Plan = ctx.plan
-        self.wanted = ctx.needs_input_grad
-        self.sum = gradient
-        self.image, mixture, self.extra_image, self.extra_matrices, *kept = ctx.saved_tensors
-        self.own_mixture = mixture
-        self.pool_maps, self.taps, self.factors, _, self.statistics = kept[:5]
-        size = len(Block._fields)
-        self.blocks = [Block(*kept[at : at + size]) for at in range(5, len(kept), size)]
-        self.mixture = torch.zeros_like(mixture)
-        self.source: Tensor | None = None  # so far
-
-    @property
-    def added(self) -> Tensor | None:
-        """Of the map that was added."""
-        return self.sum if self.wanted[3] else None
+    def __init__(
+        self, plan: Plan, wanted: Sequence[bool], given: tuple[Tensor, Tensor], gradients: tuple[Tensor, Tensor],
+        tensors: Sequence[Tensor | None],
+    ) -> None:  # fmt: skip
+        """`wanted`: of image, mixture, added map, three of the extra map, weights; `given`: image and mixture;
+        `gradients`: of the sum, and the mixture's, which is written; `tensors`: weights, and what was kept.
+        """
+        self.plan, self.wanted = plan, wanted
+        (self.source, self.mixture), (self.sum, self.for_mixture) = given, gradients
+        self.image: Tensor | None = None  # its gradient so far
+        weights, kept = iter(tensors[: 3 * plan.blocks]), iter(tensors[3 * plan.blocks :])
+        self.statistics, self.factors, self.pool_maps, self.taps = [None] * 4
+        if plan.weighs_maps:
+            self.statistics, self.factors = islice(kept, 2)
+        if plan.pools:
+            self.pool_maps, self.taps = islice(kept, 2)
+        self.blocks: list[list[Block]] = []  # by family
+        for family in plan.families:
+            own: list[Block] = []
+            for number in range(len(family.steps)):
+                before = next(kept) if number > 0 else self.source
+                own.append(Block(*cast(Any, (before, *islice(weights, 3), *islice(kept, 6)))))
+            self.blocks.append(own)
 
     def of_pools(self) -> None:
-        """Begin the source's gradient with that of its pools and of the skip connection."""
-        if self.factors is None:
+        """Begin the image's gradient with that of its pools and of the skip connection."""
+        if not self.plan.weighs_maps:
             return
-        plan, normed = self.plan, _eps(self.plan) is not None
-        plain = None if plan.kinds.plain is None else self.image
-        parts = self.plan.library.pool_products(self.sum, self.pool_maps, plain, plan.channels)
+        plan, normed, library = self.plan, self.plan.eps is not None, self.plan.library
+        plain = None if plan.kinds.plain is None else self.source
+        parts = library.pool_products(self.sum, self.pool_maps, plain, plan.channels)
         pixels = self.sum.numel() // self.sum.shape[1]
-        given = self.own_mixture, plan.kinds, parts, self.statistics, pixels, normed
-        linear, constants = self.plan.library.fold_pools_gradient(*given, self.mixture)
-        if not self.wanted[1]:
+        given = self.mixture, plan.kinds, parts, self.statistics, pixels, normed
+        linear, constants = library.fold_pools_gradient(*given, self.for_mixture)
+        if not self.wanted[0]:
             return
         for_maps = None
         if self.pool_maps is not None:
-            for_maps = self.plan.library.pool_maps_gradient(
-                self.sum, self.factors, self.pool_maps, linear, constants, normed
-            )
-        geometry = plan.are_maxima, self.image.shape[2:], plain is not None, *plan.sizes
-        self.source = self.plan.library.pool_source_gradient(for_maps, self.taps, self.sum, self.factors, *geometry)
+            for_maps = library.pool_maps_gradient(self.sum, self.factors, self.pool_maps, linear, constants, normed)
+        geometry = plan.pools, self.source.shape[2:], plain is not None, *plan.sizes
+        self.image = library.pool_source_gradient(for_maps, self.taps, self.sum, self.factors, *geometry)
 
     def of_families(self) -> list[Tensor | None]:
-        """Of all weights, in their order; what reaches the source is added to its gradient."""
+        """Of all weights, in their order; what reaches the image is added to its gradient."""
         found: list[Tensor | None] = []
-        remaining = list(self.blocks)
-        wanted = list(self.wanted[7:])
-        for family in self.plan.families:
-            own, remaining = remaining[: len(family.steps)], remaining[len(family.steps) :]
+        wanted = list(self.wanted[6:])
+        for family, blocks in zip(self.plan.families, self.blocks, strict=True):
             for_blocks: list[Tensor | None] = []
             gradient = self.sum
-            for number in reversed(range(len(own))):
+            for number in reversed(range(len(blocks))):
                 at = len(found) + 3 * number
-                gradient, for_block = self._of_block(family, own, number, gradient, any(wanted[at : at + 2]))
+                gradient, for_block = self._of_block(family, blocks, number, gradient, any(wanted[at : at + 2]))
                 for_blocks = [*for_block, *for_blocks]
             found += for_blocks
         return found
 
     def _of_block(
-        self, family: Convolutions, blocks: Sequence[Block], number: int, gradient: Tensor, wanted: bool
+        self, family: Family, blocks: Sequence[Block], number: int, gradient: Tensor, wanted: bool
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Of a block's input and weights, from that of its output: the source's sum, or what goes into a ReLU."""
-        block, last = blocks[number], number == len(blocks) - 1
+        block, last, library = blocks[number], number == len(blocks) - 1, self.plan.library
         groups, outer, inner = block.matrices.shape[:3]
         per_edge = len(family.columns) if last else 1
         edges = groups // per_edge
-        parts = self.plan.library.parts(gradient, block.result, edges)
-        scales = Scales(self.own_mixture, family.columns) if last else None
+        parts = library.parts(gradient, block.result, edges)
+        scales = Scales(self.mixture, family.columns) if last else None
         P = block.matrices.flatten(2)  # noqa: N806
-        folded = self.plan.library.fold_gradient(P, scales, block.folded, parts, block.pixels, self.mixture, per_edge)
+        folded = library.fold_gradient(P, scales, block.folded, parts, block.pixels, self.for_mixture, per_edge)
         back = block.W.view(edges, outer, per_edge, inner).permute(0, 2, 3, 1)
         terms = [Term(gradient, back), Term(block.result, folded.matrices[:, None])]
-        own = self.plan.library.combined(terms, [folded.constants], groups, inner)
+        own, steps = library.combined(terms, [folded.constants], groups, inner), family.steps[number]
         kernels = Kernels(None, None)  # type: ignore[arg-type]
         if wanted:
-            kernels = self.plan.library.kernel_gradients(
-                own, block.source, block.kernels, family.steps[number], number == 0
-            )
+            kernels = library.kernel_gradients(own, block.source, block.kernels, steps, number == 0)
         weights = [*kernels, folded.P.view_as(block.matrices)]
         if number > 0:
-            return self.plan.library.source_gradient(own, block.source, block.kernels, family.steps[number]), weights
-        if self.wanted[1]:
-            steps = family.steps[number]
-            self.source = self.plan.library.source_gradient(own, block.source, block.kernels, steps, self.source)
+            return library.source_gradient(own, block.source, block.kernels, steps), weights
+        if self.wanted[0]:
+            self.image = library.source_gradient(own, block.source, block.kernels, steps, self.image)
         return own, weights
 
-    def of_extra(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def of_extra(self, image: Tensor | None, matrices: Tensor | None) -> tuple[Tensor | None, ...]:
         """Of the map that all edges share, of its matrices and of its constants."""
-        if self.extra_image is None:
+        if image is None or matrices is None:
             return None, None, None
-        matrices = self.extra_matrices.flatten(0, 1)
-        for_image = self.plan.library.mapped(self.sum, matrices.t()[None]) if self.wanted[4] else None
-        found, sums = self.plan.library.products(self.sum, self.extra_image, 1)
-        shape = self.extra_matrices.shape
-        return for_image, found.view(shape), sums.view(shape[:2])
+        for_image = self.plan.library.mapped(self.sum, matrices.flatten(0, 1).t()[None]) if self.wanted[3] else None
+        found, sums = self.plan.library.products(self.sum, image, 1)
+        return for_image, found.view(matrices.shape), sums.view(matrices.shape[:2])

@@ -24,6 +24,8 @@ from darts.models.fused.libraries import computed_in_c, laid_out
 from darts.models.fused.maps import refuse_second_derivatives
 from darts.models.kernels.rows import new_map, rows
 
+WEIGHTS, RUNNING, KEPT = range(3)  # places in the counts of an operation
+
 Shape = tuple[int, int, int]  # of an image of a map: channels, height, width
 Gradients = tuple[Tensor | None, Sequence[Tensor]]  # of an operation's input, if it is wanted, and of its weights
 
@@ -157,14 +159,14 @@ class _Computed(torch.autograd.Function):
         refuse_second_derivatives()
         wanted = ctx.needs_input_grad[3 : 3 + ctx.plan.maps]
         saved = laid_out(ctx.saved_tensors, len(grad_output))
-        found = iter(program.run(_backward, (ctx.plan, wanted), rows(grad_output).map, *saved) or [])
+        found = iter(program.required(_backward, (ctx.plan, wanted), rows(grad_output).map, *saved))
         return None, None, None, *[next(found) if one else None for one in wanted], *found
 
 
 def _forward(plan: _Plan, factors: Tensor | None, *tensors: Tensor) -> list[Tensor] | None:
     """The result, nodes that are no part of it, and what each step has kept; None where a step cannot be computed."""
     maps, others = tensors[: plan.maps], iter(tensors[plan.maps :])
-    weights, running = (_taken(plan, others, kind) for kind in range(2))
+    weights, running = (_of_steps(plan, others, kind) for kind in (WEIGHTS, RUNNING))
     shapes = _shapes(plan, maps, weights, running)
     if shapes is None:
         return None
@@ -184,12 +186,12 @@ def _forward(plan: _Plan, factors: Tensor | None, *tensors: Tensor) -> list[Tens
 def _backward(
     plan_and_wanted: tuple[_Plan, Sequence[bool]], gradient: Tensor, factors: Tensor | None, *tensors: Tensor
 ) -> list[Tensor]:
-    """Gradients of the maps of which they are wanted, and of all weights."""
+    """Gradients of the maps of which they are wanted, a flag for each, and of all weights."""
     plan, wanted = plan_and_wanted
     maps, others = tensors[: plan.maps], iter(tensors[plan.maps :])
-    weights, result = _taken(plan, others, 0), next(others)
+    weights, result = _of_steps(plan, others, WEIGHTS), next(others)
     values = _values(plan, maps, result, [next(others) for _ in plan.inner])
-    kept = _taken(plan, others, 2)
+    kept = _of_steps(plan, others, KEPT)
     gradients = dict(zip(plan.result, gradient.chunk(len(plan.result), dim=1), strict=True))
     of_weights: list[Tensor] = []
     for at, (operation, source, node, path) in reversed(list(enumerate(plan.steps))):
@@ -208,8 +210,8 @@ def _row(factors: Tensor | None, path: int | None) -> Tensor | None:
     return None if factors is None or path is None else factors[path]
 
 
-def _taken(plan: _Plan, tensors: Iterator[Tensor], kind: int) -> list[list[Tensor]]:
-    """By step, the next of the tensors: weights, running statistics or what was kept, in the order of `counts`."""
+def _of_steps(plan: _Plan, tensors: Iterator[Tensor], kind: int) -> list[list[Tensor]]:
+    """By step, the next of the tensors; `kind`: WEIGHTS, RUNNING or KEPT."""
     return [list(islice(tensors, operation.counts[kind])) for operation, *_ in plan.steps]
 
 

@@ -24,7 +24,13 @@ def is_norm(norm: nn.Module) -> bool:
     """Whether a layer is a batch norm with parameters and running statistics that move by a factor."""
     if type(norm) is not nn.BatchNorm2d or norm.momentum is None:
         return False
-    return norm.affine and norm.running_mean is not None and norm.num_batches_tracked is not None
+    tensors = norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked
+    return all(tensor is not None for tensor in tensors)
+
+
+def is_trained(norm: nn.Module) -> bool:
+    """Whether a batch's statistics normalise a layer that is such a batch norm now."""
+    return is_norm(norm) and norm.training
 
 
 def numbers_of(norm: nn.BatchNorm2d) -> tuple[bool, float, float]:

@@ -67,7 +67,7 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
         saved = laid_out(ctx.saved_tensors, len(grad_output))
-        return None, None, *(program.run(_backward, None, rows(grad_output).map, *saved) or [])
+        return None, None, *program.required(_backward, None, rows(grad_output).map, *saved)
 
 
 def _forward(plan: Plan, image: Tensor, scale: Tensor, shift: Tensor, *running: Tensor) -> list[Tensor] | None:

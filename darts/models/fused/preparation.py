@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from darts.models.compiled import operators
 from darts.models.compiled.library import lanes_of
 from darts.models.fused.computation import Gradients, Shape, Target, Wanted
-from darts.models.fused.libraries import is_matrix, is_norm, lie_as, norm_lies, numbers_of, running_of
+from darts.models.fused.libraries import is_matrix, is_norm, is_trained, lie_as, norm_lies, numbers_of, running_of
 from darts.models.fused.norms import Plan, normed, normed_gradient
 from darts.models.kernels.rows import MOST_CHANNELS
 from darts.models.kernels.types import Term
@@ -39,8 +39,7 @@ class Layers(NamedTuple):
     @property
     def operation(self) -> Prepared | None:
         """With the numbers that the layers have now; None where they are not trained by a batch's statistics."""
-        served = type(self.norm) is nn.BatchNorm2d and self.norm.training
-        return Prepared(len(self.convolutions) == 2, numbers_of(self.norm)) if served else None
+        return Prepared(len(self.convolutions) == 2, numbers_of(self.norm)) if is_trained(self.norm) else None
 
     @property
     def weights(self) -> list[Tensor]:

@@ -5,7 +5,7 @@ an operation. With d the depthwise map and its moments as in folding.py, batch n
 and b = h - g r P m: of the maps of a block only d is made, and its sums give mean and variance. What drop-path
 multiplies each image by, and the sum of a node's edges so far, are taken in while the last map is written. The results
 are the modules', but for rounding (the covariance, E d d' - m m', loses precision where a mean is many standard
-deviations, and P S P' where P takes the difference of channels that are nearly equal).
+deviations, and P S P' where P takes the difference of channels that are nearly equal, or where there are two pixels).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from darts.models.compiled.library import lanes_of
 from darts.models.depthwise import Depthwise
 from darts.models.fused.by_hand import pixels_of
 from darts.models.fused.computation import Gradients, Shape, Target, Wanted
-from darts.models.fused.libraries import is_matrix, is_norm, lie_as, norm_lies, numbers_of, running_of
+from darts.models.fused.libraries import is_matrix, is_norm, is_trained, lie_as, norm_lies, numbers_of, running_of
 from darts.models.kernels.rows import MOST_CHANNELS
 from darts.models.kernels.types import Folded, Kernels, Term
 
@@ -45,7 +45,7 @@ class Layers(NamedTuple):
     @property
     def operation(self) -> Separable | None:
         """With the numbers that the layers have now; None where they are not trained by a batch's statistics."""
-        if not all(type(block.norm) is nn.BatchNorm2d and block.norm.training for block in self.blocks):
+        if not all(is_trained(block.norm) for block in self.blocks):
             return None
         steps = [(block.depthwise.stride[0], block.depthwise.dilation[0]) for block in self.blocks]
         return Separable(tuple(steps), tuple([numbers_of(block.norm) for block in self.blocks]))

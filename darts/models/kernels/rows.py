@@ -46,7 +46,8 @@ class Rows(NamedTuple):
 
 
 def rows(image: Tensor) -> Rows:
-    """The map as rows; a copy where it lies otherwise."""
+    """The map as rows; a copy where it lies otherwise, or is another one's with its signs turned by PyTorch alone."""
+    image = image.resolve_neg()
     batch, channels, height, width = image.shape
     strides = image.stride()
     if strides == (height * width * channels, 1, width * channels, channels):

@@ -62,12 +62,17 @@ class Folded(NamedTuple):
         groups, outer, inner = matrices
         return groups * (outer * inner + 3 * outer + inner + inner**2)
 
-    @classmethod
-    def of(cls, numbers: Tensor, matrices: Sequence[int], per_edge: int = 1) -> Folded:
-        """Views of so many numbers one after the other, for P of this shape."""
+    @staticmethod
+    def shapes(matrices: Sequence[int], per_edge: int = 1) -> list[tuple[int, ...]]:
+        """Of its tensors, for P of this shape."""
         groups, outer, inner = matrices
-        shapes = [(groups // per_edge, outer, per_edge * inner), *[(groups, outer)] * 3, (groups, inner)]
-        shapes += [(groups, inner, inner)]
+        W = groups // per_edge, outer, per_edge * inner
+        return [W, *[(groups, outer)] * 3, (groups, inner), (groups, inner, inner)]
+
+    @classmethod
+    def of(cls, numbers: Tensor, matrices: Sequence[int]) -> Folded:
+        """Views of so many numbers one after the other, for P of this shape."""
+        shapes = cls.shapes(matrices)
         found = numbers.split([math.prod(shape) for shape in shapes])
         return cls(*(part.view(shape) for part, shape in zip(found, shapes, strict=True)))
 
