@@ -123,22 +123,21 @@ def plan_of(source: Source, image: Tensor) -> Plan:
     from darts.models.fused.source import Convolutions, Skip
 
     own = _pools_of(source)
-    layer = own[0].pool if own else None
-    families = [
-        Family(
-            tuple(family.steps),
-            tuple(family.columns),
-            tuple([(norm.moves, norm.eps, norm.momentum) for norm in _norms_of(family)]),
-        )
-        for family in cast(Sequence[Convolutions], source.families)
-    ]
+    sizes, eps = (1, 1), None
+    if own:
+        sizes = cast(tuple[int, int], (own[0].pool.kernel_size, own[0].pool.stride))
+        eps = None if own[0].norm is None else own[0].norm.eps
+    families: list[Family] = []
+    for family in cast(Sequence[Convolutions], source.families):
+        norms = [(norm.moves, norm.eps, norm.momentum) for norm in _norms_of(family)]
+        families.append(Family(tuple(family.steps), tuple(family.columns), tuple(norms)))
     plain = next((part.column for part in source.shared if isinstance(part, Skip)), None)
     return Plan(
         families=tuple(families),
         pools=tuple([MAXIMUM if isinstance(part.pool, torch.nn.MaxPool2d) else AVERAGE for part in own]),
         kinds=Kinds(tuple([pool.column for pool in own]), plain),
-        sizes=(1, 1) if layer is None else (cast(int, layer.kernel_size), cast(int, layer.stride)),
-        eps=own[0].norm.eps if own and own[0].norm is not None else None,
+        sizes=sizes,
+        eps=eps,
         channels=image.shape[1],
         library=cast(ModuleType, library_for(image)),
     )
