@@ -121,6 +121,36 @@ def test_bits_do_not_depend_on_the_number_of_threads():
         assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_what_they_are_wanted_of(stride):
+    """As in a step of alpha alone, a first cell, with weights that stand still: the same bits as of everything."""
+    torch.manual_seed(0)
+    part, own = cases.source_of(WHOLE, 2, 8, stride, True), torch.randn(3, 8, 6, 5)
+    sides = -(-6 // stride), -(-5 // stride)
+    given = {"image": own, "mixture": torch.rand(2, len(WHOLE)), "added": torch.randn(3, 16, *sides)}
+    given |= dict(part.named_parameters())
+    everything = gradients_of(part, given, set(given))
+    assert all(gradient is not None for gradient in everything.values())
+    kernels = {name for name in given if "kernels" in name}
+    for wanted in (
+        {"image"}, {"mixture"}, {"added"}, {"mixture", "added"}, kernels, set(given) - kernels, set(given) - {"image"},
+        *[{name} for name in given if "." in name],
+    ):  # fmt: skip
+        found = gradients_of(part, given, wanted)
+        for name, gradient in found.items():
+            assert (gradient is not None) == (name in wanted), name
+            assert gradient is None or torch.equal(gradient, everything[name]), (name, wanted)
+
+
+def gradients_of(part, given, wanted):
+    """By name, of these tensors and of the part's weights."""
+    tensors = {name: tensor.detach().clone().requires_grad_(name in wanted) for name, tensor in given.items()}
+    weights = {name: tensor for name, tensor in tensors.items() if "." in name}
+    inputs = tensors["image"], tensors["mixture"], tensors["added"]
+    torch.func.functional_call(part, weights, inputs).square().sum().backward()
+    return {name: tensor.grad for name, tensor in tensors.items()}
+
+
 @pytest.mark.parametrize("name", [*POOLS, "skip_connect", *CONVOLUTIONS])
 def test_not_a_number_goes_on(name):
     """In a state it is in all that it is in by the reference operations; in a weight it reaches the sum."""

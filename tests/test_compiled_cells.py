@@ -49,7 +49,6 @@ SKIP = plain.layers_of(nn.Identity())
 def lanes(request, monkeypatch):
     """Vectors of at most so many floats, as on other processors."""
     monkeypatch.setattr(library, "widest", lambda: request.param)
-    monkeypatch.setattr(program, "widest", lambda: request.param)
     return request.param
 
 

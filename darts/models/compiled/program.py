@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from darts.models.compiled import library
 from darts.models.compiled.call import Call, tracing
-from darts.models.compiled.library import load, widest
 
-MOST_PROGRAMS = 512  # that are kept; with the next one all are traced anew
+MOST_PROGRAMS = 1024  # that are kept, the latest
 ALIGNMENT = 64  # bytes of which a map's offset in the scratch memory is a multiple
 CPU = torch.device("cpu")
 Function = Callable[..., Sequence[Tensor] | None]
@@ -35,13 +35,13 @@ def run(function: Function, plan: Hashable, *tensors: Tensor | None) -> list[Ten
     None, where it has no use for such layouts. Tensors of another kind than PyTorch's own on the CPU are None's, too.
     """
     layouts = [None if t is None else (t.shape, t.stride(), t.dtype, t.device, type(t)) for t in tensors]
-    key = function, plan, torch.get_num_threads(), widest(), *layouts
-    try:
-        found = _programs[key]
-    except KeyError:
-        if len(_programs) >= MOST_PROGRAMS:
-            _programs.clear()
-        found = _programs[key] = _traced(function, plan, tensors)
+    key = function, plan, torch.get_num_threads(), library.widest(), *layouts
+    if key not in _programs:
+        made = _traced(function, plan, tensors)
+        while len(_programs) >= MOST_PROGRAMS:
+            _programs.pop(next(iter(_programs)), None)
+        _programs[key] = made
+    found = _programs[key]
     return None if found is None else found(tensors)
 
 
@@ -87,7 +87,7 @@ class Program:
             code += [place, len(arguments), len(call.places), *arguments, *addresses]
         self.scratch = places.bytes
         self.code = (ctypes.c_int64 * len(code))(*code)
-        self.run = load(widest()).run
+        self.run = library.load(library.widest()).run
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """The results, of tensors of the same layouts."""

@@ -1,5 +1,5 @@
 /* What one state of the fused supernet and one operation of a found cell compute, on a CPU: see operators.py, and
-   darts/models/fused/ (by_hand.py, separable.py, preparation.py) for what they make together.
+   darts/models/fused/ (by_hand.py, computation.py and what it names) for what they make together.
 
    A map is rows of channels, one a pixel: `x_row` is the distance from a pixel of map x to the next, in floats.
    Channels come in vectors of VL floats, which the compiler is given (-DVL=4, 8 or 16); every number of channels is a

@@ -10,7 +10,8 @@ map read and written, and a launch on a GPU; here some thirty operators read eac
                gradient handed down and of the map itself (folding.py)
 
 The operators are written twice, in Triton for a GPU (darts/models/kernels/, whose files have the formulas) and in C for
-a CPU (darts/models/compiled/), where each pass is one call (program.py). Tests hold both to the reference operations in
+a CPU (darts/models/compiled/), where each pass is one call (compiled/program.py): `_forward` and `_backward` are given
+tensors and numbers, and call operators only. Tests hold both to the reference operations in
 float64.
 """
 
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from darts.models.compiled import program
+from darts.models.compiled import operators, program
 from darts.models.fused.folding import RunningStatistics
 from darts.models.fused.libraries import laid_out, library_for
 from darts.models.fused.maps import Operand, refuse_second_derivatives
@@ -166,13 +167,12 @@ def _move(source: Source, statistics: Tensor, result: Tensor) -> None:
             pool.norm.update(mean, variance, len(result) * result.shape[2] * result.shape[3])
 
 
-def _run(function: Any, plan: Plan, details: Any, *tensors: Tensor | None) -> list[Tensor]:
-    """The function of these tensors; of operators in C as a program."""
-    from darts.models.compiled import operators
-
-    if plan.library is not operators:
-        return cast(list[Tensor], function((plan, details), *tensors))
-    return program.required(function, (plan, details), *tensors)
+def _run(function: Any, plan: Any, *tensors: Tensor | None) -> list[Tensor]:
+    """The function of a plan, or of what begins with one, and of these tensors; of operators in C as a program."""
+    library = plan.library if isinstance(plan, Plan) else plan[0].library
+    if library is not operators:
+        return cast(list[Tensor], function(plan, *tensors))
+    return program.required(function, plan, *tensors)
 
 
 class _Mixed(torch.autograd.Function):
@@ -181,9 +181,12 @@ class _Mixed(torch.autograd.Function):
         ctx: Any, plan: Plan, moved: tuple[Source, Sequence[Tensor]], image: Tensor, mixture: Tensor,
         *others: Tensor | None,
     ) -> Tensor:  # fmt: skip
+        """`moved`: the source, whose pools have running statistics, and those of the blocks, three each;
+        `others`: the added map, the extra map with its matrices and constants, and three weights of each block.
+        """
         image, (source, running) = rows(image).map, moved
         given = [rows(t).map if t is not None and t.dim() == 4 else t for t in others]  # maps, and what is none
-        result, *kept = _run(_forward, plan, None, image, mixture, *given, *running)
+        result, *kept = _run(_forward, plan, image, mixture, *given, *running)
         ctx.plan = plan
         ctx.save_for_backward(image, mixture, *given[1:3], *given[4:], *kept)
         if plan.pools:
@@ -193,19 +196,22 @@ class _Mixed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
         refuse_second_derivatives()
-        wanted, gradient = ctx.needs_input_grad[2:], rows(grad_output).map
+        _, _, image_wanted, _, added_wanted, *others_wanted = ctx.needs_input_grad
+        wanted, gradient = (image_wanted, *others_wanted), rows(grad_output).map
         image, mixture, *others = laid_out(ctx.saved_tensors, len(grad_output))
         for_mixture = torch.zeros_like(cast(Tensor, mixture))
-        found = iter(_run(_backward, ctx.plan, wanted, gradient, for_mixture, image, mixture, *others))
-        for_others = [next(found) if one else None for one in (wanted[0], *wanted[3:])]
-        return None, None, for_others[0], for_mixture, gradient if wanted[2] else None, *for_others[1:]
+        found = iter(_run(_backward, (ctx.plan, wanted), gradient, for_mixture, image, mixture, *others))
+        for_image, *for_others = [next(found) if one else None for one in wanted]
+        return None, None, for_image, for_mixture, gradient if added_wanted else None, *for_others
 
 
-def _forward(
-    plan_alone: tuple[Plan, None], image: Tensor, mixture: Tensor, added: Tensor | None, *others: Tensor | None
-) -> list[Tensor]:
-    """The sum; of pools and skip connection statistics, factors, maps and taps; and what each block has kept."""
-    (plan, _), (extra_image, extra_matrices, extra_constants, *tensors) = plan_alone, others
+def _forward(plan: Plan, image: Tensor, mixture: Tensor, added: Tensor | None, *others: Tensor | None) -> list[Tensor]:
+    """The sum; of pools and skip connection statistics, factors, maps and taps; and what each block has kept.
+
+    `others`: the extra map with its matrices and constants; of each block a kernel, perhaps a second one, and matrices;
+    and of each block running means, variances and counts.
+    """
+    extra_image, extra_matrices, extra_constants, *tensors = others
     remaining, running = iter(tensors[: 3 * plan.blocks]), iter(cast(list[Tensor], tensors[3 * plan.blocks :]))
     terms, constants, kept, of_blocks, diagonal = [], [], [], [], None
     for family in plan.families:
@@ -230,7 +236,10 @@ def _forward(
 def _blocks(
     plan: Plan, family: Family, given: tuple[Tensor, Tensor], weights: Iterator[Any], running: Iterator[Tensor]
 ) -> tuple[Term, Tensor, list[Tensor]]:
-    """What a family adds to the sum, a term and constants, and what its blocks keep; `given`: image and mixture."""
+    """What a family adds to the sum, a term and constants, and what its blocks keep; `given`: image and mixture.
+
+    A block keeps what `Block` has from `result` on; after it, but for the last one, comes the next one's input.
+    """
     image, mixture = given
     kept: list[Tensor] = []
     for number, (steps, norm) in enumerate(zip(family.steps, family.norms, strict=True)):
@@ -259,13 +268,16 @@ def _backward(
     plan_and_wanted: tuple[Plan, Sequence[bool]], gradient: Tensor, for_mixture: Tensor, image: Tensor,
     mixture: Tensor, *others: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
-    """Of the image, of what is extra and of the weights, where they are wanted; that of the mixture is written."""
+    """Of the image, of three of the extra map and of the weights, where they are wanted; the mixture's is written.
+
+    `others`: the extra map and its matrices, the weights as `_forward` has them, and what it returned after the sum.
+    """
     (plan, wanted), (extra_image, extra_matrices, *tensors) = plan_and_wanted, others
-    own = _Gradients(plan, wanted, (image, mixture), (gradient, for_mixture), tensors)
-    own.of_pools()
-    for_weights = own.of_families()
-    found = [own.image, *own.of_extra(extra_image, extra_matrices), *for_weights]
-    return [cast(Tensor, own) for own, one in zip(found, (wanted[0], *wanted[3:]), strict=True) if one]
+    gradients = _Gradients(plan, wanted, (image, mixture), (gradient, for_mixture), tensors)
+    gradients.of_pools()
+    for_weights = gradients.of_families()
+    found = [gradients.image, *gradients.of_extra(extra_image, extra_matrices), *for_weights]
+    return [cast(Tensor, own) for own, one in zip(found, wanted, strict=True) if one]
 
 
 class _Gradients:
@@ -275,8 +287,8 @@ class _Gradients:
         self, plan: Plan, wanted: Sequence[bool], given: tuple[Tensor, Tensor], gradients: tuple[Tensor, Tensor],
         tensors: Sequence[Tensor | None],
     ) -> None:  # fmt: skip
-        """`wanted`: of image, mixture, added map, three of the extra map, weights; `given`: image and mixture;
-        `gradients`: of the sum, and the mixture's, which is written; `tensors`: weights, and what was kept.
+        """`wanted`: of the image, three of the extra map, weights; `given`: image and mixture; `gradients`: of the sum,
+        and the mixture's, which is written; `tensors`: weights, and what was kept.
         """
         self.plan, self.wanted = plan, wanted
         (self.source, self.mixture), (self.sum, self.for_mixture) = given, gradients
@@ -316,7 +328,7 @@ class _Gradients:
     def of_families(self) -> list[Tensor | None]:
         """Of all weights, in their order; what reaches the image is added to its gradient."""
         found: list[Tensor | None] = []
-        wanted = list(self.wanted[6:])
+        wanted = list(self.wanted[4:])
         for family, blocks in zip(self.plan.families, self.blocks, strict=True):
             for_blocks: list[Tensor | None] = []
             gradient = self.sum
@@ -356,6 +368,6 @@ class _Gradients:
         """Of the map that all edges share, of its matrices and of its constants."""
         if image is None or matrices is None:
             return None, None, None
-        for_image = self.plan.library.mapped(self.sum, matrices.flatten(0, 1).t()[None]) if self.wanted[3] else None
+        for_image = self.plan.library.mapped(self.sum, matrices.flatten(0, 1).t()[None]) if self.wanted[1] else None
         found, sums = self.plan.library.products(self.sum, image, 1)
         return for_image, found.view(matrices.shape), sums.view(matrices.shape[:2])
