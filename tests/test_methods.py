@@ -119,9 +119,16 @@ def test_every_method_searches_the_bundled_images_from_the_command_line(tmp_path
     wide = ["network.channels=12", "network.cells=4", "network.stem_reductions=2"]
     scored = ["budget.evaluations=2", "evaluator.network.channels=2", "evaluator.train.epochs=1",
               "evaluator.train.batch_size=16"]  # fmt: skip
-    strategies = [name for name in ALL if name not in GRADIENT_METHODS]
+    of_two_aims = ["method=nsga2", "evaluator=multi_objective", "evaluator.targets.parameters=1000", *(
+        item.replace("evaluator.", "evaluator.accuracy.") if "train" in item else item for item in scored
+    )]  # fmt: skip
+    strategies = [name for name in ALL if name not in (*GRADIENT_METHODS, "nsga2")]
     by_gradients = ",".join(name for name in GRADIENT_METHODS if name not in own)
-    jobs = [[f"method={','.join(strategies)}", *scored], [f"method={by_gradients}", *wide, "search.epochs=2"]]
+    jobs = [
+        [f"method={','.join(strategies)}", *scored],
+        of_two_aims,
+        [f"method={by_gradients}", *wide, "search.epochs=2"],
+    ]
     jobs += [[f"method={name}", *wide, "search.epochs=3", *settings] for name, settings in own.items()]
     for number, job in enumerate(jobs):
         place = [f"hydra.sweep.dir=sweep{number}", "hydra.sweep.subdir=${method.name}", "logger=none"]
