@@ -62,9 +62,9 @@ class DiscreteCell(nn.Module):
         if not switched_on:
             return
         for module in self._modules_in_order():
-            layers = separable.layers_of(module) or preparation.layers_of(module)
-            if layers is not None:
-                self.by_hand[module] = Computation(1, [Step(layers, 0, 1)], [1])
+            step = _step(module, 0, 1)
+            if step is not None and step.layers.weights:  # a pool by itself is the module's
+                self.by_hand[module] = Computation(1, [step], [1])
         steps = self._steps()
         served = [step for step in steps if step is not None]
         whole = Computation(len(self.inputs) or 1, served, [len(self.inputs) + state for state in self.cell.concat])

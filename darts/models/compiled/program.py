@@ -25,6 +25,7 @@ ALIGNMENT = 64  # bytes of which a map's offset in the scratch memory is a multi
 CPU = torch.device("cpu")
 Function = Callable[..., Sequence[Tensor] | None]
 _programs: dict[Hashable, Program | None] = {}
+UNKNOWN: Any = object()  # in place of a program that has not been traced
 
 
 def run(function: Function, plan: Hashable, *tensors: Tensor | None) -> list[Tensor] | None:
@@ -36,12 +37,12 @@ def run(function: Function, plan: Hashable, *tensors: Tensor | None) -> list[Ten
     """
     layouts = [None if t is None else (t.shape, t.stride(), t.dtype, t.device, type(t)) for t in tensors]
     key = function, plan, torch.get_num_threads(), library.widest(), *layouts
-    if key not in _programs:
-        made = _traced(function, plan, tensors)
+    found = _programs.get(key, UNKNOWN)
+    if found is UNKNOWN:
+        found = _traced(function, plan, tensors)
         while len(_programs) >= MOST_PROGRAMS:
             _programs.pop(next(iter(_programs)), None)
-        _programs[key] = made
-    found = _programs[key]
+        _programs[key] = found
     return None if found is None else found(tensors)
 
 

@@ -59,8 +59,7 @@ class Folded(NamedTuple):
     @staticmethod
     def size(matrices: Sequence[int]) -> int:
         """How many numbers it has for P of this shape."""
-        groups, outer, inner = matrices
-        return groups * (outer * inner + 3 * outer + inner + inner**2)
+        return sum(map(math.prod, Folded.shapes(matrices)))
 
     @staticmethod
     def shapes(matrices: Sequence[int], per_edge: int = 1) -> list[tuple[int, ...]]:
