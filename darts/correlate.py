@@ -23,14 +23,15 @@ from darts.config.registry import command_settings
 from darts.loop.settings import check_task, taken_over
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, read_json, write_json
+from darts.runtime.garbage import import_torch
 from darts.runtime.schema import FINITE, Length, Within
 from darts.runtime.seeding import python_generator
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.genotype import Genotype, from_json
 from darts.spaces.membership import check_membership
 from darts.spaces.variation import canonical, ordered
+from darts.tasks.metric import ACCURACY, Metric, metric_of
 from darts.tasks.settings import LanguageSettings
-from darts.tasks.task import ACCURACY, Metric, metric_of
 
 if TYPE_CHECKING:
     import torch
@@ -272,6 +273,7 @@ def draw(points: Points, title: str, metric: Metric = ACCURACY) -> Figure:
 def main(settings: DictConfig) -> float:
     """Measure and report; returns Kendall's tau."""
     typed = typed_settings(settings, AnyCorrelateSettings).narrowed()
+    import_torch()
     from darts.loop.plotting import save_figure
     from darts.loop.record import record_end
     from darts.runtime.device import memory_advice

@@ -18,6 +18,7 @@ from darts.config.registry import command_settings
 from darts.loop.settings import CommonSettings, check_cells, check_size
 from darts.models.settings import InputSettings, NetworkSettings
 from darts.runtime.errors import UserError, require
+from darts.runtime.garbage import import_torch
 from darts.spaces.genotype import called, in_a_list
 from darts.spaces.notation import has_notation, to_notation
 from darts.spaces.search_space import Skeleton, sides_of, size_of
@@ -101,6 +102,7 @@ def printed_forms(genotype: Genotype) -> dict[str, str]:
 def main(settings: DictConfig) -> None:
     """Print a genotype's cost and draw its cells into Hydra's folder."""
     typed = typed_settings(settings, DescribeSettings)
+    import_torch()
     from darts.models.operations import OPERATIONS
     from darts.runtime.device import memory_advice
 

@@ -19,6 +19,7 @@ from darts.config.invocation import as_started
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, one_line, require
 from darts.runtime.files import lock_folder, read_json, read_regular, write_bytes, writing
+from darts.runtime.garbage import import_torch
 from darts.runtime.schema import Within
 from darts.runtime.text import encoded
 from darts.spaces.genotype import called
@@ -74,6 +75,7 @@ class ExportSettings:
 def main(settings: DictConfig) -> float:
     """Write the file, check it and describe it; returns the largest difference."""
     typed = typed_settings(settings, ExportSettings)
+    import_torch()
     from darts.train.saved import weights_file
     from darts.use.exporting import export, largest_difference, require_equal, staged
     from darts.use.trained import load_network

@@ -20,6 +20,7 @@ from darts.config.registry import command_settings
 from darts.loop.settings import CommonSettings, check_cells, check_size
 from darts.models.settings import InputSettings, NetworkSettings
 from darts.runtime.errors import UserError, require
+from darts.runtime.garbage import import_torch
 from darts.spaces.search_space import Skeleton, size_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Timing(NamedTuple):
 def main(settings: DictConfig) -> int:
     """Write operations.csv; returns how many operations it holds."""
     typed = typed_settings(settings, MeasureSettings)
+    import_torch()
     import torch
 
     from darts.runtime.device import choose_device, memory_advice

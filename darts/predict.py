@@ -17,6 +17,7 @@ from darts.config.compose import quoted, typed_settings
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, one_line, require
 from darts.runtime.files import lock_folder, read_regular, write_bytes, write_json, writing
+from darts.runtime.garbage import import_torch
 from darts.runtime.text import encoded
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class PredictSettings:
 def main(settings: DictConfig) -> float:
     """Predict, and measure where labels are given; returns the error, or 0 where it is not known."""
     typed = typed_settings(settings, PredictSettings)
+    import_torch()
     from darts.runtime.device import memory_advice
     from darts.train.saved import weights_file
     from darts.use.answers import pictures_of, predict

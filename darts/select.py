@@ -20,15 +20,16 @@ from darts.config.compose import quoted, typed_settings
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError
 from darts.runtime.files import lock_folder, write_bytes, write_json
+from darts.runtime.garbage import import_torch
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.fixed import find_cell, fixed_cells, read_fixed
 from darts.spaces.genotype import Genotype, to_json
 from darts.spaces.membership import next_settings
 from darts.spaces.sources import folders_of_searches, read_genotype
+from darts.tasks.metric import Metric, metric_of
 from darts.train.settings import AnyBriefSettings, less_memory, rate_setting
 
 if TYPE_CHECKING:
-    from darts.tasks.task import Metric
     from darts.train.brief import BriefData
 
 log = logging.getLogger("darts")
@@ -71,6 +72,7 @@ def named_cells(settings: SelectSettings) -> list[str]:
 
 def choose(settings: SelectSettings, folder: Path) -> tuple[str, dict[str, float]]:
     """Write the best cell's genotype.json and the metric of all; returns its name and those."""
+    import_torch()
     from darts.loop.record import (
         claim_folder,
         experiment,
@@ -138,8 +140,6 @@ def keep_best(
 @cli_command("select")
 def main(settings: DictConfig) -> float:
     """Choose; returns the validation error, or perplexity, of the chosen cell."""
-    from darts.tasks.task import metric_of
-
     typed = typed_settings(settings, SelectSettings)
     folder = Path(HydraConfig.get().runtime.output_dir)
     best, values = choose(typed, folder)

@@ -26,9 +26,11 @@ from darts.config.identity import digest
 from darts.config.registry import command_settings
 from darts.runtime.errors import UserError, require
 from darts.runtime.files import lock_folder, write_json
+from darts.runtime.garbage import import_torch
 from darts.runtime.seeding import derive
 from darts.runtime.signals import deferred_signals, pending_signal, raise_if_interrupted, stopped_at_once
 from darts.spaces.fixed import FixedCell, find_cell, fixed_cells
+from darts.tasks.metric import metric_among, metric_of
 from darts.train.settings import AnyBriefSettings, less_memory, replaced
 
 if TYPE_CHECKING:
@@ -185,6 +187,8 @@ def cells_of_study(settings: TuneSettings, folder: Path) -> dict[str, FixedCell]
 
 def run(settings: DictConfig, folder: Path) -> Result:
     """Ask for trials until there are as many as wanted; the same folder again resumes."""
+    typed = typed_settings(settings, TuneSettings)
+    import_torch()
     from darts.loop.record import (
         claim_folder,
         experiment,
@@ -195,7 +199,6 @@ def run(settings: DictConfig, folder: Path) -> Result:
     )
     from darts.runtime.device import memory_advice, ready_device
 
-    typed = typed_settings(settings, TuneSettings)
     device = ready_device(typed.device, typed.precision, typed.graphs, typed.deterministic)
     with lock_folder(folder), deferred_signals(), memory_advice(less_memory(typed, "train.batch_size")):
         with stopped_at_once():
@@ -287,8 +290,6 @@ def require_own_trials(study: optuna.study.Study, settings: TuneSettings, file: 
     """
     import optuna
 
-    from darts.tasks.task import metric_of
-
     metric = metric_of(settings.dataset)
     ranges = {given.name: given for given in map(settings.range_of, settings.parameters)}
     for trial in study.get_trials(deepcopy=False):
@@ -321,7 +322,6 @@ def run_trial(
     """Ask the study for one trial's values, train by them, and tell it the score."""
     import optuna
 
-    from darts.tasks.task import metric_of
     from darts.train.brief import unless_diverged
 
     typed = typed_settings(settings, TuneSettings)
@@ -343,8 +343,6 @@ def run_trial(
 
 def finish(study: optuna.study.Study, settings: TuneSettings, cells: dict[str, FixedCell], folder: Path) -> Result:
     """Write best.json, where it exists the study has ended; `UserError` where every training diverged."""
-    from darts.tasks.task import metric_of
-
     trials, metric = ended_trials(study), metric_of(settings.dataset)
     if all(trial.user_attrs.get(DIVERGED) for trial in trials):
         raise UserError(f"parameters: all {len(trials)} trainings diverged; give ranges with lower rates")
@@ -367,8 +365,6 @@ def _shown(value: Any) -> str:
 @cli_command("tune")
 def main(settings: DictConfig) -> float:
     """Run the study; returns the best validation error, or perplexity."""
-    from darts.tasks.task import metric_among
-
     folder = Path(HydraConfig.get().runtime.output_dir)
     best = run(settings, folder)
     values = {"genotype": best["genotype"], **{k: v for k, v in best["values"].items() if k != "genotype"}}

@@ -120,9 +120,10 @@ def leave_out_pictures(replace: Callable[[Any, str, Any], None] = setattr) -> No
     from darts.search import ending
 
     replace(Tracker, "picture", lambda *_: None)
-    for name in ("save_figure", "save_cells", "draw_curves", "draw_diagnostics", "draw_mixtures"):
+    for name in ("save_figure", "save_cells", "draw_curves", "draw_diagnostics"):
         replace(plotting, name, lambda *_: [])
-    replace(ending, "draw_changes", lambda *_: None)
+    for name in ("draw_changes", "draw_mixtures"):
+        replace(ending, name, lambda *_: None)
 
 
 def _become(command: list[str], folder: str, streams: list[str], pictures: bool, path: str | None) -> None:

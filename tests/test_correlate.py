@@ -14,7 +14,7 @@ from darts.blackbox import proxies
 from darts.blackbox.settings import Proxy
 from darts.runtime.errors import UserError
 from darts.spaces.sources import random_genotype
-from darts.tasks.task import PERPLEXITY
+from darts.tasks.metric import PERPLEXITY
 from darts.train import retraining as retrain
 from tests.conftest import ROOT, TINY_DATA, TINY_TRAIN, composed, run_command
 

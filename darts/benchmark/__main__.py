@@ -19,6 +19,7 @@ from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.config.identity import identity
 from darts.runtime import distributed
+from darts.runtime.garbage import import_torch
 
 if TYPE_CHECKING:
     import torch
@@ -218,6 +219,7 @@ def main(settings: DictConfig) -> None:
     typed = typed_settings(settings, BenchmarkSettings)
     distributed.require_single_process("this command; python -m darts.benchmark scaling starts several")
     folder = Path(HydraConfig.get().runtime.output_dir)
+    import_torch()
     if typed.gpu is not None:
         from darts.benchmark.gpu import measure_phase
 

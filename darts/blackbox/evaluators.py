@@ -41,12 +41,12 @@ from darts.spaces.search_space import RECURRENT, Frame, InputShape
 from darts.spaces.table import Table
 from darts.spaces.variation import canonical
 from darts.tasks.batches import SearchData
+from darts.tasks.metric import ACCURACY
 from darts.tasks.pieces import TextSearchData, in_columns, train_data_of
 from darts.tasks.searched import SearchedData
 from darts.tasks.settings import Perplexity
 from darts.tasks.several import SeveralSearchData
 from darts.tasks.several_settings import SeveralDatasets
-from darts.tasks.task import ACCURACY
 from darts.train.brief import BriefData, unless_diverged, validation_score
 from darts.train.settings import BriefSettings, TextBriefSettings
 

@@ -10,6 +10,7 @@ from darts.compare.settings import CompareSettings
 from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.runtime.files import lock_folder
+from darts.runtime.garbage import import_torch
 from darts.runtime.signals import deferred_signals
 
 log = logging.getLogger("darts")
@@ -19,6 +20,7 @@ log = logging.getLogger("darts")
 def main(settings: DictConfig) -> float:
     """Say what can be shown, run all trials that the folder lacks, report; returns the least corrected p-value."""
     typed = typed_settings(settings, CompareSettings)
+    import_torch()
     from darts.compare import power, run
 
     if typed.tasks or typed.protocols:

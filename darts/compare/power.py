@@ -22,7 +22,7 @@ from darts.compare.statistics import holm, least_rank_p, least_size_p, place_amo
 from darts.runtime.errors import UserError
 from darts.runtime.files import read_json
 from darts.runtime.schema import Within
-from darts.tasks.task import ACCURACY, Metric, metric_of
+from darts.tasks.metric import ACCURACY, Metric, metric_of
 
 LEVEL = 0.05
 SAMPLING, SEARCH = RANDOM, "random search"  # what a claim is against

@@ -25,7 +25,7 @@ from darts.config.compose import dotted_key, quoted
 from darts.config.registry import typed_overrides
 from darts.runtime.errors import UserError
 from darts.runtime.files import write_bytes, write_json
-from darts.tasks.task import METRICS
+from darts.tasks.metric import METRICS
 
 log = logging.getLogger(__name__)
 REPLACED = ("protocols", "searches_in", "trial", *WITHIN)  # of what was typed, in each protocol's comparison

@@ -31,7 +31,7 @@ from darts.compare.statistics import (
 )
 from darts.compare.trials import Outcome
 from darts.runtime.errors import UserError
-from darts.tasks.task import METRICS
+from darts.tasks.metric import METRICS
 
 
 @dataclass(frozen=True)

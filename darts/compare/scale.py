@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from darts.tasks.task import METRICS, Metric
+from darts.tasks.metric import METRICS, Metric
 
 
 @dataclass(frozen=True)

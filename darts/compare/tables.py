@@ -10,7 +10,7 @@ from darts.compare.plan import RANDOM
 from darts.compare.power import SAMPLING, SEARCH
 from darts.compare.report import Claim, Group, Report
 from darts.compare.scale import Scale
-from darts.tasks.task import PERPLEXITY
+from darts.tasks.metric import PERPLEXITY
 
 Rows = list[list[str]]
 

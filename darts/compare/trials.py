@@ -52,10 +52,10 @@ from darts.spaces.search_space import CELL_TYPES
 from darts.spaces.table import load_table
 from darts.tasks.batches import train_data
 from darts.tasks.datasets import shape_of
+from darts.tasks.metric import metric_among
 from darts.tasks.pieces import text_test_pieces
 from darts.tasks.searched import searched_data
 from darts.tasks.settings import TextDataset, require_labelled
-from darts.tasks.task import metric_among
 from darts.tasks.text import open_corpus
 from darts.train import retraining as retrain
 from darts.train.result import finished

@@ -44,6 +44,7 @@ from darts.runtime.errors import (
     reported,
     unknown,
 )
+from darts.runtime.garbage import end_without_collection
 from darts.runtime.text import lose_no_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -70,6 +71,7 @@ def cli_command(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], Any]
         @functools.wraps(main)
         @told_of_output
         def command() -> Any:
+            end_without_collection()
             try:
                 prepare(name)
                 with refusals_in_a_line(name):

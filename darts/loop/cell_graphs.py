@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from darts.loop.plotting import (
     BOX,
+    charts,
     colour,
     columns_of,
     draw_cell,
@@ -128,7 +129,7 @@ def draw_changes(history: Sequence[Mapping[str, Any]], kind: str, space: SearchS
     edges, epochs = space.edges(), [line["epoch"] for line in history]
     rows = {edge: row for row, edge in enumerate(edges)}
     figure = new_figure(2.6 + 0.16 * max(20, len(epochs)), 1.7 + 0.24 * len(edges))
-    axes = figure.subplots()
+    axes = charts(figure, 1, around=(0.8, 0.1, 0.85, 0.3))[0]
     squares: dict[str, list[Any]] = {}  # by operation the corners of its squares
     for line in history:
         for node, operation, source in line["cells"][kind]:
@@ -143,5 +144,4 @@ def draw_changes(history: Sequence[Mapping[str, Any]], kind: str, space: SearchS
     axes.set_title(f"kept operations, {called(kind)}", fontsize=10)
     handles = [Patch(color=colour(name), label=name) for name in sorted(squares)]
     figure.legend(handles=handles, loc="lower center", ncols=4, fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
     return figure

@@ -15,7 +15,7 @@ from darts.runtime.errors import UserError, one_line
 from darts.runtime.files import files_below, is_locked, read_json, read_regular
 from darts.runtime.schema import FINITE, JSON, Schema, SchemaError, Within, require_schema
 from darts.spaces.genotype import from_json
-from darts.tasks.task import ACCURACY, METRICS, metric_among
+from darts.tasks.metric import ACCURACY, METRICS, metric_among
 
 ANY = {"kind": str, "ended": bool}  # what a run.json must hold to be listed
 FIELDS = {

@@ -129,8 +129,10 @@ class _Events(LogWriter):
         self.scalars(step, {f"steps/{name}": value for name, value in values.items()})
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
+        from darts.loop.plotting import pixels_of
+
         with writing(self.place):
-            self.writer.add_figure(name, figure, step)
+            self.writer.add_image(name, pixels_of(figure), step, dataformats="HWC")
 
     def text(self, step: int, name: str, text: str) -> None:
         with writing(self.place):

@@ -15,9 +15,10 @@ from darts.runtime.errors import one_line
 from darts.runtime.files import writing
 from darts.spaces.genotype import Cell, Genotype, called
 from darts.spaces.search_space import SearchSpace, Skeleton
-from darts.tasks.task import metric_among
+from darts.tasks.metric import metric_among
 
 if TYPE_CHECKING:
+    import numpy
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -148,35 +149,6 @@ def draw_chain_on(axes: Axes, parts: Sequence[str]) -> None:
             axes.annotate("", xy=(0.5, row), xytext=(0.5, row - 1), arrowprops=arrow)
 
 
-def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: SearchSpace) -> Figure:
-    """How the mixture weights of every edge of a cell type went: a small chart an edge, a line a candidate."""
-    edges = space.edges()
-    across = 5 if len(edges) > 5 else len(edges)
-    down = -(-len(edges) // across)
-    figure = new_figure(2.4 * across, 1.7 * down + 0.8)
-    figure.suptitle(f"mixture weights, {called(kind)}", fontsize=11)
-    figure.supxlabel("epoch", fontsize=8, y=0.42 / (1.7 * down + 0.8))
-    figure.supylabel("weight", fontsize=8)
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    epochs = [line["epoch"] for line in history]
-    marker = "." if len(epochs) == 1 else ""
-    for index, axes in enumerate(grid.flat):
-        axes.tick_params(labelsize=7)
-        if index >= len(edges):
-            axes.axis("off")
-            continue
-        axes.set_title(edge_name(edges[index], space), fontsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        for column, name in enumerate(space.candidates):
-            values = [line["mixture"][kind][index][column] for line in history]
-            axes.plot(epochs, values, color=colour(name), marker=marker, label=name)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=7, frameon=False)
-    figure.subplots_adjust(left=0.06, right=0.99, top=1 - 0.65 / (1.7 * down + 0.8), bottom=0.75 / (1.7 * down + 0.8),
-                           hspace=0.35)  # fmt: skip
-    return figure
-
-
 def edge_name(edge: tuple[int, int], space: SearchSpace) -> str:
     """An edge as all pictures and logs call it: from an input or node to a node."""
     source, node = edge
@@ -192,15 +164,14 @@ def edge_name(edge: tuple[int, int], space: SearchSpace) -> str:
 def draw_alpha(matrix: Sequence[Sequence[float]], kind: str, space: SearchSpace) -> Figure:
     """The architecture parameters of a cell type as a heatmap: a row an edge, a column a candidate."""
     edges, candidates = space.edges(), list(space.candidates)
-    figure = new_figure(2.2 + 0.55 * len(candidates), 1.8 + 0.3 * len(edges))
-    axes = figure.subplots()
+    figure = new_figure(2.6 + 0.55 * len(candidates), 1.8 + 0.3 * len(edges))
+    axes = charts(figure, 1, around=(0.8, 0.6, 0.3 + 0.05 * max(map(len, candidates)), 0.35))[0]
     most = max((abs(value) for row in matrix for value in row), default=0.0) or 1.0
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     axes.set_xticks(range(len(candidates)), candidates, rotation=40, ha="right", fontsize=7)
     axes.set_yticks(range(len(edges)), [edge_name(edge, space) for edge in edges], fontsize=7)
     axes.set_title(f"alpha, {called(kind)}", fontsize=10)
-    figure.colorbar(image, ax=axes)
-    figure.tight_layout()
+    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=7)
     return figure
 
 
@@ -209,16 +180,16 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = new_figure(8, 3)
     names = history[0] if history else {}
     metric = metric_among(names, "train/")
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", metric.name), strict=True):
+    pair = charts(figure, 2, around=(0.95, 0.15, 0.5, 0.15), between=1.05)
+    for axes, quantity in zip(pair, ("loss", metric.name), strict=True):
         for split in ("train", "valid"):
             if history and f"{split}/{quantity}" in history[0]:
                 epochs = [line["epoch"] for line in history]
                 values = [line[f"{split}/{quantity}"] for line in history]
                 axes.plot(epochs, values, marker=_marker(history), label=split)
         axes.set(xlabel="epoch", ylabel=quantity)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
         axes.legend(frameon=False)
-    figure.tight_layout()
     return figure
 
 
@@ -242,7 +213,7 @@ def draw_diagnostics(history: Sequence[Mapping[str, Any]], candidates: int) -> F
         if keys:
             shown[title] = keys
     figure = new_figure(2.9 * max(1, len(shown)), 2.6)
-    grid = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
+    grid = charts(figure, max(1, len(shown)), around=(0.75, 0.2, 0.5, 0.35), between=0.9)
     for axes, (title, keys) in zip(grid, shown.items(), strict=False):
         for key in keys:
             points = [(line["epoch"], line[key]) for line in history if key in line]
@@ -251,14 +222,13 @@ def draw_diagnostics(history: Sequence[Mapping[str, Any]], candidates: int) -> F
         axes.set_xlabel("epoch", fontsize=8)
         axes.set_ylabel(PANELS[title][1], fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
         if PANELS[title][1] == "edges":
-            axes.yaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params("y", integer=True)
         if title.startswith("entropy"):
             axes.axhline(math.log(candidates), color="#999999", linestyle="--", linewidth=1, label="maximum")
         if len(keys) > 1:
             axes.legend(fontsize=7, frameon=False)
-    figure.tight_layout()
     return figure
 
 
@@ -292,11 +262,22 @@ def save_figure(figure: Figure, path: Path, endings: Sequence[str] = (".png", ".
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of a font
     files = [path.with_name(path.name + ending) for ending in endings]
+    figure.set_layout_engine(None)  # it has been laid out, and would be drawn once more for that in each form
     with matplotlib.rc_context(VECTOR), writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for file in files:
             figure.savefig(file, dpi=150, metadata=WITHOUT_DATE[file.suffix])
     return files
+
+
+def pixels_of(figure: Figure) -> numpy.ndarray:
+    """A picture as numbers, (height, width, 3) bytes, at its own resolution."""
+    import numpy
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return numpy.asarray(canvas.buffer_rgba())[:, :, :3]
 
 
 def svg_text(figure: Figure, name: str) -> str:
@@ -321,6 +302,18 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
+
+
+def charts(figure: Figure, count: int, around: tuple[float, float, float, float], between: float = 0.0) -> list[Axes]:
+    """A row of charts with so many inches free left, right, below and above them, and `between` two of them.
+
+    For pictures that every run draws, in place of `tight_layout`, which measures all texts by drawing them once more.
+    """
+    width, height = figure.get_size_inches()
+    left, right, below, above = around
+    chart = (width - left - right - (count - 1) * between) / count
+    grid = {"left": left / width, "right": 1 - right / width, "bottom": below / height, "top": 1 - above / height}
+    return list(figure.subplots(1, count, squeeze=False, gridspec_kw={**grid, "wspace": between / chart})[0])
 
 
 def _marker(points: Sequence[Any]) -> str:

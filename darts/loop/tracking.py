@@ -20,7 +20,8 @@ import torch
 from darts.loop.loggers import Logger, LogWriter, single_values
 from darts.runtime import distributed
 from darts.runtime.files import append_line, write_lines, writing
-from darts.tasks.task import Mean, Metric, metric_among
+from darts.tasks.metric import Metric, metric_among
+from darts.tasks.task import Mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

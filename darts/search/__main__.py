@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from darts.config.command import cli_command
 from darts.config.registry import typed_overrides
 from darts.runtime import distributed
+from darts.runtime.garbage import import_torch
 from darts.search.settings import SearchSettings, search_settings
 
 
@@ -18,6 +19,7 @@ def main(settings: DictConfig) -> float:
     """Run a search in Hydra's folder; returns its error (or minus its score), for sweepers."""
     typed = search_settings(settings, typed_overrides())
     folder = Path(HydraConfig.get().runtime.output_dir)
+    import_torch()
     if isinstance(typed, SearchSettings):
         from darts.search import ending, loop
 

@@ -10,6 +10,7 @@ from darts.blackbox.pareto import Line, draw_front, draw_fronts
 from darts.config.identity import digest, identity
 from darts.loop import plotting
 from darts.loop.cell_graphs import draw_changes
+from darts.loop.mixture_chart import draw_mixtures
 from darts.loop.record import (
     announce_cells,
     datasets_of_tasks,
@@ -30,7 +31,7 @@ from darts.search.state import SearchState
 from darts.spaces.genotype import Genotype, called, to_json
 from darts.spaces.membership import record_of_space
 from darts.spaces.sources import finished_genotype
-from darts.tasks.task import Metric, metric_among
+from darts.tasks.metric import Metric, metric_among
 
 log = logging.getLogger(__name__)
 KIND = "search by gradients"  # what run.json calls it
@@ -94,7 +95,7 @@ def write_results(state: SearchState, genotype: Genotype, folder: Path) -> None:
     diagnostics = plotting.draw_diagnostics(tracker.history, len(settings.space.candidates))
     plotting.save_figure(diagnostics, folder / "cells" / "diagnostics")
     for kind in settings.space.cell_types:
-        mixtures = plotting.draw_mixtures(tracker.history, kind, settings.space)
+        mixtures = draw_mixtures(tracker.history, kind, settings.space)
         plotting.save_figure(mixtures, folder / "cells" / f"mixtures_{kind}")
         changes = draw_changes(tracker.history, kind, settings.space)
         plotting.save_figure(changes, folder / "cells" / f"changes_{kind}")

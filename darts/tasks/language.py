@@ -12,7 +12,8 @@ from torch import Tensor
 
 from darts.runtime import distributed
 from darts.runtime.device import widened
-from darts.tasks.task import PERPLEXITY, Batch, Mean, StepMetrics, Task, cross_entropy
+from darts.tasks.metric import PERPLEXITY
+from darts.tasks.task import Batch, Mean, StepMetrics, Task, cross_entropy
 
 
 class TextInput(NamedTuple):

@@ -23,8 +23,9 @@ from darts.runtime.errors import about
 from darts.runtime.reduction import whole_loss
 from darts.spaces.search_space import InputShape
 from darts.tasks.batches import Batches, RawBatch, SearchData, Split, search_data
+from darts.tasks.metric import ACCURACY
 from darts.tasks.several_settings import SeveralDatasets, Weighting
-from darts.tasks.task import ACCURACY, CLASSIFICATION, Batch, Mean, StepMetrics, Task
+from darts.tasks.task import CLASSIFICATION, Batch, Mean, StepMetrics, Task
 
 WIDTH = len(RawBatch._fields)
 TEMPERATURE = 2.0  # of the dynamic weight average (Liu, Johns and Davison 2019, section 3.2)

@@ -14,11 +14,12 @@ from darts.config.command import CARRIED, SIZES, cli_command, next_command
 from darts.config.compose import quoted
 from darts.config.registry import typed_overrides
 from darts.runtime import distributed
+from darts.runtime.garbage import import_torch
 from darts.spaces.fixed import FixedCell, find_cell
 from darts.spaces.genotype import from_json
 from darts.spaces.membership import next_settings
 from darts.spaces.search_space import is_recurrent
-from darts.tasks.task import metric_among
+from darts.tasks.metric import metric_among
 from darts.train.settings import FinalSettings, final_settings
 
 log = logging.getLogger("darts.train")
@@ -34,6 +35,7 @@ def main(settings: DictConfig) -> float:
     if typed.start_from is not None:
         return fine_tune(typed, folder)
     cell = find_cell(typed.genotype, typed.space, typed.runs, typed.seed)
+    import_torch()
     from darts.loop.record import warn_of_other_data
 
     warn_of_other_data("the cell", cell.genotype, typed)
@@ -42,6 +44,7 @@ def main(settings: DictConfig) -> float:
 
 def evaluate(settings: FinalSettings, weights: str) -> float:
     """Test a saved network; returns the test error."""
+    import_torch()
     from darts.train import saved
 
     distributed.require_single_process("weights=FILE")
@@ -53,6 +56,7 @@ def evaluate(settings: FinalSettings, weights: str) -> float:
 
 def fine_tune(settings: FinalSettings, folder: Path) -> float:
     """Train a trained network further on `dataset`, and test it; returns the test error."""
+    import_torch()
     from darts.train.starting import started
 
     fine_tuning, genotype = started(settings)

@@ -16,9 +16,9 @@ from darts.loop.settings import taken_over
 from darts.runtime.errors import NotFiniteError
 from darts.spaces.genotype import Genotype
 from darts.tasks.batches import SearchData, TrainData, search_data
+from darts.tasks.metric import ACCURACY, Metric
 from darts.tasks.pieces import TextTrainData, in_columns, text_train_data, train_data_of
 from darts.tasks.settings import TextDataset, require_labelled
-from darts.tasks.task import ACCURACY, Metric
 from darts.train import language, retraining
 from darts.train.result import protocol
 from darts.train.settings import AnyBriefSettings, BriefSettings, TextBriefSettings

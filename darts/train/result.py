@@ -16,7 +16,7 @@ from darts.runtime.files import read_json, require_content
 from darts.runtime.schema import FINITE, JSON, At, Within
 from darts.spaces.genotype import Genotype, from_json
 from darts.tasks.language import perplexity
-from darts.tasks.task import PERPLEXITY, metric_among, metric_of
+from darts.tasks.metric import PERPLEXITY, metric_among, metric_of
 from darts.train.settings import BriefSettings, FinalSettings
 
 log = logging.getLogger(__name__)
