@@ -24,12 +24,17 @@ weakref.finalize(one, ended.append, 1)
 del one
 gc.collect()
 assert ended, "what is made after the import is collected as ever"
-gc.disable()
+before = gc.get_freeze_count()
 import_torch()
-assert not gc.isenabled(), "what was off stays off"
+assert gc.get_freeze_count() == before, "what the first job of a sweep left is collected as ever"
 """
     done = run_command(["-c", code], tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_collector_that_was_off_stays_off(tmp_path):
+    code = "import gc; from darts.runtime.garbage import import_torch as call; gc.disable(); call(); print(gc.isenabled())"
+    assert run_command(["-c", code], tmp_path).stdout.split() == ["False"]
 
 
 def test_a_process_ends_without_a_collection(tmp_path):

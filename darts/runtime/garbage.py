@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 
 
 def import_torch() -> None:
     """Import PyTorch; nothing is collected meanwhile, and what there is at its end never again.
 
-    For a command before it imports what needs PyTorch. Not within a training: its state would be kept, too.
+    For a command before it imports what needs PyTorch. Where it is imported already, as in the second job of a sweep,
+    this does nothing: what the first job left would be kept, too.
     """
+    if "torch" in sys.modules:
+        return
     before = gc.isenabled()
     gc.disable()
     try:
