@@ -33,7 +33,9 @@ assert gc.get_freeze_count() == before, "what the first job of a sweep left is c
 
 
 def test_a_collector_that_was_off_stays_off(tmp_path):
-    code = "import gc; from darts.runtime.garbage import import_torch as call; gc.disable(); call(); print(gc.isenabled())"
+    code = (
+        "import gc; from darts.runtime.garbage import import_torch as call; gc.disable(); call(); print(gc.isenabled())"
+    )
     assert run_command(["-c", code], tmp_path).stdout.split() == ["False"]
 
 

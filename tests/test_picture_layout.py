@@ -11,7 +11,7 @@ from darts.loop import plotting
 from darts.loop.cell_graphs import draw_changes
 from darts.loop.mixture_chart import draw_mixtures
 from darts.spaces.search_space import SearchSpace
-from tests.conftest import composed
+from tests.conftest import composed, space_of
 
 pytestmark = pytest.mark.pictures
 SPACES = ["darts", "nasbench201", "mobile", "recurrent"]
@@ -91,6 +91,17 @@ def test_no_number_is_cut_off_however_long(epochs, size):
     history = [{"epoch": n + 1, **{name: size * rng.random() for name in names}} for n in range(epochs)]
     assert not is_cut_off(plotting.draw_curves(history))
     assert not is_cut_off(plotting.draw_diagnostics(history, 8))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 1e-4])
+def test_a_chart_of_one_edge_or_of_weights_that_are_almost_alike_is_readable(spread):
+    space = space_of("own", 1, 1, ["sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect"])
+    edges = len(space.edges())
+    weights = 0.2 + spread * np.random.default_rng(3).normal(size=(4, edges, 5))
+    history = [{"epoch": n + 1, "mixture": {"normal": weights[n].tolist()}} for n in range(4)]
+    figure = draw_mixtures(history, "normal", space)
+    marks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert not is_cut_off(figure) and len(set(marks)) == len(marks) > 1
 
 
 @pytest.mark.parametrize("name", SPACES)

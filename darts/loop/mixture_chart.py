@@ -73,28 +73,29 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
     edges, epochs = space.edges(), [line["epoch"] for line in history]
     matrices = [line["mixture"][kind] for line in history]  # an epoch's: (edges, candidates)
     weights = [weight for matrix in matrices for row in matrix for weight in row]
-    panels = Panels(len(edges), _limits(epochs, 0.5), _limits(weights, 0.01))
-    width, height = 2.2 * panels.across + 0.9, 1.7 * panels.down + 0.8  # inches, as is what is divided by them
+    panels = Panels(len(edges), _limits(epochs, least=0.5), _limits(weights, least=0.001))
+    width, height = max(5.5, 2.2 * panels.across + 0.9), 1.7 * panels.down + 0.8  # inches, as is all they divide
     figure = new_figure(width, height)
     figure.suptitle(f"mixture weights, {called(kind)}", fontsize=11, y=1 - 0.12 / height)
     figure.supxlabel("epoch", fontsize=8, y=0.42 / height)
     figure.supylabel("weight", fontsize=8, x=0.12 / width)
     axes = figure.add_axes((0.75 / width, 0.75 / height, 1 - 0.9 / width, 1 - 1.4 / height))
     _draw_panels(axes, panels, [edge_name(edge, space) for edge in edges])
+    marker = "." if len(epochs) == 1 else ""
     for column, name in enumerate(space.candidates):
         xs, ys = [], []
         for panel in range(panels.count):
             xs += [*(panels.x(panel, epoch) for epoch in epochs), BREAK]
             ys += [*(panels.y(panel, matrix[panel][column]) for matrix in matrices), BREAK]
-        axes.plot(xs, ys, color=colour(name), marker="." if len(epochs) == 1 else "", label=name)
+        axes.plot(xs, ys, color=colour(name), marker=marker, label=name)
     figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
 def _limits(values: Sequence[float], least: float) -> tuple[float, float]:
-    """The range of an axis: that of the values and a margin, which is `least` where they are all the same."""
+    """The range of an axis: that of the values and a twentieth, at least `least`, on both sides."""
     low, high = min(values), max(values)
-    margin = 0.05 * (high - low) or least
+    margin = max(0.05 * (high - low), least)
     return low - margin, high + margin
 
 
@@ -113,8 +114,10 @@ def _draw_panels(axes: Axes, panels: Panels, titles: Sequence[str]) -> None:
         left, right = (panels.x(panel, epoch) for epoch in panels.epochs)
         low, high = (panels.y(panel, weight) for weight in panels.weights)
         frames.append([(left, low), (right, low), (right, high), (left, high)])
-        grid += [[(left, place), (right, place)] for place in (panels.y(panel, weight) for weight in weights)]
-        grid += [[(place, low), (place, high)] for place in (panels.x(panel, epoch) for epoch in epochs)]
+        for weight in weights:
+            grid.append([(left, panels.y(panel, weight)), (right, panels.y(panel, weight))])
+        for epoch in epochs:
+            grid.append([(panels.x(panel, epoch), low), (panels.x(panel, epoch), high)])
         axes.text((left + right) / 2, high + 0.03, title, ha="center", va="bottom", fontsize=8)
     axes.add_collection(LineCollection(grid, colors="#e8e8e8", linewidths=0.6, zorder=0))
     axes.add_collection(PolyCollection(frames, facecolors="none", edgecolors="black", linewidths=0.8, clip_on=False))
