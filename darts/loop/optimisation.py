@@ -53,9 +53,8 @@ def architecture_optimiser(
 def cosine_learning_rate(settings: WeightOptimiser, progress: float, epochs: int) -> float:
     """From the learning rate to the final one along half a cosine.
 
-    `progress` is the fraction of the run, or of a stage of it, that is done; `epochs` how long that is.
-
-    With `cosine_unit=epoch` the value holds for a whole epoch, as published.
+    `progress` is the fraction of the run, or of a stage of it, that is done; `epochs` how long that is. With
+    `cosine_unit=epoch` the value holds for a whole epoch, as published.
     """
     if settings.cosine_unit is CosineUnit.EPOCH:
         progress = math.floor(progress * epochs + 1e-9) / epochs
