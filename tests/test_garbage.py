@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import run_command
+from tests.conftest import ROOT, TINY_SEARCH, TINY_TRAIN, run_command
 
 
 def test_pytorch_is_imported_without_a_collection_and_never_read_again(tmp_path):
@@ -52,12 +52,57 @@ print(gc.get_freeze_count())
     assert (done.returncode, done.stdout.split()) == (0, ["0", "True"]), done.stderr
 
 
-NEED_NONE = ["darts.runs", "darts.front", "darts.select", "darts.tune", "darts.correlate", "darts.train.__main__"]
+TRACED = """
+import atexit, gc, sys
+from darts.runtime import distributed
+atexit.register(lambda: print("at the end", gc.get_freeze_count() > began + 10_000))
+real, began = distributed.process_group, 0
+def group(*settings):
+    global began
+    began = gc.get_freeze_count()
+    print("before the training", began > 100_000)
+    return real(*settings)
+distributed.process_group = group
+from darts.{room}.__main__ import command
+command()
+"""
 
 
-@pytest.mark.parametrize(
-    "module", [*NEED_NONE, "darts.search.__main__", "darts.loop.listing", "darts.compare.__main__"]
-)
+@pytest.mark.parametrize("plugins", [False, True])
+@pytest.mark.parametrize("room", ["search", "train"])
+def test_a_command_sets_pytorch_apart_before_it_trains_and_all_as_it_ends(room, plugins, tmp_path):
+    """`main` of a folder is its command; a plug-in that imports PyTorch changes nothing."""
+    given = [*TINY_SEARCH, "search.epochs=1"] if room == "search" else [*TINY_TRAIN, "genotype=darts_v2"]
+    if plugins:
+        (tmp_path / "own.py").write_text("import torch\n")
+        given.append("plugins=[own]")
+    code = TRACED.replace("{room}", room)
+    done = run_command(["-c", code, *given], tmp_path)
+    assert "before the training True" in done.stdout and "at the end True" in done.stdout, done.stdout + done.stderr
+
+
+COMMANDS = [
+    *(f"darts.{name}" for name in ("correlate", "describe", "export", "front", "measure", "predict", "runs", "select")),
+    *(
+        "darts.tune",
+        "darts.benchmark.processes",
+        *(f"darts.{name}.__main__" for name in ("benchmark", "compare", "search", "train")),
+    ),
+]
+
+
+def test_every_command_imports_pytorch_by_the_function_for_it():
+    """All but those that need none: the list of runs and the fronts of a table."""
+    found = {}
+    for file in (ROOT / "darts").rglob("*.py"):
+        text = file.read_text()
+        if "@cli_command(" in text:
+            found[".".join(file.relative_to(ROOT).with_suffix("").parts)] = "    import_torch()\n" in text
+    assert sorted(found) == sorted(COMMANDS)
+    assert [name for name in COMMANDS if not found[name]] == ["darts.front", "darts.runs"]
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, "darts.loop.listing"])
 def test_a_command_is_imported_without_pytorch(module, tmp_path):
     """So that its --help, a wrong setting and a list of runs are answered at once."""
     done = run_command(["-c", f"import {module}, sys; print('torch' in sys.modules)"], tmp_path)

@@ -14,12 +14,14 @@ from darts.benchmark.settings import BenchmarkSettings
 from darts.config.command import cli_command
 from darts.config.compose import typed_settings
 from darts.runtime import distributed
+from darts.runtime.garbage import import_torch
 
 
 @cli_command("benchmark")
 def main(settings: DictConfig) -> None:
     """Print one line of JSON: milliseconds of each repetition, messages and bytes a step."""
     typed = typed_settings(settings, BenchmarkSettings)
+    import_torch()
     from darts.benchmark.cases import random_search_data, search_action
     from darts.runtime.device import ready_device
     from darts.search.state import new_state

@@ -44,7 +44,7 @@ from darts.runtime.errors import (
     reported,
     unknown,
 )
-from darts.runtime.garbage import end_without_collection
+from darts.runtime.garbage import end_without_collection, import_torch
 from darts.runtime.text import lose_no_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -202,7 +202,10 @@ def prepare(name: str) -> None:
     refuse_wrong_groups(given)
     refuse_unquoted_cells(given)
     refuse_unreadable(given)
-    load_plugins(named_plugins(given))
+    plugins = named_plugins(given)
+    if plugins:
+        import_torch()  # which most of them need
+    load_plugins(plugins)
 
 
 CARRIED = ("dataset", "space", "experiment", "device", "precision", "runs", "logger", "plugins")

@@ -15,6 +15,9 @@ from darts.loop.plotting import (
     edge_name,
     end_names,
     is_chain_cell,
+    least_width,
+    legend_below,
+    legend_height,
     new_figure,
     rows_of,
 )
@@ -128,20 +131,22 @@ def draw_changes(history: Sequence[Mapping[str, Any]], kind: str, space: SearchS
 
     edges, epochs = space.edges(), [line["epoch"] for line in history]
     rows = {edge: row for row, edge in enumerate(edges)}
-    figure = new_figure(2.6 + 0.16 * max(20, len(epochs)), 1.7 + 0.24 * len(edges))
-    axes = charts(figure, 1, around=(0.8, 0.1, 0.85, 0.3))[0]
     squares: dict[str, list[Any]] = {}  # by operation the corners of its squares
     for line in history:
         for node, operation, source in line["cells"][kind]:
             left, low = line["epoch"] - 0.5, rows[source, node] - 0.5
             corners = [(left, low), (left + 1, low), (left + 1, low + 1), (left, low + 1)]
             squares.setdefault(operation, []).append(corners)
+    names = sorted(squares)
+    chart = 1.7 + 0.16 * max(20, len(epochs)), 0.55 + 0.24 * len(edges)
+    width = max(chart[0] + 0.9, least_width(names))
+    around = 0.8, width - chart[0] - 0.8, 0.42 + legend_height(names, width), 0.3
+    figure, (axes,) = charts(1, chart, around)
     for operation, own in squares.items():
         axes.add_collection(PolyCollection(own, facecolors=colour(operation), edgecolors="white", linewidths=0.4))
     axes.set_yticks(range(len(edges)), [edge_name(edge, space) for edge in edges], fontsize=7)
     axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), ylim=(len(edges) - 0.5, -0.5), xlabel="epoch", ylabel="edge")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_title(f"kept operations, {called(kind)}", fontsize=10)
-    handles = [Patch(color=colour(name), label=name) for name in sorted(squares)]
-    figure.legend(handles=handles, loc="lower center", ncols=4, fontsize=7, frameon=False)
+    legend_below(figure, [Patch(color=colour(name)) for name in names], names)
     return figure

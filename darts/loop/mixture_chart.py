@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from darts.loop.plotting import colour, edge_name, new_figure
+from darts.loop.plotting import charts, colour, edge_name, least_width, legend_below, legend_height
 from darts.spaces.genotype import called
 from darts.spaces.search_space import SearchSpace
 
@@ -74,21 +74,23 @@ def draw_mixtures(history: Sequence[Mapping[str, Any]], kind: str, space: Search
     matrices = [line["mixture"][kind] for line in history]  # an epoch's: (edges, candidates)
     weights = [weight for matrix in matrices for row in matrix for weight in row]
     panels = Panels(len(edges), _limits(epochs, least=0.5), _limits(weights, least=0.001))
-    width, height = max(5.5, 2.2 * panels.across + 0.9), 1.7 * panels.down + 0.8  # inches, as is all they divide
-    figure = new_figure(width, height)
-    figure.suptitle(f"mixture weights, {called(kind)}", fontsize=11, y=1 - 0.12 / height)
-    figure.supxlabel("epoch", fontsize=8, y=0.42 / height)
+    names = list(space.candidates)
+    width = max(3.5, 2.2 * panels.across + 0.9, least_width(names))
+    legend = legend_height(names, width)
+    size, around = (width - 0.9, 1.7 * panels.down - 0.6), (0.75, 0.15, 0.3 + legend, 0.65)
+    figure, (axes,) = charts(1, size, around)
+    figure.suptitle(f"mixture weights, {called(kind)}", fontsize=11, y=1 - 0.12 / figure.get_figheight())
+    figure.supxlabel("epoch", fontsize=8, y=(legend - 0.03) / figure.get_figheight())
     figure.supylabel("weight", fontsize=8, x=0.12 / width)
-    axes = figure.add_axes((0.75 / width, 0.75 / height, 1 - 0.9 / width, 1 - 1.4 / height))
     _draw_panels(axes, panels, [edge_name(edge, space) for edge in edges])
     marker = "." if len(epochs) == 1 else ""
-    for column, name in enumerate(space.candidates):
+    for column, name in enumerate(names):
         xs, ys = [], []
         for panel in range(panels.count):
             xs += [*(panels.x(panel, epoch) for epoch in epochs), BREAK]
             ys += [*(panels.y(panel, matrix[panel][column]) for matrix in matrices), BREAK]
         axes.plot(xs, ys, color=colour(name), marker=marker, label=name)
-    figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=7, frameon=False)
+    legend_below(figure, axes.lines, names)
     return figure
 
 

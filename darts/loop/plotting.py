@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from darts.tasks.metric import metric_among
 
 if TYPE_CHECKING:
     import numpy
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -50,14 +52,16 @@ COLOURS = {
     "identity": "#2ca02c",
 }
 
+OTHERS = ("#d62728", "#bcbd22", "#17becf", "#f781bf", "#4daf4a", "#666600", "#7b3294", "#00441b")  # of plug-ins
+
 BOX = {"boxstyle": "round,pad=0.35", "edgecolor": "#888888"}
 VECTOR: dict[Any, Any] = {"svg.hashsalt": "darts", "svg.fonttype": "none", "pdf.fonttype": 42}
 WITHOUT_DATE = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def colour(operation: str) -> str:
-    """The colour of an operation in all pictures."""
-    return COLOURS.get(operation, "#d62728")
+    """The colour of an operation in all pictures; that of a plug-in's depends on its name alone."""
+    return COLOURS.get(operation) or OTHERS[zlib.crc32(operation.encode()) % len(OTHERS)]
 
 
 def draw_cell(cell: Cell, title: str) -> Figure:
@@ -164,23 +168,25 @@ def edge_name(edge: tuple[int, int], space: SearchSpace) -> str:
 def draw_alpha(matrix: Sequence[Sequence[float]], kind: str, space: SearchSpace) -> Figure:
     """The architecture parameters of a cell type as a heatmap: a row an edge, a column a candidate."""
     edges, candidates = space.edges(), list(space.candidates)
-    figure = new_figure(2.6 + 0.55 * len(candidates), 1.8 + 0.3 * len(edges))
-    axes = charts(figure, 1, around=(0.8, 0.6, 0.3 + 0.05 * max(map(len, candidates)), 0.35))[0]
+    longest = max(map(text_width, candidates))  # their names lie aslant, by 40 degrees
+    size = max(2.2, 0.55 * len(candidates)), max(1.2, 0.3 * len(edges))
+    around = max(0.8, 0.8 * longest), 1.0, 0.3 + 0.65 * longest, 0.35
+    figure, (axes,) = charts(1, size, around)
     most = max((abs(value) for row in matrix for value in row), default=0.0) or 1.0
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     axes.set_xticks(range(len(candidates)), candidates, rotation=40, ha="right", fontsize=7)
     axes.set_yticks(range(len(edges)), [edge_name(edge, space) for edge in edges], fontsize=7)
     axes.set_title(f"alpha, {called(kind)}", fontsize=10)
-    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=7)
+    bar = axes.inset_axes((1 + 0.2 / size[0], 0, 0.2 / size[0], 1))
+    figure.colorbar(image, cax=bar).ax.tick_params(labelsize=7)
     return figure
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Losses and metrics over the epochs."""
-    figure = new_figure(8, 3)
     names = history[0] if history else {}
     metric = metric_among(names, "train/")
-    pair = charts(figure, 2, around=(0.95, 0.15, 0.5, 0.15), between=1.05)
+    figure, pair = charts(2, (2.9, 2.35), around=(0.95, 0.15, 0.5, 0.3), between=1.05)
     for axes, quantity in zip(pair, ("loss", metric.name), strict=True):
         for split in ("train", "valid"):
             if history and f"{split}/{quantity}" in history[0]:
@@ -188,7 +194,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
                 values = [line[f"{split}/{quantity}"] for line in history]
                 axes.plot(epochs, values, marker=_marker(history), label=split)
         axes.set(xlabel="epoch", ylabel=quantity)
-        axes.locator_params("x", integer=True)
+        axes.locator_params("x", integer=True, min_n_ticks=1)
         axes.legend(frameon=False)
     return figure
 
@@ -212,8 +218,7 @@ def draw_diagnostics(history: Sequence[Mapping[str, Any]], candidates: int) -> F
         keys = [key for key in measured if key.startswith(starts)]
         if keys:
             shown[title] = keys
-    figure = new_figure(2.9 * max(1, len(shown)), 2.6)
-    grid = charts(figure, max(1, len(shown)), around=(0.75, 0.2, 0.5, 0.35), between=0.9)
+    figure, grid = charts(max(1, len(shown)), (2.0, 1.75), around=(0.75, 0.2, 0.5, 0.5), between=0.9)
     for axes, (title, keys) in zip(grid, shown.items(), strict=False):
         for key in keys:
             points = [(line["epoch"], line[key]) for line in history if key in line]
@@ -222,9 +227,9 @@ def draw_diagnostics(history: Sequence[Mapping[str, Any]], candidates: int) -> F
         axes.set_xlabel("epoch", fontsize=8)
         axes.set_ylabel(PANELS[title][1], fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.locator_params("x", integer=True)
+        axes.locator_params("x", integer=True, min_n_ticks=1)
         if PANELS[title][1] == "edges":
-            axes.locator_params("y", integer=True)
+            axes.locator_params("y", integer=True, min_n_ticks=1)
         if title.startswith("entropy"):
             axes.axhline(math.log(candidates), color="#999999", linestyle="--", linewidth=1, label="maximum")
         if len(keys) > 1:
@@ -304,16 +309,49 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def charts(figure: Figure, count: int, around: tuple[float, float, float, float], between: float = 0.0) -> list[Axes]:
-    """A row of charts with so many inches free left, right, below and above them, and `between` two of them.
+def charts(
+    count: int, size: tuple[float, float], around: tuple[float, float, float, float], between: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A picture with a row of charts, each of this size (width, height); all numbers are inches.
 
-    For pictures that every run draws, in place of `tight_layout`, which measures all texts by drawing them once more.
+    `around`: what is left free at the left, right, bottom and top, for numbers and names; `between`: from the right of
+    a chart to the left of the next one. `tight_layout` would find this out by drawing all texts once more.
     """
-    width, height = figure.get_size_inches()
-    left, right, below, above = around
-    chart = (width - left - right - (count - 1) * between) / count
-    grid = {"left": left / width, "right": 1 - right / width, "bottom": below / height, "top": 1 - above / height}
-    return list(figure.subplots(1, count, squeeze=False, gridspec_kw={**grid, "wspace": between / chart})[0])
+    (width, height), (left, right, bottom, top) = size, around
+    across, down = left + count * width + (count - 1) * between + right, bottom + height + top
+    figure, row = new_figure(across, down), []
+    for number in range(count):
+        start = left + number * (width + between)
+        row.append(figure.add_axes((start / across, bottom / down, width / across, height / down)))
+    return figure, row
+
+
+def text_width(text: str) -> float:
+    """About how many inches a text of 7 points is wide, rather more than less."""
+    return 0.065 * len(text)
+
+
+def least_width(names: Sequence[str]) -> float:
+    """How many inches a picture must be wide for a legend of these names in one column."""
+    return 0.7 + max(map(text_width, names))
+
+
+def legend_shape(names: Sequence[str], width: float) -> tuple[int, int]:
+    """How many columns and rows a legend has below a picture that is so many inches wide."""
+    columns = int((width - 0.2) / (least_width(names) - 0.2))
+    columns = max(1, min(4, columns))
+    return columns, -(-len(names) // columns)
+
+
+def legend_height(names: Sequence[str], width: float) -> float:
+    """How many inches that legend is high, with what is free below it."""
+    return 0.12 + 0.17 * legend_shape(names, width)[1]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """Draw the legend at the bottom of a picture."""
+    columns, _ = legend_shape(names, figure.get_figwidth())
+    figure.legend(handles, names, loc="lower center", ncols=columns, fontsize=7, frameon=False)
 
 
 def _marker(points: Sequence[Any]) -> str:
