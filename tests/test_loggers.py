@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from darts.loop import plotting
 from darts.runtime.errors import UserError
 from darts.search import loop as search
-from darts.search.epoch_end import alpha_table
+from darts.search.epoch_end import alpha_table, recorded_genotype
 from darts.spaces.published import published
 from darts.train import retraining
 from tests.conftest import TINY_SCORES, TINY_SEARCH, TINY_TRAIN, composed, run_command
@@ -106,7 +109,11 @@ def test_tensorboard_has_epochs_steps_pictures_texts_and_a_row_of_hyperparameter
     assert steps == list(range(2, steps[-1] + 1, 2)) and per_epoch > 2
     assert not any("z_alpha" in name for name in values)
     tags = events.Tags()
-    assert {"alpha/normal", "alpha/reduction", "cell/normal", "cell/reduction"} <= set(tags["images"])
+    for name in ("alpha/normal", "alpha/reduction", "cell/normal", "cell/reduction"):
+        assert [image.step for image in events.Images(name)] == [1, 2, 3]
+    drawn = plotting.draw_cell(recorded_genotype(lines[-1], settings.space).cells["normal"], "normal cell")
+    with Image.open(io.BytesIO(events.Images("cell/normal")[-1].encoded_image_string)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), plotting.pixels_of(drawn))
     assert "alpha/normal/text_summary" in tags["tensors"]
     data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"method.name" in data and b"seed" in data and b"weight_decay" not in data
