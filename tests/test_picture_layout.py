@@ -176,6 +176,12 @@ def test_names_of_plug_ins_may_be_long_and_many(length, count, nodes):
         assert not faults(figure), drawn
 
 
+def test_a_strip_of_nothing_kept_is_empty():
+    space = composed("search").space
+    figure = draw_changes([{"epoch": 1, "cells": {"normal": []}}], "normal", space)
+    assert not faults(figure) and not figure.axes[0].collections
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_a_legend_names_the_colours_and_the_title_the_cell(name):
     space = composed("search", f"space={name}").space

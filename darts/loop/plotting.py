@@ -333,7 +333,7 @@ def text_width(text: str) -> float:
 
 def least_width(names: Sequence[str]) -> float:
     """How many inches a picture must be wide for a legend of these names in one column."""
-    return 0.7 + max(map(text_width, names))
+    return 0.7 + max(map(text_width, names), default=0.0)
 
 
 def legend_shape(names: Sequence[str], width: float) -> tuple[int, int]:
