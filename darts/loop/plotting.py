@@ -340,7 +340,7 @@ def legend_shape(names: Sequence[str], width: float) -> tuple[int, int]:
     """How many columns and rows a legend has below a picture that is so many inches wide."""
     columns = int((width - 0.2) / (least_width(names) - 0.2))
     columns = max(1, min(4, columns))
-    return columns, -(-len(names) // columns)
+    return columns, max(1, -(-len(names) // columns))
 
 
 def legend_height(names: Sequence[str], width: float) -> float:
